@@ -1,0 +1,20 @@
+"""Selective scans with one interface and several backends: C++ on CPUs, Triton on GPUs, plain PyTorch anywhere."""
+
+from .backends import BACKENDS, available_backends
+from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
+from .ops import selective_scan, selective_scan_2d, ssd
+from .routes import Route, encode_routes, route_order
+
+__all__ = [
+    "BACKENDS",
+    "Route",
+    "available_backends",
+    "encode_routes",
+    "route_order",
+    "selective_scan",
+    "selective_scan_2d",
+    "selective_scan_2d_flops",
+    "selective_scan_flops",
+    "ssd",
+    "ssd_flops",
+]

@@ -1,0 +1,90 @@
+"""Which implementation runs an op: `reference`, `torch`, `cpp` or `triton`.
+
+A backend is a module with `selective_scan_fwd` and `selective_scan_bwd` (contracts in reference.py) and, unless it runs
+everywhere, an `unavailable_reason`.
+"""
+
+import os
+import warnings
+from types import ModuleType
+
+import torch
+
+from . import chunked, cpu, reference
+from . import triton as triton_backend
+
+__all__ = ["BACKENDS", "available_backends", "choose_backend"]
+
+BACKENDS = ("auto", "triton", "cpp", "torch", "reference")
+
+# Positions x channels x states above which running without a compiled kernel is worth a word.
+_BIG = 1 << 24
+
+
+def unavailable_reason(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """None when the backend can run tensors of this kind, else one sentence."""
+    if name in ("torch", "reference"):
+        return None
+    if dtype == torch.float64:
+        return f"backend '{name}' has no float64; use 'torch' or 'reference'"
+    if name == "cpp":
+        if device.type != "cpu":
+            return f"backend 'cpp' runs on CPU tensors, got a {device.type} tensor"
+        return cpu.unavailable_reason()
+    return triton_backend.unavailable_reason(device)
+
+
+def available_backends(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
+    """Names of the backends that can run tensors of this device and dtype, the preferred one first."""
+    return [name for name in BACKENDS[1:] if unavailable_reason(name, torch.device(device), dtype) is None]
+
+
+def _module(name: str) -> ModuleType:
+    if name == "triton":
+        from .triton import selective_scan
+
+        return selective_scan
+    return {"cpp": cpu, "torch": chunked, "reference": reference}[name]
+
+
+def choose_backend(name: str, device: torch.device, dtype: torch.dtype, work: int) -> ModuleType:
+    """The module that runs an op on tensors of this kind.
+
+    Args:
+        name: one of `BACKENDS`. "auto" takes the environment variable VSSM_BACKEND when set, else triton on a GPU, cpp on
+            a CPU where the compiled library is there, else torch.
+        work: positions x channels x states, to decide whether a slow choice deserves a warning.
+
+    Raises:
+        ValueError: an unknown name. RuntimeError: the backend is not available; says what to install.
+    """
+    source = f"backend='{name}'"
+    if name == "auto" and os.environ.get("VSSM_BACKEND", "auto") != "auto":
+        name = os.environ["VSSM_BACKEND"]
+        source = f"VSSM_BACKEND={name}"
+    if name not in BACKENDS:
+        raise ValueError(f"{source} is not a backend; choose one of {', '.join(BACKENDS)}")
+    if name != "auto":
+        reason = unavailable_reason(name, device, dtype)
+        if reason is not None:
+            raise RuntimeError(f"{source} cannot run: {reason}")
+        return _module(name)
+    fast = "cpp" if device.type == "cpu" else "triton"
+    reason = unavailable_reason(fast, device, dtype)
+    if reason is None:
+        return _module(fast)
+    if work > _BIG and dtype != torch.float64:
+        _warn_slow(device.type, reason)
+    return chunked
+
+
+_warned: set[str] = set()
+
+
+def _warn_slow(device: str, reason: str) -> None:
+    if device not in _warned:
+        _warned.add(device)
+        warnings.warn(
+            f"the selective scan runs in plain PyTorch on this {device}, which is slow for inputs of this size: {reason}",
+            stacklevel=2,
+        )

@@ -1,0 +1,212 @@
+"""The 2-D scan composed from a 1-D scan: read the map along its routes, scan, put the results back.
+
+Every backend without a fused 2-D scan runs this. The projections are point-wise, so they come in computed once on the map.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .routes import Route, decode_routes, gather, route_length, scatter
+
+__all__ = ["scan_2d_bwd", "scan_2d_fwd", "sequence_lengths"]
+
+
+def sequence_lengths(code: Sequence[int], height: int, width: int) -> list[int]:
+    """Length of each sequence of encoded routes on an H x W map."""
+    return [sum(route_length(r, height, width) for r in sequence) for sequence in decode_routes(code)]
+
+
+class _Walk:
+    """Gather and scatter for a set of sequences of equal length."""
+
+    def __init__(self, sequences: list[list[Route]], indices: list[int], height: int, width: int):
+        self.sequences, self.indices = sequences, indices
+        self.height, self.width = height, width
+        self.lengths = [[route_length(r, height, width) for r in sequences[k]] for k in indices]
+
+    def read(self, x: Tensor, per_sequence: bool) -> Tensor:
+        """(Bt, H, W, C), or (Bt, H, W, K, C) with `per_sequence`, to (Bt, k, C, L)."""
+        x = x.movedim((1, 2), (-2, -1))
+        if not per_sequence:
+            x = x.contiguous()  # channels first once, so that every route below is a cheap copy of its last two dims
+        parts = []
+        for k in self.indices:
+            x_k = x[:, k] if per_sequence else x
+            routes = [gather(x_k, route) for route in self.sequences[k]]
+            parts.append(routes[0] if len(routes) == 1 else torch.cat(routes, dim=-1))
+        return torch.stack(parts, dim=1)
+
+    def maps(self, x: Tensor):
+        """(Bt, k, C, L) to one (Bt, C, H, W) map a route, with the number of its sequence."""
+        for position, k in enumerate(self.indices):
+            pieces = x[:, position].split(self.lengths[position], dim=-1)
+            for route, piece in zip(self.sequences[k], pieces, strict=True):
+                yield k, scatter(piece, route, self.height, self.width)
+
+
+def _walks(code: Sequence[int], height: int, width: int) -> list[_Walk]:
+    sequences = decode_routes(code)
+    by_length: dict[int, list[int]] = {}
+    for k, length in enumerate(sequence_lengths(code, height, width)):
+        if length:
+            by_length.setdefault(length, []).append(k)
+    return [_Walk(sequences, indices, height, width) for indices in by_length.values()]
+
+
+def _route_slots(code: Sequence[int]) -> list[range]:
+    """For each sequence, the positions of its routes among all routes."""
+    slots, start = [], 0
+    for sequence in decode_routes(code):
+        slots.append(range(start, start + len(sequence)))
+        start += len(sequence)
+    return slots
+
+
+def _select(p: Tensor | None, indices: list[int]) -> Tensor | None:
+    """Rows of a per-sequence parameter, without a copy when all are wanted."""
+    return p if p is None or len(indices) == len(p) else p[indices]
+
+
+def _flat(p: Tensor | None) -> Tensor | None:
+    return None if p is None else p.flatten(0, 1)
+
+
+class _Inputs:
+    """The arguments of the 1-D scan for one walk: (Bt, k*D, L) and (Bt, k, N, L), sequences as groups."""
+
+    def __init__(self, walk: _Walk, u, dt, A, B, C, D, delta_bias, dt_weight):
+        k = walk.indices
+        self.u = walk.read(u, u.dim() == 5)
+        self.dt = walk.read(dt, True)
+        self.weight = _select(dt_weight, k)
+        delta = self.dt if dt_weight is None else torch.matmul(self.weight.to(self.dt.dtype), self.dt)
+        self.B = walk.read(B, True)
+        self.C = torch.ones_like(self.B) if C is None else walk.read(C, True)
+        self.args = (
+            self.u.flatten(1, 2),
+            delta.flatten(1, 2),
+            _flat(_select(A, k)),
+            self.B,
+            self.C,
+            _flat(_select(D, k)),
+            _flat(_select(delta_bias, k)),
+        )
+
+
+def scan_2d_fwd(
+    scan: Callable,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    code: Sequence[int],
+    delta_softplus: bool,
+    merge: bool,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """Forward of `ops.selective_scan_2d`; `scan` is a backend's `selective_scan_fwd`."""
+    batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
+    slots = _route_slots(code)
+    sum_dtype = torch.promote_types(torch.float32, u.dtype)
+    shape = (batch, channels, height, width) if merge else (batch, slots[-1].stop, channels, height, width)
+    out = torch.zeros(shape, dtype=sum_dtype, device=u.device)
+    for walk in _walks(code, height, width):
+        inputs = _Inputs(walk, u, dt, A, B, C, D, delta_bias, dt_weight)
+        y, _ = scan(*inputs.args, delta_softplus, sum_dtype)
+        y = y.unflatten(1, (len(walk.indices), channels))
+        if merge:
+            for _, piece in walk.maps(y):
+                out += piece
+        else:
+            _store(out, walk, y, slots)
+    out = out.movedim((-2, -1), (1, 2))
+    return out.to(out_dtype).contiguous()
+
+
+def _store(out: Tensor, walk: _Walk, y: Tensor, slots: list[range]) -> None:
+    """Put every route's map into its slot of (Bt, routes, D, H, W)."""
+    taken: dict[int, int] = {}
+    for k, piece in walk.maps(y):
+        out[:, slots[k][taken.get(k, 0)]] = piece
+        taken[k] = taken.get(k, 0) + 1
+
+
+def _read_slots(walk: _Walk, grad: Tensor, slots: list[range]) -> Tensor:
+    """The adjoint of `_store`: (Bt, H, W, routes, D) to (Bt, k, D, L)."""
+    grad = grad.movedim((1, 2), (-2, -1))
+    parts = []
+    for k in walk.indices:
+        routes = zip(slots[k], walk.sequences[k], strict=True)
+        parts.append(torch.cat([gather(grad[:, slot], route) for slot, route in routes], dim=-1))
+    return torch.stack(parts, dim=1)
+
+
+def scan_2d_bwd(
+    scan_bwd: Callable,
+    grad: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    code: Sequence[int],
+    delta_softplus: bool,
+    merge: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, dt, A, B, C, D, delta_bias, dt_weight. The sequences are read again: only the map was kept."""
+    height, width, channels = u.shape[1], u.shape[2], u.shape[-1]
+    slots = _route_slots(code)
+    sum_dtype = torch.promote_types(torch.float32, u.dtype)
+
+    def zeros(x: Tensor | None, dtype: torch.dtype = sum_dtype) -> Tensor | None:
+        return None if x is None else torch.zeros(x.shape, dtype=dtype, device=x.device)
+
+    # u as (Bt, [K,] D, H, W); the rest as (Bt, K, C, H, W): channels first, as the walks yield them
+    grad_u, grad_dt, grad_B, grad_C = (
+        None if x is None else zeros(x.movedim((1, 2), (-2, -1))) for x in (u, dt, B, C)
+    )
+    grad_A, grad_D, grad_bias, grad_weight = (zeros(p) for p in (A, D, delta_bias, dt_weight))
+    for walk in _walks(code, height, width):
+        count = len(walk.indices)
+        inputs = _Inputs(walk, u, dt, A, B, C, D, delta_bias, dt_weight)
+        grad_y = walk.read(grad, False) if merge else _read_slots(walk, grad, slots)
+        du, ddelta, dA, dB, dC, dD, dbias = scan_bwd(grad_y.flatten(1, 2), None, *inputs.args, delta_softplus)
+        du, ddelta = du.unflatten(1, (count, channels)), ddelta.unflatten(1, (count, channels))
+        if dt_weight is not None:
+            weight = inputs.weight.to(sum_dtype)
+            ddelta = ddelta.to(sum_dtype)
+            dweight = torch.einsum("bkdl,bkrl->kdr", ddelta, inputs.dt.to(sum_dtype))
+            ddelta = torch.matmul(weight.transpose(-1, -2), ddelta)
+            grad_weight[walk.indices] = dweight
+        for target, piece in ((grad_A, dA), (grad_D, dD), (grad_bias, dbias)):
+            if target is not None:
+                target[walk.indices] = piece.unflatten(0, (count, channels))
+        for k, piece in walk.maps(du):
+            (grad_u if u.dim() == 4 else grad_u[:, k]).add_(piece)
+        for target, values in ((grad_dt, ddelta), (grad_B, dB), (grad_C, dC)):
+            if target is not None:
+                for k, piece in walk.maps(values):
+                    target[:, k] += piece
+
+    def to_map(g: Tensor | None, like: Tensor | None) -> Tensor | None:
+        return None if g is None else g.movedim((-2, -1), (1, 2)).to(like.dtype).contiguous()
+
+    return (
+        to_map(grad_u, u),
+        to_map(grad_dt, dt),
+        grad_A,
+        to_map(grad_B, B),
+        to_map(grad_C, C),
+        grad_D,
+        grad_bias,
+        grad_weight,
+    )

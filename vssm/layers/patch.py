@@ -1,0 +1,74 @@
+"""Stems and downsampling layers. Stems take images (B, C, H, W); everything else is channels-last (B, H, W, C)."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem"]
+
+
+def channels_last_conv(x: Tensor, conv: nn.Module) -> Tensor:
+    """A convolution between channels-last maps: (B, H, W, C) to (B, H', W', C')."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class PatchStem(nn.Module):
+    """4 x 4 patches without overlap, then LayerNorm: (B, in_chans, H, W) to (B, H // 4, W // 4, dim)."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, dim, 4, stride=4, **dd)
+        self.norm = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x).permute(0, 2, 3, 1))
+
+
+class ConvStem(nn.Module):
+    """Two 3 x 3 convolutions of stride 2: (B, in_chans, H, W) to (B, ceil(H / 4), ceil(W / 4), dim)."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
+        self.norm1 = nn.LayerNorm(dim // 2, **dd)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
+        self.norm2 = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
+        return self.norm2(channels_last_conv(x, self.conv2))
+
+
+class PatchMerging(nn.Module):
+    """Swin's patch merging: the four phases of a 2 x 2 grid side by side, LayerNorm, Linear. Odd sizes are zero-padded.
+
+    (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out).
+    """
+
+    def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, **dd)
+        self.reduction = nn.Linear(4 * dim, dim_out, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        phases = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
+        return self.reduction(self.norm(torch.cat(phases, dim=-1)))
+
+
+class ConvDownsample(nn.Module):
+    """3 x 3 convolution of stride 2, then LayerNorm: (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out)."""
+
+    def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim_out, 3, stride=2, padding=1, **dd)
+        self.norm = nn.LayerNorm(dim_out, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(channels_last_conv(x, self.conv))

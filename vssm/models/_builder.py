@@ -1,0 +1,75 @@
+"""Building a registered model, with or without its published weights."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.error import URLError
+
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models._hub import download_cached_file
+from torch import nn
+
+from ._checkpoint import read_checkpoint
+
+__all__ = ["build_model"]
+
+
+def _published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) -> dict[str, Any] | None:
+    """Read the checkpoint that a pretrained config names; None when timm finds it by itself (a hub, a directory)."""
+    if cfg.get("source") in ("hf-hub", "local-dir") or cfg.get("state_dict"):
+        return None
+    if cfg.get("file"):
+        return read_checkpoint(cfg["file"])
+    if cfg.get("hf_hub_id"):
+        return None
+    if not cfg.get("url"):
+        raise ValueError(
+            f"{variant} has no published weights; use pretrained=False, or "
+            f"pretrained_cfg_overlay=dict(file=...) to load a file of your own"
+        )
+    try:
+        # The file name carries the hash where one is known.
+        path = download_cached_file(cfg["url"], check_hash=True, progress=True, cache_dir=cache_dir)
+    except (URLError, OSError) as error:
+        raise RuntimeError(
+            f"cannot download the weights of {variant} from {cfg['url']} ({error}); fetch the file by hand and pass "
+            f"pretrained_cfg_overlay=dict(file=...)"
+        ) from None
+    return read_checkpoint(path)
+
+
+def build_model(
+    model_cls: type[nn.Module],
+    variant: str,
+    pretrained: bool,
+    pretrained_filter_fn: Callable,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: str | None = None,
+    **kwargs,
+) -> nn.Module:
+    """timm's `build_model_with_cfg`, reading official files safely and never falling back to random weights.
+
+    Raises:
+        ValueError: the variant has no published weights, or the checkpoint does not fit.
+        RuntimeError: the download failed.
+    """
+    weights = None
+    if pretrained:
+        cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay).to_dict()
+        weights = _published_weights(variant, cfg, cache_dir)
+    if weights is not None:
+        pretrained_cfg_overlay = dict(pretrained_cfg_overlay or {}, state_dict=weights)
+    model = build_model_with_cfg(
+        model_cls,
+        variant,
+        pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=pretrained_cfg_overlay,
+        pretrained_filter_fn=pretrained_filter_fn,
+        cache_dir=cache_dir,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+        **kwargs,
+    )
+    if weights is not None:  # not kept alive, nor written into a hub's config.json
+        model.pretrained_cfg.pop("state_dict", None)
+    return model

@@ -1,0 +1,119 @@
+"""Reading official checkpoints safely, and fitting their keys to ours."""
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["check_fit", "read_checkpoint", "unwrap_state_dict"]
+
+# Where training programs keep the weights, the averaged ones first.
+_WEIGHT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_PREFIXES = ("module.",)
+
+
+class _Inert(dict):
+    """Stands in for a class that a checkpoint mentions (a yacs node, a numpy scalar): takes anything, does nothing."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def __setstate__(self, state):
+        pass
+
+
+def _stand_in(name: str) -> type:
+    return type("Inert_" + name.replace(".", "_"), (_Inert,), {})
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a .safetensors or PyTorch file without running code from it.
+
+    Official files hold pickled configurations and optimiser states beside the weights. They are read with
+    `weights_only=True`; every class that PyTorch does not know to be harmless is replaced by an inert stand-in.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The checkpoint: a dict, nested as it was saved.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint not found: {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"cannot read {path}: truncated or not a safetensors file ({error})") from None
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_stand_in(name), name) for name in unknown]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"cannot read {path}: truncated or not a PyTorch checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"cannot read {path}: it holds a {type(checkpoint).__name__}, not a state dict")
+    return checkpoint
+
+
+def unwrap_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint: nested or bare, averaged ones preferred, `module.` prefixes removed.
+
+    Raises:
+        ValueError: it holds no tensors.
+    """
+    for key in _WEIGHT_KEYS:
+        if isinstance(checkpoint.get(key), Mapping) and checkpoint[key]:
+            return unwrap_state_dict(checkpoint[key])
+    weights = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
+    if not weights:
+        raise ValueError(f"the checkpoint holds no weights; its keys are {_some(checkpoint)}")
+    for prefix in _PREFIXES:
+        if all(k.startswith(prefix) for k in weights):
+            weights = {k[len(prefix) :]: v for k, v in weights.items()}
+    return weights
+
+
+def _some(names, limit: int = 5) -> str:
+    names = [str(n) for n in names]
+    shown = ", ".join(names[:limit]) or "none"
+    return shown + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+
+
+def check_fit(weights: Mapping[str, Tensor], model: nn.Module, optional: Callable[[str], bool]) -> None:
+    """Refuse a checkpoint that would leave a parameter of the model at its random start.
+
+    Args:
+        weights: in the model's own names.
+        model: the model they are meant for.
+        optional: tells of a key whether it may be missing, unexpected, or of another shape (the classifier and the first
+            convolution, which timm adapts).
+
+    Raises:
+        ValueError: names the missing and unexpected keys and those of another shape.
+    """
+    own = model.state_dict()
+    missing = [k for k in own if k not in weights and not optional(k)]
+    unexpected = [k for k in weights if k not in own and not optional(k)]
+    shapes = [
+        f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in weights and weights[k].shape != own[k].shape and not optional(k)
+    ]
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"the checkpoint does not fit this {type(model).__name__}: missing {_some(missing)}; unexpected "
+            f"{_some(unexpected)}; wrong shape {_some(shapes)}"
+        )

@@ -1,0 +1,496 @@
+"""VMamba: hierarchical backbones of cross-scanned selective state spaces.
+
+Paper: VMamba: Visual State Space Model, arXiv 2401.10166 (NeurIPS 2024).
+Official code: https://github.com/MzeroMiko/VMamba (MIT). Written anew from the paper and the shapes of its checkpoints.
+
+What differs from the official code:
+- every map is channels-last and the projections of the scan are computed once on the map, not once a route; the numbers
+  agree to float32 rounding;
+- downsampling stands at the start of a stage, so that a stage's output is the feature map of its stride;
+- names say what a thing is (`stem.conv1`, `mixer.x_proj`); `checkpoint_filter_fn` maps both official layouts.
+
+Official names: `vmamba_*_v0` are "vanilla VMamba", `s1l8` means inner ratio 1 and 8 layers in the third stage. No weights of
+the `m2` variants were ever released. The official weight decay spares only 1-D tensors and biases, so it decays A_logs and
+the step-size tensors; `no_weight_decay()` follows the usual practice of the state-space literature and spares those as well.
+"""
+
+import re
+from typing import List, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import ClassifierHead, DropPath, Mlp, trunc_normal_
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor
+
+from ..layers import ConvDownsample, ConvStem, PatchMerging, PatchStem
+from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
+from ._builder import build_model
+from ._checkpoint import check_fit, unwrap_state_dict
+
+__all__ = ["VMamba", "VMambaBlock", "VMambaStage"]
+
+SCANS = {"cross": CROSS, "unidirectional": UNIDIRECTIONAL, "bidirectional": BIDIRECTIONAL, "cascade": CROSS}
+
+
+def create_mixer(dim: int, scan: str, ssd: bool, scan_float32: bool, gate: bool, **kwargs) -> nn.Module:
+    """The token mixer of a block; see `VMamba` for the arguments."""
+    if scan not in SCANS:
+        raise ValueError(f"VMamba: scan must be one of {', '.join(SCANS)}, got {scan!r}")
+    if ssd:
+        if gate or scan == "cascade":
+            raise ValueError("VMamba: the SSD mixer has neither a gate nor a cascade scan")
+        return SSD2D(dim, routes=SCANS[scan], **kwargs)
+    mixer = CascadeSS2D if scan == "cascade" else SS2D
+    return mixer(dim, routes=SCANS[scan], scan_float32=scan_float32, gate=gate, **kwargs)
+
+
+class VMambaBlock(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)) where there is an MLP. Channels-last (B, H, W, C)."""
+
+    def __init__(self, dim: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None, **mixer):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.mixer = create_mixer(dim, **mixer, **dd)
+        if mlp_ratio > 0:
+            self.norm2 = nn.LayerNorm(dim, **dd)
+            self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
+        else:
+            self.norm2 = nn.Identity()
+            self.mlp = None
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        if self.mlp is not None:
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+class VMambaStage(nn.Module):
+    """Downsampling (none in the first stage), then blocks. (B, H, W, C) to (B, H', W', C')."""
+
+    def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class VMamba(nn.Module):
+    """VMamba (arXiv 2401.10166).
+
+    Args:
+        in_chans: channels of the image.
+        num_classes: outputs of the classifier; 0 for none.
+        global_pool: pooling of the head, timm's names; "" for none.
+        depths: blocks in each stage.
+        embed_dim: width of the first stage, doubled by every further one.
+        d_state: states per channel of the scan.
+        ssm_ratio: inner width of the scan as a multiple of the width.
+        d_conv: kernel size of the depth-wise convolution; below 2 there is none.
+        conv_bias: whether the depth-wise convolution has a bias.
+        ssm_act_layer: activation in the mixer.
+        mlp_ratio: hidden width of the MLP as a multiple of the width; 0 for no MLP.
+        gate: gate the scan's result with a second projection of the input.
+        scan: "cross", "unidirectional", "bidirectional" or "cascade".
+        ssd: use the state-space dual of Mamba-2 in place of the selective scan.
+        scan_float32: scan in float32 under autocast.
+        conv_embed: overlapping convolutions as stem and downsampling; else 4 x 4 patches and patch merging.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+
+    Input (B, in_chans, H, W) of any size of at least 4 x 4 pixels. `forward_features` gives (B, H / 32, W / 32, C).
+
+    Raises:
+        ValueError: an unknown scan, or an SSD mixer with a gate or a cascade.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        depths: Tuple[int, ...] = (2, 2, 8, 2),
+        embed_dim: int = 96,
+        d_state: int = 1,
+        ssm_ratio: float = 1.0,
+        d_conv: int = 3,
+        conv_bias: bool = False,
+        ssm_act_layer: type = nn.SiLU,
+        mlp_ratio: float = 4.0,
+        gate: bool = False,
+        scan: str = "cross",
+        ssd: bool = False,
+        scan_float32: bool = False,
+        conv_embed: bool = True,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.output_fmt = "NHWC"
+        self.feature_info = []
+
+        self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, embed_dim, **dd)
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        stages = []
+        for i, (dim, depth) in enumerate(zip(dims, depths)):
+            downsample = nn.Identity() if i == 0 else (ConvDownsample if conv_embed else PatchMerging)(dims[i - 1], dim, **dd)
+            blocks = [
+                VMambaBlock(
+                    dim,
+                    mlp_ratio=mlp_ratio,
+                    drop_path=rates[sum(depths[:i]) + j],
+                    scan=scan,
+                    ssd=ssd,
+                    scan_float32=scan_float32,
+                    gate=gate,
+                    d_state=d_state,
+                    ssm_ratio=ssm_ratio,
+                    d_conv=d_conv,
+                    conv_bias=conv_bias,
+                    act_layer=ssm_act_layer,
+                    **dd,
+                )
+                for j in range(depth)
+            ]
+            stages.append(VMambaStage(downsample, blocks))
+            self.feature_info.append(dict(num_chs=dim, reduction=4 * 2**i, module=f"stages.{i}"))
+        self.stages = nn.Sequential(*stages)
+
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.norm = nn.LayerNorm(self.num_features, **dd)
+        self.head = ClassifierHead(
+            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
+        )
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Linear layers truncated-normal; convolutions and norms as PyTorch; the scans by their own rule."""
+
+        def init(module: nn.Module) -> None:
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, (SS2D, SSD2D)):  # after its own linear layers
+                module.init_weights()
+
+        self.apply(init)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set:
+        """The state-space parameters; norms and biases are exempt by their shape and name."""
+        names = ("A_logs", "Ds", "dt_projs_bias")
+        return {n for n, _ in self.named_parameters() if n.rsplit(".", 1)[-1] in names}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict:
+        return dict(
+            stem=r"^stem",
+            blocks=r"^stages\.(\d+)"
+            if coarse
+            else [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ],
+        )
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+        """Stage outputs, with or without the final features.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            indices: the last n stages if an int, all if None, else those listed.
+            norm: apply the final norm to the last stage's map.
+            stop_early: skip the stages after the last one wanted.
+            output_fmt: "NCHW" or "NHWC" for the intermediates.
+            intermediates_only: return only the intermediates.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt}")
+        intermediates = []
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        x = self.stem(x)
+        last = len(self.stages) - 1
+        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice a Sequential
+            stages = self.stages
+        else:
+            stages = self.stages[: max_index + 1]
+        for i, stage in enumerate(stages):
+            x = stage(x)
+            if i in take_indices:
+                y = self.norm(x) if norm and i == last else x
+                intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
+        if intermediates_only:
+            return intermediates
+        return self.norm(x) if len(stages) == len(self.stages) else x, intermediates
+
+    def prune_intermediate_layers(
+        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> List[int]:
+        """Drop the stages after the last one wanted, and with it the norm and the head if asked to."""
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        pruned = max_index < len(self.stages) - 1
+        self.stages = self.stages[: max_index + 1]
+        if prune_norm or pruned:
+            self.norm = nn.Identity()
+        if prune_head or pruned:
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+# Official name -> ours, in order. The first group are names of early releases, the rest the present official layout.
+_RENAMES = (
+    (r"^patch_embed\.proj\.", "patch_embed.0."),
+    (r"^patch_embed\.norm\.", "patch_embed.2."),
+    (r"^norm\.", "classifier.norm."),
+    (r"^head\.", "classifier.head."),
+    (r"\.ln_1\.", ".norm."),
+    (r"\.self_attention\.", ".op."),
+    (r"^classifier\.norm\.", "norm."),
+    (r"^classifier\.head\.", "head.fc."),
+    (r"^layers\.(\d+)\.blocks\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm1."),
+    (r"^layers\.(\d+)\.blocks\.(\d+)\.op\.", r"stages.\1.blocks.\2.mixer."),
+    (r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks."),
+    (r"\.mixer\.conv2d\.1\.", ".mixer.conv."),
+    (r"\.mixer\.conv2d\.", ".mixer.conv."),
+    (r"\.mixer\.x_proj_weight$", ".mixer.x_proj.weight"),
+    (r"\.mixer\.dt_projs\.weight$", ".mixer.dt_projs_weight"),
+)
+# The stem and the downsampling layers are numbered Sequentials whose numbers depend on their kind.
+_CONV_EMBED = ({"0": "conv1", "2": "norm1", "5": "conv2", "7": "norm2"}, {"1": "conv", "3": "norm"})
+_PATCH_EMBED = ({"0": "conv", "2": "norm"}, {"1": "norm", "2": "reduction", "norm": "norm", "reduction": "reduction"})
+
+
+def _our_name(name: str, conv_embed: bool) -> str:
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    stem, downsample = _CONV_EMBED if conv_embed else _PATCH_EMBED
+    parts = name.split(".")
+    if parts[0] == "patch_embed" and parts[1] in stem:
+        return ".".join(["stem", stem[parts[1]], *parts[2:]])
+    if parts[0] == "layers" and len(parts) > 4 and parts[2] == "downsample" and parts[3] in downsample:
+        return ".".join(["stages", str(int(parts[1]) + 1), "downsample", downsample[parts[3]], *parts[4:]])
+    return name
+
+
+def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
+    """Official checkpoints, present or early, package or one-file layout, nested or not, to our names and shapes.
+
+    Raises:
+        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
+    """
+    weights = unwrap_state_dict(state_dict)
+    own = model.state_dict()
+    if not any(name.startswith("stem.") for name in weights):
+        conv_embed = isinstance(model.stem, ConvStem)
+        weights = {_our_name(name, conv_embed): value for name, value in weights.items()}
+    for name, value in weights.items():
+        # Linear layers saved as 1 x 1 convolutions; projections saved per route or all in one.
+        if name in own and value.shape != own[name].shape and not _adapted(name) and value.numel() == own[name].numel():
+            weights[name] = value.reshape(own[name].shape)
+    check_fit(weights, model, optional=_adapted)
+    return weights
+
+
+def _adapted(name: str) -> bool:
+    """Whether timm adapts or drops this tensor when classes or image channels differ."""
+    return name.startswith("head.fc.") or name in ("stem.conv.weight", "stem.conv1.weight")
+
+
+def _cfg(url: str = "", **kwargs) -> dict:
+    return dict(
+        url=url,
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation="bicubic",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        first_conv="stem.conv1",
+        classifier="head.fc",
+        license="mit",
+        origin_url="https://github.com/MzeroMiko/VMamba",
+        paper_ids="arXiv:2401.10166",
+        paper_name="VMamba: Visual State Space Model",
+        **kwargs,
+    )
+
+
+_RELEASE = "https://github.com/MzeroMiko/VMamba/releases/download/"
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vmamba_tiny_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth") | {"first_conv": "stem.conv"},
+        "vmamba_small_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmsmall_dp03_ckpt_epoch_238.pth")
+        | {"first_conv": "stem.conv"},
+        "vmamba_base_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth") | {"first_conv": "stem.conv"},
+        "vmamba_tiny_s2l5.in1k": _cfg(_RELEASE + "%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth"),
+        "vmamba_small_s2l15.in1k": _cfg(_RELEASE + "%23v2cls/vssm_small_0229_ckpt_epoch_222.pth"),
+        "vmamba_base_s2l15.in1k": _cfg(_RELEASE + "%23v2cls/vssm_base_0229_ckpt_epoch_237.pth"),
+        "vmamba_tiny_s1l8.in1k": _cfg(_RELEASE + "%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth"),
+        "vmamba_small_s1l20.in1k": _cfg(_RELEASE + "%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth"),
+        "vmamba_base_s1l20.in1k": _cfg(_RELEASE + "%23v2cls/vssm1_base_0229s_ckpt_epoch_225.pth"),
+        "vmamba_tiny_m2.untrained": _cfg(),
+        "vmamba_small_m2.untrained": _cfg(),
+        "vmamba_base_m2.untrained": _cfg(),
+        "vmamba_pico.untrained": _cfg(description="Of this package, for demos and tests: no published weights."),
+    }
+)
+
+
+def _create_vmamba(variant: str, pretrained: bool = False, **kwargs) -> VMamba:
+    return build_model(VMamba, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+
+
+def _vanilla(**kwargs) -> dict:
+    """Arguments of the first VMamba: Mamba's block as it is, patches, no MLP."""
+    args = dict(d_state=16, ssm_ratio=2.0, conv_bias=True, mlp_ratio=0.0, gate=True, scan_float32=True, conv_embed=False)
+    return {**args, **kwargs}
+
+
+def _ssd(**kwargs) -> dict:
+    """Arguments of the SSD variants."""
+    return {**dict(ssd=True, d_state=64, ssm_act_layer=nn.GELU), **kwargs}
+
+
+@register_model
+def vmamba_tiny_v0(pretrained: bool = False, **kwargs) -> VMamba:
+    """Vanilla VMamba-T: 22.9 M parameters, 5.6 GFLOPs, published ImageNet-1k top-1 82.2 %."""
+    args = _vanilla(depths=(2, 2, 9, 2), embed_dim=96)
+    return _create_vmamba("vmamba_tiny_v0", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_small_v0(pretrained: bool = False, **kwargs) -> VMamba:
+    """Vanilla VMamba-S: 44.4 M parameters, 11.2 GFLOPs, published ImageNet-1k top-1 83.5 %."""
+    args = _vanilla(depths=(2, 2, 27, 2), embed_dim=96)
+    return _create_vmamba("vmamba_small_v0", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_base_v0(pretrained: bool = False, **kwargs) -> VMamba:
+    """Vanilla VMamba-B: 76.3 M parameters, 18.0 GFLOPs, published ImageNet-1k top-1 83.7 %."""
+    args = _vanilla(depths=(2, 2, 27, 2), embed_dim=128)
+    return _create_vmamba("vmamba_base_v0", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-T[s2l5]: 30.7 M parameters, 4.9 GFLOPs, published ImageNet-1k top-1 82.5 %."""
+    args = dict(depths=(2, 2, 5, 2), embed_dim=96, ssm_ratio=2.0)
+    return _create_vmamba("vmamba_tiny_s2l5", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_small_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-S[s2l15]: 50.1 M parameters, 8.7 GFLOPs, published ImageNet-1k top-1 83.6 %."""
+    args = dict(depths=(2, 2, 15, 2), embed_dim=96, ssm_ratio=2.0)
+    return _create_vmamba("vmamba_small_s2l15", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_base_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-B[s2l15]: 88.6 M parameters, 15.4 GFLOPs, published ImageNet-1k top-1 83.9 %."""
+    args = dict(depths=(2, 2, 15, 2), embed_dim=128, ssm_ratio=2.0)
+    return _create_vmamba("vmamba_base_s2l15", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-T[s1l8]: 30.2 M parameters, 4.9 GFLOPs, published ImageNet-1k top-1 82.6 %."""
+    args = dict(depths=(2, 2, 8, 2), embed_dim=96, ssm_ratio=1.0)
+    return _create_vmamba("vmamba_tiny_s1l8", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_small_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-S[s1l20]: 49.0 M parameters, 8.6 GFLOPs, published ImageNet-1k top-1 83.3 %."""
+    args = dict(depths=(2, 2, 20, 2), embed_dim=96, ssm_ratio=1.0)
+    return _create_vmamba("vmamba_small_s1l20", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_base_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-B[s1l20]: 86.6 M parameters, 15.2 GFLOPs, published ImageNet-1k top-1 83.8 %."""
+    args = dict(depths=(2, 2, 20, 2), embed_dim=128, ssm_ratio=1.0)
+    return _create_vmamba("vmamba_base_s1l20", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_tiny_m2(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-T with the SSD mixer: 25.3 M parameters, never trained by its authors."""
+    args = _ssd(depths=(2, 2, 4, 2), embed_dim=96)
+    return _create_vmamba("vmamba_tiny_m2", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_small_m2(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-S with the SSD mixer: 39.1 M parameters, never trained by its authors."""
+    args = _ssd(depths=(2, 2, 12, 2), embed_dim=96)
+    return _create_vmamba("vmamba_small_m2", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_base_m2(pretrained: bool = False, **kwargs) -> VMamba:
+    """VMamba-B with the SSD mixer: 67.5 M parameters, never trained by its authors."""
+    args = _ssd(depths=(2, 2, 12, 2), embed_dim=128)
+    return _create_vmamba("vmamba_base_m2", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vmamba_pico(pretrained: bool = False, **kwargs) -> VMamba:
+    """A VMamba of this package for demos and tests; no published weights."""
+    args = dict(depths=(1, 1, 2, 1), embed_dim=32, ssm_ratio=1.0)
+    return _create_vmamba("vmamba_pico", pretrained, **dict(args, **kwargs))
