@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Classify images.
+
+python tools/predict.py CONFIG CHECKPOINT IMAGE_OR_FOLDER ...
+python tools/predict.py --model vmamba_tiny_s1l8 --pretrained IMAGE_OR_FOLDER ...
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vssm._cli import run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Classify images with a trained run or with a model by name.",
+        usage="%(prog)s CONFIG CHECKPOINT IMAGES... | %(prog)s --model NAME [--pretrained] IMAGES...",
+    )
+    parser.add_argument("paths", nargs="+", metavar="IMAGES", help="image files and folders")
+    parser.add_argument("--model", metavar="NAME", help="a timm model instead of a config and its checkpoint")
+    parser.add_argument("--pretrained", action="store_true", help="load the published weights of --model")
+    parser.add_argument("--topk", type=int, default=5, help="how many classes to name per image (default: 5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass (default: 32)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
+    parser.add_argument("--json", metavar="FILE", help="write the answers to this file as well")
+    parser.add_argument("--csv", metavar="FILE", help="write the answers to this file as well")
+    parser.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
+    args = parser.parse_args(argv)
+    if args.topk < 1 or args.batch_size < 1:
+        parser.error("--topk and --batch-size must be at least 1")
+    if args.model is None and len(args.paths) < 3:
+        parser.error("CONFIG, CHECKPOINT and at least one image are needed, or --model NAME and at least one image")
+    if args.model is not None and args.cfg_options:
+        parser.error("--cfg-options belong to a config, not to --model")
+    if args.model is None and args.pretrained:
+        parser.error("--pretrained belongs to --model; a run's weights come from its checkpoint")
+
+    from vssm.engine.run import predict
+
+    return predict(
+        args.paths,
+        model=args.model,
+        pretrained=args.pretrained,
+        topk=args.topk,
+        batch_size=args.batch_size,
+        device=args.device,
+        json_file=args.json,
+        csv_file=args.csv,
+        options=args.cfg_options,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Train a model from a config.
+
+    python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
+    torchrun --nproc-per-node 8 tools/train.py configs/classification/vmamba-tiny-s1l8_8xb128_in1k.py \
+        --launcher pytorch --amp
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vssm._cli import run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Train a model from a config.")
+    parser.add_argument("config", help="a .py config")
+    parser.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/<name of the config>)")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="go on from a checkpoint; without PATH from the newest readable one in the work dir",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on a CPU")
+    parser.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
+    args = parser.parse_args(argv)
+
+    # Here, not above: a missing extra is then one sentence like any other mistake.
+    from vssm.engine.run import train
+
+    train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,29 @@
+"""What every tool does around its own work: turn a person's mistake into one sentence and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ._errors import UserError
+
+
+def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call a tool's ``main`` and return the process's exit code.
+
+    Args:
+        main: The tool; takes the arguments (None: those of the process) and returns an exit code or None for 0.
+        argv: Arguments without the program's name.
+
+    Returns:
+        0 on success, 2 after a :class:`~vssm._errors.UserError`, 130 after Ctrl-C; other exceptions pass through,
+        because a traceback is what the report of a bug needs.
+    """
+    try:
+        return main(argv) or 0
+    except UserError as error:
+        program = os.path.basename(sys.argv[0]) or "vssm"
+        sys.stderr.write(f"{program}: error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return 130

@@ -1,0 +1,21 @@
+"""Errors that a person can mend without reading our code."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what was typed, configured or installed; its text is one complete sentence for that person.
+
+    The command-line tools print the sentence and stop; every other exception is a bug and keeps its traceback.
+    """
+
+
+class MissingExtraError(UserError, ImportError):
+    """An optional dependency of the package is not installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'a' or 'b'?)"``, or an empty string when nothing known resembles ``name``."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""

@@ -1,0 +1,130 @@
+"""Read run configs, and turn mistakes in them into sentences."""
+
+import ast
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner as MMRunner
+
+from .._errors import UserError, did_you_mean
+
+# Top-level names that no constructor argument of the Runner stands for, but that it or Config reads.
+_EXTRA_NAMES = {
+    "custom_imports",
+    "default_scope",
+    "model_wrapper_cfg",
+    "find_unused_parameters",
+    "sync_bn",
+    "compile",
+    "activation_checkpointing",
+}
+
+
+class ConfigError(UserError):
+    """A config, or an option given over it, cannot be used."""
+
+
+def check_options(function: Callable, options: Mapping[str, Any], where: str) -> None:
+    """Refuse options that a function does not take.
+
+    Args:
+        function: The function that will be called with ``options``.
+        options: Keyword arguments from a config.
+        where: The config key they stand under, for the message.
+
+    Raises:
+        ConfigError: An option is unknown; the message names it and its near matches.
+    """
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{where} has the unknown option '{name}'{did_you_mean(name, known)}.")
+
+
+def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and lay options from the command line over it.
+
+    Args:
+        path: A ``.py`` config.
+        options: Dotted keys and their values, for example ``{"optim_wrapper.optimizer.lr": 1e-3}``.
+
+    Returns:
+        The merged config.
+
+    Raises:
+        ConfigError: The file is missing or does not parse, or an option's first name is no part of a config.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"Config '{path}' does not exist.")
+    if Path(path).suffix != ".py":
+        raise ConfigError(f"Config '{path}' is not a .py file.")
+    try:
+        ast.parse(Path(path).read_text(encoding="utf-8"))
+        cfg = Config.fromfile(path)
+    except SyntaxError as error:
+        raise ConfigError(f"Config '{path}' does not parse: {error.msg} at line {error.lineno}.") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"Config '{path}' inherits a file that does not exist: {error}.") from error
+    except (ImportError, KeyError, NameError, TypeError, ValueError) as error:
+        raise ConfigError(f"Config '{path}' cannot be read: {type(error).__name__}: {error}") from error
+
+    known = {*inspect.signature(MMRunner.__init__).parameters, *_EXTRA_NAMES, *cfg} - {"self", "cfg"}
+    for key in options or {}:
+        name = key.split(".")[0]
+        if name not in known:
+            # mmengine would store the typo and silently run without it.
+            raise ConfigError(f"--cfg-options names '{key}', but no config has '{name}'{did_you_mean(name, known)}.")
+    if options:
+        try:
+            cfg.merge_from_dict(dict(options))
+        except (AssertionError, KeyError, TypeError, IndexError) as error:
+            raise ConfigError(f"--cfg-options cannot be laid over '{path}': {error}") from error
+    return cfg
+
+
+def use_amp(cfg: Config) -> None:
+    """Switch a training config to automatic mixed precision, in place.
+
+    Raises:
+        ConfigError: The config has no ``optim_wrapper``, or one of a type that mixed precision cannot replace.
+    """
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper is None:
+        raise ConfigError("--amp needs a config with an optim_wrapper.")
+    kind = wrapper.get("type", "OptimWrapper")
+    if kind in ("AmpOptimWrapper", "AutoAmpOptimWrapper", "BFloat16OptimWrapper"):
+        return
+    if kind != "OptimWrapper":
+        raise ConfigError(f"--amp replaces an optim_wrapper of type 'OptimWrapper', but the config has '{kind}'.")
+    wrapper.type = "AutoAmpOptimWrapper"
+
+
+def on_gpu() -> bool:
+    """Return whether mmengine will put models on a CUDA device."""
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def explain_config_mistakes() -> Iterator[None]:
+    """Turn errors that mmengine raises while it builds objects from a config into one sentence.
+
+    Only errors raised by the building call itself count: an unknown type, or arguments that a constructor does not
+    take. Anything raised deeper is not known to be the config's fault and passes through.
+
+    Raises:
+        ConfigError: A type or an option of a type is unknown, or a required one is missing.
+    """
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if Path(last.filename).name != "build_functions.py":
+            raise
+        text = str(error.args[0]) if error.args else str(error)
+        raise ConfigError(f"The config cannot be built: {text.split('. Please check')[0].rstrip('.')}.") from error

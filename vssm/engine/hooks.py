@@ -1,0 +1,158 @@
+"""Hooks: repeatable epochs, safe checkpoints, and the demo's pictures."""
+
+import random
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank, is_main_process, master_only
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, MODELS
+
+from .checkpoint import write_atomically
+from .config import ConfigError
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Seed Python, NumPy and torch at the start of each training epoch from (run's seed, epoch, rank).
+
+    Drop path, mixing, augmentation and the seeds of the data workers then depend on nothing that came before in the
+    process, so a run that was killed and resumed has the losses of one that was not. The order of the samples has its
+    own seed, equal on all ranks, in mmengine's DefaultSampler.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner) -> None:
+        """Refuse data workers that outlive an epoch.
+
+        Raises:
+            ConfigError: ``persistent_workers`` is set: such workers are seeded once, in the first epoch they see.
+        """
+        if runner.train_dataloader.persistent_workers:
+            raise ConfigError(
+                "train_dataloader.persistent_workers must be False: workers that live on are not seeded again, "
+                "and a resumed run would differ from an uninterrupted one."
+            )
+
+    def before_train_epoch(self, runner) -> None:
+        """Seed all generators."""
+        # A seed sequence keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart, which a sum would not.
+        seed = int(np.random.SeedSequence([runner.seed, runner.epoch, get_rank()]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook, safe against being killed at any moment.
+
+    mmengine deletes the outdated checkpoint before it writes the new one, and writes both the checkpoint and the
+    ``last_checkpoint`` pointer in place. Here the new file is complete under its name first; then the pointer is
+    replaced; only then does the outdated file go.
+
+    Args:
+        **kwargs: Arguments of mmengine's CheckpointHook.
+    """
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("backend_args", {"backend": "atomic"})
+        super().__init__(**kwargs)
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        filename = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
+        outdated: list[int] = []
+        if self.max_keep_ckpts > 0:
+            steps = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
+            outdated = steps[: -self.max_keep_ckpts]
+            self.keep_ckpt_ids = deque(steps[-self.max_keep_ckpts :], self.max_keep_ckpts)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            filename,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_atomically(Path(runner.work_dir) / "last_checkpoint", self.last_ckpt.encode())
+        for old in outdated:
+            path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+
+
+@HOOKS.register_module()
+class DemoFiguresHook(Hook):
+    """Draw what a run has learnt into its folder, once it is over.
+
+    ``predictions.png`` (held-out images with the model's answers), ``learning_curve.png`` (loss and held-out top-1)
+    and ``receptive_field.png`` (the effective receptive field of the untrained and of the trained model).
+
+    Args:
+        input_size: Side of the square images for the receptive field; larger than in training shows more of it.
+        num_images: How many held-out images the receptive field is averaged over.
+        stage: Which feature map's centre is looked at, as an index into the model's stages.
+    """
+
+    # After the logger, whose after_run closes the log that the learning curve is drawn from.
+    priority = "LOWEST"
+
+    def __init__(self, input_size: int = 128, num_images: int = 24, stage: int = -1):
+        self.input_size = input_size
+        self.num_images = num_images
+        self.stage = stage
+
+    @master_only
+    def after_run(self, runner) -> None:
+        """Draw the three pictures."""
+        from .. import viz
+
+        if runner._train_loop is None or runner._val_loop is None or isinstance(runner._train_loop, dict):
+            return
+        classifier = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        averaged = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for hook in averaged:
+            # The pictures show the weights that the held-out figure was measured with.
+            hook.before_test_epoch(runner)
+        was_training = classifier.training
+        classifier.eval()
+        try:
+            folder = Path(runner.work_dir)
+            dataset = runner.val_dataloader.dataset
+            viz.plot_predictions(classifier, dataset, folder / "predictions.png")
+            viz.plot_learning_curve(folder, folder / "learning_curve.png")
+            images = torch.stack([dataset[index]["inputs"] for index in range(min(self.num_images, len(dataset)))])
+            images = torch.nn.functional.interpolate(images, size=self.input_size, mode="bicubic", align_corners=False)
+            viz.plot_receptive_fields(
+                {
+                    "before training": viz.effective_receptive_field(
+                        self._untrained(runner).model, images, stage=self.stage
+                    ),
+                    "after training": viz.effective_receptive_field(classifier.model.cpu(), images, stage=self.stage),
+                },
+                folder / "receptive_field.png",
+            )
+        finally:
+            classifier.train(was_training)
+            for hook in averaged:
+                hook.after_test_epoch(runner)
+        runner.logger.info(f"Pictures: {', '.join(str(path) for path in sorted(folder.glob('*.png')))}")
+
+    @staticmethod
+    def _untrained(runner) -> torch.nn.Module:
+        # Built anew instead of copied before training, so that the picture is right after --resume as well.
+        with torch.random.fork_rng():
+            torch.manual_seed(runner.seed)
+            return MODELS.build(runner.cfg.model).eval()

@@ -1,0 +1,156 @@
+"""Classify image files with a trained run or with a model by name."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS
+from PIL import Image
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
+from torch import Tensor, nn
+
+from .._errors import UserError
+from .checkpoint import check_fits, read_checkpoint
+from .classifier import create_model
+from .config import ConfigError, explain_config_mistakes
+from .data import DataError, open_image
+
+_SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image.
+
+    Attributes:
+        image: The file.
+        classes: Class names, the most probable first.
+        probabilities: Their probabilities.
+        error: Why there is no answer; the two above are empty then.
+    """
+
+    image: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+
+def find_images(paths: Iterable[str | os.PathLike]) -> list[str]:
+    """List image files.
+
+    Args:
+        paths: Files, taken as they are, and folders, searched through for files with an image's suffix.
+
+    Returns:
+        The files, those of each folder in sorted order.
+
+    Raises:
+        DataError: A folder holds no image.
+    """
+    files: list[str] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(str(path))
+            continue
+        found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+        if not found:
+            raise DataError(f"The folder '{path}' holds no images.")
+        files += found
+    return files
+
+
+class Predictor:
+    """A model with the transform and the class names that belong to it.
+
+    Args:
+        model: Maps images (B, 3, H, W) to logits (B, K).
+        transform: Maps an RGB image to a tensor (3, H, W).
+        classes: The K class names; None: the classes' numbers.
+        device: Where to run; None: a GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        transform: Callable[[Image.Image], Tensor],
+        classes: Sequence[str] | None = None,
+        device: str | None = None,
+    ):
+        self.device = device or get_device()
+        self.model = model.eval().to(self.device)
+        self.transform = transform
+        self.classes = classes
+
+    @classmethod
+    def from_run(cls, cfg: Config, checkpoint: str | os.PathLike, device: str | None = None) -> "Predictor":
+        """Take model and transform from a run's config, weights and class names from its checkpoint.
+
+        Raises:
+            ConfigError: The config has no test data set that says how images are transformed.
+            CheckpointError: The checkpoint cannot be read, or does not fit the model.
+        """
+        dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset")
+        kind = DATASETS.get(dataset["type"]) if dataset else None
+        if kind is None or not hasattr(kind, "transform_from"):
+            raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
+        stored = read_checkpoint(checkpoint)
+        with explain_config_mistakes():
+            model = MODELS.build(cfg.model)
+        check_fits(checkpoint, model, stored["state_dict"])
+        model.load_state_dict(stored["state_dict"])
+        classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
+        return cls(model, kind.transform_from(dataset), classes, device)
+
+    @classmethod
+    def from_name(cls, name: str, pretrained: bool = False, device: str | None = None) -> "Predictor":
+        """Take a timm model by name, with the transform of its configuration and ImageNet's class names.
+
+        Raises:
+            ModelError: The name is unknown, or its weights cannot be had.
+        """
+        model = create_model(name, pretrained=pretrained)
+        transform = create_transform(**resolve_model_data_config(model), is_training=False)
+        subset = infer_imagenet_subset(model)
+        return cls(model, transform, ImageNetInfo(subset).label_descriptions() if subset else None, device)
+
+    @torch.inference_mode()
+    def __call__(self, files: Sequence[str], topk: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+        """Classify image files.
+
+        Args:
+            files: Image files.
+            topk: How many classes to name per image; at most K are.
+            batch_size: How many images go through the model at once.
+
+        Yields:
+            One :class:`Prediction` per file, in order; for a file that cannot be read, one with ``error``.
+        """
+        for start in range(0, len(files), batch_size):
+            names = files[start : start + batch_size]
+            inputs: list[Tensor] = []
+            errors: dict[str, str] = {}
+            for name in names:
+                try:
+                    inputs.append(self.transform(open_image(name)))
+                except UserError as error:
+                    errors[name] = str(error)
+            answers: Iterator[tuple[list[int], list[float]]] = iter(())
+            if inputs:
+                scores = self.model(torch.stack(inputs).to(self.device)).float().softmax(dim=-1)
+                top = scores.topk(min(topk, scores.shape[-1]), dim=-1)
+                answers = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            for name in names:
+                if name in errors:
+                    yield Prediction(name, error=errors[name])
+                    continue
+                numbers, probabilities = next(answers)
+                yield Prediction(name, tuple(map(self._class_name, numbers)), tuple(probabilities))
+
+    def _class_name(self, number: int) -> str:
+        if self.classes is None or number >= len(self.classes):
+            return str(number)
+        return self.classes[number]

@@ -1,0 +1,197 @@
+"""mmengine's Runner with safe checkpoints, processes on a CPU, and a console for people."""
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner as MMRunner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .checkpoint import CheckpointError, check_fits, read_checkpoint, to_plain
+from .config import ConfigError, on_gpu
+
+
+class _ForPeople(logging.Filter):
+    """Keep blocks of text (environment, config, hook tables) and mmengine's small talk in the log file only."""
+
+    _small_talk = ("Exp name:", "Distributed training is not used", "Checkpoints will be saved to")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return record.levelno >= logging.WARNING or not ("\n" in message or message.startswith(self._small_talk))
+
+
+class _ShortFormatter(logging.Formatter):
+    """``time  message``, with the level's name only where it is not INFO."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname}: "
+        return f"{self.formatTime(record, '%H:%M:%S')}  {level}{record.getMessage()}"
+
+
+def _keep_worker_seed(worker_id: int) -> None:
+    """Leave a data worker with the seed that torch gave it.
+
+    torch seeds each worker from the main process's generator, which EpochSeedHook sets per epoch. mmengine would
+    seed it from the run's seed alone: the same augmentations in every epoch.
+    """
+
+
+@RUNNERS.register_module("VssmRunner")
+class Runner(MMRunner):
+    """mmengine's Runner; see there for the arguments. It differs in these points:
+
+    - Checkpoints are read with ``weights_only=True``, load strictly, and are written atomically.
+    - Without CUDA, ``launcher="pytorch"`` uses gloo and DDP on the CPU.
+    - Data workers keep the seeds that torch gives them, see :class:`~vssm.engine.hooks.EpochSeedHook`.
+    - The console shows progress; the environment, the config and the hooks go to the log file alone.
+
+    Attributes:
+        last_metrics: What the latest evaluation returned, or None.
+    """
+
+    last_metrics: dict[str, float] | None = None
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Join the other processes, by gloo where there is no GPU.
+
+        Raises:
+            ConfigError: The launcher's environment variables are not there.
+        """
+        if self.distributed and self.launcher == "pytorch":
+            missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
+            if missing:
+                raise ConfigError(
+                    f"The launcher 'pytorch' needs the environment variables {', '.join(missing)}, which torchrun sets."
+                )
+        if self.distributed and not is_distributed() and not on_gpu():
+            if self.launcher != "pytorch":
+                raise ConfigError(f"The launcher '{self.launcher}' needs CUDA; on CPUs use torchrun and 'pytorch'.")
+            # mmengine's own start-up selects a CUDA device whatever the backend.
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Move the model to its device, and into DDP when there are several processes."""
+        if self.distributed and not on_gpu() and not is_model_wrapper(model):
+            # mmengine's default hands DDP a GPU's number, which DDP refuses for a model on a CPU.
+            model_wrapper_cfg = {
+                "type": "MMDistributedDataParallel",
+                "broadcast_buffers": False,
+                "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+                "device_ids": None,
+                **(model_wrapper_cfg or {}),
+            }
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
+        """Build mmengine's logger with a quieter console."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_ForPeople())
+                handler.setFormatter(_ShortFormatter())
+        return logger
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a data loader whose workers keep torch's seeds."""
+        if isinstance(dataloader, Mapping) and "worker_init_fn" not in dataloader:
+            dataloader = {**dataloader, "worker_init_fn": {"type": _keep_worker_seed}}
+        return MMRunner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call all hooks; then note metrics, and make what is about to be saved readable without unpickling."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name in ("after_val_epoch", "after_test_epoch"):
+            self.last_metrics = dict(kwargs.get("metrics") or {})
+        elif fn_name == "before_save_checkpoint":
+            checkpoint = kwargs["checkpoint"]
+            for key, value in checkpoint.items():
+                checkpoint[key] = to_plain(value)
+
+    def save_checkpoint(self, out_dir: str, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
+        """Save a checkpoint, atomically unless it goes to remote storage."""
+        if backend_args is None and "://" not in str(out_dir):
+            backend_args = {"backend": "atomic"}
+        super().save_checkpoint(out_dir, *args, backend_args=backend_args, **kwargs)
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = "cpu",
+        strict: bool = True,
+        revise_keys: list[tuple[str, str]] | tuple[tuple[str, str], ...] = ((r"^module\.", ""),),
+    ) -> dict[str, Any]:
+        """Load weights from a local file.
+
+        Args:
+            filename: The checkpoint.
+            map_location: Where its tensors go.
+            strict: Only True: nothing is ever left at its random start.
+            revise_keys: (pattern, replacement) pairs applied to the keys.
+
+        Returns:
+            The whole checkpoint.
+
+        Raises:
+            CheckpointError: The file cannot be read safely, or does not fit the model exactly; or training is to be
+                resumed from a file that holds weights alone.
+        """
+        if not strict:
+            raise CheckpointError("Checkpoints load strictly; strict=False is not offered.")
+        checkpoint = read_checkpoint(filename, map_location)
+        if self._resume:
+            missing = [key for key in ("meta", "optimizer", "message_hub") if key not in checkpoint]
+            if missing:
+                raise CheckpointError(
+                    f"Checkpoint '{filename}' cannot be resumed from, it lacks {', '.join(missing)}; "
+                    "to start from its weights set load_from and leave --resume out."
+                )
+        state_dict = checkpoint["state_dict"]
+        for pattern, replacement in revise_keys:
+            state_dict = {re.sub(pattern, replacement, key): value for key, value in state_dict.items()}
+        checkpoint["state_dict"] = state_dict
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        check_fits(filename, model, state_dict)
+        # EMAHook swaps the averaged and the raw weights in here, so the dict is read again below.
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model.load_state_dict(checkpoint["state_dict"], strict=True)
+        self._has_loaded = True
+        self.logger.info(f"Loaded {filename}")
+        return checkpoint
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Continue the training that a checkpoint belongs to.
+
+        Raises:
+            CheckpointError: See :meth:`load_checkpoint`; or the optimiser's state belongs to another config.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise CheckpointError(f"Checkpoint '{filename}' holds the optimiser of another config: {error}.") from error
+        sampler = getattr(self.train_dataloader, "sampler", None)
+        if hasattr(sampler, "seed"):
+            # The sampler was built before the checkpoint's seed was known.
+            sampler.seed = self.seed
+
+    def final_metrics(self) -> dict[str, float]:
+        """Return the metrics of the weights that training ended with, measuring them if it has not been done.
+
+        A run that was killed in its last evaluation, or that was complete when it was resumed, ends without one.
+        """
+        if self.last_metrics is None and self._val_loop is not None:
+            self.val_loop.run()
+        return self.last_metrics or {}

@@ -1,0 +1,13 @@
+"""Pictures of what models do. Matplotlib is imported when something is drawn, not before."""
+
+from .plots import plot_learning_curve, plot_predictions, plot_receptive_fields, read_log
+from .receptive_field import effective_receptive_field, high_contribution_side
+
+__all__ = [
+    "effective_receptive_field",
+    "high_contribution_side",
+    "plot_learning_curve",
+    "plot_predictions",
+    "plot_receptive_fields",
+    "read_log",
+]
