@@ -51,8 +51,8 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
-val_cfg = dict()
-test_cfg = dict()
+val_cfg = {}
+test_cfg = {}
 
 default_hooks = dict(logger=dict(interval=11))
 custom_hooks = [

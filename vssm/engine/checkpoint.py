@@ -127,7 +127,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
         with torch.serialization.safe_globals(_mmengine_globals()):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        name = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand))\W+([\w.]+)", str(error))
+        name = re.search(r"GLOBAL (\S+)", str(error))
         holds = f" ({name[1]})" if name else ""
         raise CheckpointError(
             f"Checkpoint '{path}' holds something other than tensors and plain data{holds}; reading it could run "
@@ -147,11 +147,19 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
     return checkpoint
 
 
-def _mmengine_globals() -> list[Callable]:
-    """Classes in files that mmengine's own Runner wrote: a record of numbers, and arrays. None can run code."""
+def _mmengine_globals() -> list[Callable | tuple[Callable, str]]:
+    """What files written by mmengine's own Runner hold beyond tensors: records of numbers, and arrays."""
     core = np._core if hasattr(np, "_core") else np.core
     dtypes = {type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "uint32", "bool")}
-    return [HistoryBuffer, core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype, *dtypes]
+    arrays = [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype, *dtypes]
+    return [HistoryBuffer, (_statistic, "builtins.getattr"), *arrays]
+
+
+def _statistic(owner: Any, name: str) -> Callable:
+    """Stand in for ``getattr``, by which such files name a record's own methods, and for nothing else."""
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f"GLOBAL builtins.getattr({owner!r}, {name!r})")
 
 
 def _is_state_dict(value: Any) -> bool:

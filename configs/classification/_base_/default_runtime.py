@@ -13,7 +13,6 @@ default_hooks = dict(
     # Two are kept, so that the older one is there while the newer one is being written.
     checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=2, save_best="accuracy/top1"),
 )
-custom_hooks = []
 
 env_cfg = dict(
     cudnn_benchmark=False,

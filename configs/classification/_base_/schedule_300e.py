@@ -23,8 +23,8 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
-val_cfg = dict()
-test_cfg = dict()
+val_cfg = {}
+test_cfg = {}
 
 # timm's ModelEma with decay 0.9999; evaluation and the published weights are those of the average.
 custom_hooks = [

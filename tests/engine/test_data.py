@@ -1,0 +1,115 @@
+"""Data sets."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from vssm.engine import ConfigError, DataError, Digits, ImageFolder, find_images
+from vssm.engine.data import open_image
+
+
+def test_digits_are_split_by_class_and_always_the_same():
+    train, test = Digits("train"), Digits("test")
+    assert len(train) == 1437 and len(test) == 360
+    counts = torch.bincount(torch.tensor(test.labels))
+    assert counts.min() >= 34 and counts.max() <= 37
+    assert Digits("test").labels == test.labels
+    assert Digits("test", seed=1).labels != test.labels
+    sample = Digits("test", transform=dict(input_size=24))[0]
+    assert sample["inputs"].shape == (3, 24, 24) and sample["inputs"].min() >= -1 and sample["inputs"].max() <= 1
+    assert test.metainfo["classes"][3] == "3"
+
+
+def test_digits_augmentation_follows_torchs_seed():
+    data = Digits(transform=dict(degrees=10, translate=0.1, scale=(0.9, 1.1)))
+    torch.manual_seed(0)
+    first = data[0]["inputs"]
+    assert not torch.equal(first, data[0]["inputs"])
+    torch.manual_seed(0)
+    assert torch.equal(first, data[0]["inputs"])
+
+
+def test_digits_bad_options():
+    with pytest.raises(ConfigError, match="'train' and 'test', not 'val'"):
+        Digits("val")
+    with pytest.raises(ConfigError, match="unknown option 'degree'.*'degrees'"):
+        Digits(transform=dict(degree=3))
+
+
+def test_folder(image_folder):
+    data = ImageFolder(str(image_folder), "train", dict(input_size=32))
+    assert len(data) == 24
+    assert data.metainfo["classes"] == ("class_0", "class_1", "class_2")
+    sample = data[23]
+    assert sample["inputs"].shape == (3, 32, 32) and sample["labels"] == 2
+
+
+def test_a_class_missing_from_val_keeps_the_numbers(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val" / "class_0")
+    data = ImageFolder(str(tmp_path / "data"), "val", dict(input_size=32))
+    assert {label for _, label in data.reader.samples} == {1, 2}
+    (tmp_path / "data" / "val" / "class_9").mkdir()
+    with pytest.raises(DataError, match="'class_9', which .*train' lacks"):
+        ImageFolder(str(tmp_path / "data"), "val")
+
+
+def test_a_missing_folder_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("VSSM_IMAGENET", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"data/imagenet/val' does not exist \(neither .*dataset.root.*VSSM_IMAGENET"):
+        ImageFolder(split="val")
+    monkeypatch.setenv("VSSM_IMAGENET", str(tmp_path / "elsewhere"))
+    with pytest.raises(
+        DataError, match=r"elsewhere/val' does not exist \(.*VSSM_IMAGENET is .*elsewhere.*dataset.root"
+    ):
+        ImageFolder(split="val")
+    with pytest.raises(DataError, match=r"here/val' does not exist \(.*dataset.root is 'here'.*VSSM_IMAGENET"):
+        ImageFolder("here", split="val")
+    (tmp_path / "here" / "val" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no images"):
+        ImageFolder("here", split="val")
+
+
+def test_the_environment_variable_is_used(image_folder, monkeypatch):
+    monkeypatch.setenv("VSSM_IMAGENET", str(image_folder))
+    assert len(ImageFolder(split="val")) == 11
+
+
+def test_an_unreadable_image_is_named_and_not_replaced(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "data")
+    broken = tmp_path / "data" / "val" / "class_0" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    data = ImageFolder(str(tmp_path / "data"), "val", dict(input_size=32))
+    with pytest.raises(DataError, match="class_0/0.png' cannot be read"):
+        data[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_open_image_refuses(tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(DataError, match="x.png' cannot be read"):
+        open_image(tmp_path / "x.png")
+    with pytest.raises(DataError, match="y.png' does not exist"):
+        open_image(tmp_path / "y.png")
+
+
+def test_open_image_refuses_bombs(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="x.png' cannot be read"):
+        open_image(tmp_path / "x.png")
+
+
+def test_find_images(image_folder, tmp_path):
+    assert len(find_images([image_folder / "val"])) == 11
+    assert find_images(["a.png", "b.txt"]) == ["a.png", "b.txt"]
+    with pytest.raises(DataError, match="holds no images"):
+        find_images([tmp_path])
+
+
+def test_unknown_transform_option(image_folder):
+    with pytest.raises(ConfigError, match="unknown option 'input_sise'.*'input_size'"):
+        ImageFolder(str(image_folder), "val", dict(input_sise=32))

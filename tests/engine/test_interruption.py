@@ -1,0 +1,117 @@
+"""Killed runs go on as if nothing had happened, and several processes train as one."""
+
+import json
+
+import pytest
+
+from .conftest import logged_losses
+
+# Kills its own process, as `kill -9` would, at a moment that the environment names.
+KILLER = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+real = os.replace
+def replace(source, target):
+    if os.path.basename(str(target)) == os.environ.get("KILL_BEFORE_FILE"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+os.replace = replace
+
+@HOOKS.register_module()
+class Killer(Hook):
+    def after_train_iter(self, runner, **kwargs):
+        if runner.iter + 1 == int(os.environ.get("KILL_AFTER_ITER", 0)):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+MORE = """
+custom_imports = dict(imports=["vssm.engine", "killer"])
+custom_hooks = [dict(type="EMAHook", momentum=0.1, strict_load=True), dict(type="Killer")]
+"""
+
+
+@pytest.fixture
+def noisy_config(make_config, tmp_path):
+    """Every kind of randomness at once: drop path, mixing, augmentation in two worker processes, shuffling."""
+    (tmp_path / "killer.py").write_text(KILLER)
+
+    def write():
+        return make_config(
+            model='dict(name="test_convnext", num_classes=3, drop_path_rate=0.3)',
+            classifier="mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0), label_smoothing=0.1",
+            more=MORE,
+            epochs=3,
+            workers=2,
+            train_transform='input_size=32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.5',
+        )
+
+    return write
+
+
+def test_killed_and_resumed_is_uninterrupted(noisy_config, run_tool, tmp_path):
+    whole = run_tool("train.py", noisy_config(), "--work-dir", tmp_path / "whole", path=[tmp_path])
+    assert whole.returncode == 0, whole.stderr
+    # Nine iterations in three epochs; the eighth is in the middle of the last.
+    killed = run_tool(
+        "train.py", noisy_config(), "--work-dir", tmp_path / "wd", path=[tmp_path], env={"KILL_AFTER_ITER": "8"}
+    )
+    assert killed.returncode == -9
+    # A newer checkpoint that another kind of crash left half-written.
+    good = (tmp_path / "wd" / "epoch_2.pth").read_bytes()
+    (tmp_path / "wd" / "epoch_3.pth").write_bytes(good[: len(good) // 2])
+    resumed = run_tool("train.py", noisy_config(), "--work-dir", tmp_path / "wd", "--resume", path=[tmp_path])
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Skipping it: Checkpoint" in resumed.stdout and "epoch_3.pth' is truncated" in resumed.stdout
+    assert "epoch_2.pth." in resumed.stdout
+    expected, found = logged_losses(tmp_path / "whole"), logged_losses(tmp_path / "wd")
+    assert sorted(found) == list(range(1, 10))
+    assert found == expected
+    assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+    assert len({round(loss, 6) for loss in expected.values()}) == 9, "the losses do not vary, nothing was compared"
+
+
+def test_killed_while_a_checkpoint_is_written(noisy_config, run_tool, tmp_path):
+    killed = run_tool(
+        "train.py",
+        noisy_config(),
+        "--work-dir",
+        tmp_path / "wd",
+        path=[tmp_path],
+        env={"KILL_BEFORE_FILE": "epoch_2.pth"},
+    )
+    assert killed.returncode == -9
+    names = {path.name for path in (tmp_path / "wd").iterdir()}
+    assert ".epoch_2.pth.part" in names and "epoch_1.pth" in names and "epoch_2.pth" not in names
+    resumed = run_tool("train.py", noisy_config(), "--work-dir", tmp_path / "wd", "--resume", path=[tmp_path])
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch_1.pth." in resumed.stdout
+    assert sorted(logged_losses(tmp_path / "wd")) == list(range(1, 10))
+    assert not list((tmp_path / "wd").glob(".*.part")), "the leftover was not replaced"
+
+
+def test_two_processes_train_and_test_as_one(make_config, run_tool, tmp_path):
+    losses, metrics = {}, {}
+    for processes in (1, 2):
+        work_dir = tmp_path / f"wd{processes}"
+        # No randomness but the order of the samples; 11 held-out images do not divide by 2.
+        config = make_config(
+            model='dict(name="vmamba_pico", num_classes=3, drop_path_rate=0.0)', epochs=2, batch_size=8 // processes
+        )
+        launcher = ["--launcher", "pytorch"] if processes > 1 else []
+        done = run_tool("train.py", config, "--work-dir", work_dir, *launcher, processes=processes)
+        assert done.returncode == 0, done.stderr
+        last = [line for line in done.stdout.splitlines() if line.startswith("held-out top-")]
+        assert len(last) == 2, "each process spoke"
+        losses[processes], metrics[processes] = logged_losses(work_dir), last
+    assert len(losses[1]) == 6
+    assert losses[2] == pytest.approx(losses[1], rel=2e-4)
+    assert metrics[2] == metrics[1]
+
+    words = [config, tmp_path / "wd1" / "epoch_2.pth", "--work-dir", tmp_path / "test", "--launcher", "pytorch"]
+    tested = run_tool("test.py", *words, "--out", tmp_path / "metrics.json", processes=2)
+    assert tested.returncode == 0, tested.stderr
+    top1 = json.loads((tmp_path / "metrics.json").read_text())["accuracy/top1"]
+    assert f"held-out top-1: {top1:.2f} %" == metrics[1][-1]
+    # Eleven images, each counted once: the share has the denominator 11.
+    assert top1 * 11 / 100 == pytest.approx(round(top1 * 11 / 100))

@@ -1,0 +1,162 @@
+"""Classifier, metric, parameter groups, and the config reader."""
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from timm.utils import accuracy
+from torch import nn
+
+from vssm._errors import MissingExtraError
+from vssm._optional import require
+from vssm.engine import Accuracy, ConfigError, TimmClassifier, create_model, load_config
+from vssm.engine.classifier import ModelError
+from vssm.engine.run import parse_options
+
+TINY = dict(name="test_convnext", num_classes=4)
+
+
+def test_the_loss_follows_the_options():
+    torch.manual_seed(0)
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    plain = TimmClassifier(TINY).eval()
+    logits = plain(images)
+    assert logits.shape == (4, 4)
+    torch.testing.assert_close(plain(images, labels, "loss")["loss"], nn.functional.cross_entropy(logits, labels))
+    smooth = TimmClassifier(TINY, label_smoothing=0.1).eval()
+    smooth.load_state_dict(plain.state_dict())
+    expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(smooth(images, labels, "loss")["loss"], expected)
+    mixed = TimmClassifier(TINY, mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0), label_smoothing=0.1)
+    before = images.clone()
+    assert mixed(images, labels, "loss")["loss"].isfinite()
+    assert torch.equal(before, images), "mixing changed the caller's batch"
+    with pytest.raises(ValueError, match="holds 3: set an even batch_size"):
+        mixed(images[:3], labels[:3], "loss")
+
+
+def test_predictions():
+    model = TimmClassifier(TINY).eval()
+    answers = model(torch.randn(2, 3, 32, 32), torch.tensor([1, 2]), "predict")
+    assert [int(a["label"]) for a in answers] == [1, 2]
+    torch.testing.assert_close(answers[0]["scores"].sum(), torch.tensor(1.0))
+    assert "label" not in model(torch.randn(2, 3, 32, 32), mode="predict")[0]
+    with pytest.raises(ValueError, match="not 'guess'"):
+        model(torch.randn(2, 3, 32, 32), mode="guess")
+    with pytest.raises(ValueError, match="needs labels"):
+        model(torch.randn(2, 3, 32, 32), mode="loss")
+
+
+def test_unknown_models_and_options_are_one_sentence():
+    with pytest.raises(ModelError, match=r"no model 'vmamba_pica' \(did you mean 'vmamba_pico'"):
+        create_model("vmamba_pica")
+    with pytest.raises(ModelError, match="'vmamba_pico' does not take .*colour"):
+        create_model("vmamba_pico", colour="red")
+    with pytest.raises(ModelError, match="lacks 'name'"):
+        TimmClassifier({})
+    with pytest.raises(ConfigError, match="model.mixup has the unknown option 'mixup'.*'mixup_alpha'"):
+        TimmClassifier(TINY, mixup=dict(mixup=0.8))
+
+
+def metric_of(scores, labels, **options):
+    metric = Accuracy(**options)
+    metric.process(None, [{"scores": s, "label": label} for s, label in zip(scores, labels, strict=True)])
+    return metric.evaluate(len(labels))
+
+
+def test_accuracy_is_timms():
+    torch.manual_seed(0)
+    scores, labels = torch.randn(50, 10), torch.randint(10, (50,))
+    top1, top5 = accuracy(scores, labels, topk=(1, 5))
+    result = metric_of(scores, labels)
+    assert result == {"accuracy/top1": pytest.approx(top1.item()), "accuracy/top5": pytest.approx(top5.item())}
+
+
+def test_ties_and_nan_do_not_count_as_right():
+    labels = torch.tensor([0, 1])
+    assert metric_of(torch.zeros(2, 10), labels)["accuracy/top1"] == 0
+    assert metric_of(torch.full((2, 10), torch.nan), labels)["accuracy/top5"] == 0
+
+
+def test_images_the_sampler_repeated_are_cut_off():
+    metric = Accuracy(topk=(1,))
+    scores = torch.eye(3)
+    labels = torch.tensor([0, 1, 0])
+    metric.process(None, [{"scores": s, "label": label} for s, label in zip(scores, labels, strict=True)])
+    assert metric.evaluate(2) == {"accuracy/top1": 100.0}
+
+
+def groups(paramwise_cfg, model="vmamba_pico"):
+    classifier = TimmClassifier(dict(name=model, num_classes=10))
+    wrapper = build_optim_wrapper(
+        classifier,
+        dict(
+            type="OptimWrapper",
+            constructor="TimmOptimWrapperConstructor",
+            optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+            paramwise_cfg=paramwise_cfg,
+        ),
+    )
+    names = {id(parameter): name for name, parameter in classifier.model.named_parameters()}
+    found = {}
+    for group in wrapper.optimizer.param_groups:
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = (group["weight_decay"], group["lr"], parameter.ndim)
+    assert len(found) == len(names), "a parameter was lost"
+    return found
+
+
+def test_weight_decay_usual_and_official():
+    usual, official = groups(None), groups(dict(model_no_weight_decay=False))
+    for name, (decay, _, ndim) in official.items():
+        assert (decay == 0) == (ndim <= 1 or name.endswith(".bias")), name
+    freed = {name.rsplit(".", 1)[-1] for name in usual if usual[name][0] == 0 and official[name][0] != 0}
+    # Table of the official behaviour: A and the dt bias are decayed there (two-dimensional, not called .bias).
+    assert freed == {"A_logs", "dt_projs_bias"}
+    assert all(usual[name][0] == 0 for name in official if official[name][0] == 0)
+
+
+def test_weight_decay_of_d_in_the_ssd_form():
+    official = groups(dict(model_no_weight_decay=False), "vmamba_tiny_m2")
+    usual = groups(None, "vmamba_tiny_m2")
+    skips = [name for name in official if name.endswith("Ds")]
+    assert skips and all(official[name][0] == 0.05 and usual[name][0] == 0 for name in skips)
+
+
+def test_layer_decay():
+    found = groups(dict(layer_decay=0.75))
+    rates = {rate for _, rate, _ in found.values()}
+    assert max(rates) == pytest.approx(1e-3) and len(rates) > 3
+    head = [rate for name, (_, rate, _) in found.items() if name.startswith("head.fc")]
+    stem = [rate for name, (_, rate, _) in found.items() if name.startswith("stem")]
+    assert max(stem) < min(head) == pytest.approx(1e-3)
+    with pytest.raises(ConfigError, match="unknown option 'layer_decai'.*'layer_decay'"):
+        groups(dict(layer_decai=0.75))
+
+
+def test_config_mistakes(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.py' does not exist"):
+        load_config("nowhere.py")
+    (tmp_path / "bad.py").write_text("model = dict(\n")
+    with pytest.raises(ConfigError, match="bad.py' does not parse: .* line 1"):
+        load_config(str(tmp_path / "bad.py"))
+    (tmp_path / "orphan.py").write_text('_base_ = ["absent.py"]\n')
+    with pytest.raises(ConfigError, match="orphan.py.*absent.py"):
+        load_config(str(tmp_path / "orphan.py"))
+    (tmp_path / "good.py").write_text("train_cfg = dict(max_epochs=3)\n")
+    assert load_config(str(tmp_path / "good.py"), {"train_cfg.max_epochs": 5}).train_cfg.max_epochs == 5
+    with pytest.raises(ConfigError, match="'trian_cfg.max_epochs'.*'train_cfg'"):
+        load_config(str(tmp_path / "good.py"), {"trian_cfg.max_epochs": 5})
+
+
+def test_options_are_parsed_as_mmengine_does():
+    words = ["a=1", "b=0.5", "c=[1,2]", "d=True", "e=None", "f=text", "g=(1,(2,3))"]
+    expected = dict(a=1, b=0.5, c=[1, 2], d=True, e=None, f="text", g=(1, (2, 3)))
+    assert parse_options(words) == expected
+    for word in ("novalue", "=3", "x=[1,(2]"):
+        with pytest.raises(ConfigError, match="--cfg-options"):
+            parse_options([word])
+
+
+def test_a_missing_extra_is_named():
+    with pytest.raises(MissingExtraError, match=r"^nowhere needs the \[train\] extra: pip install 'vssm\[train\]'$"):
+        require("nowhere.module", "train")

@@ -1,0 +1,209 @@
+"""The three tools from end to end, and what they say when something is wrong."""
+
+import csv
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+from vssm._cli import run
+
+from .conftest import REPO, logged_losses
+
+sys.path.insert(0, str(REPO / "tools"))
+import predict as predict_tool  # noqa: E402
+import test as test_tool  # noqa: E402
+import train as train_tool  # noqa: E402
+
+# pytest collects names that start with "test" from modules it imports.
+test_tool.main.__test__ = False
+
+
+def call(tool, *words):
+    """Run a tool in this process; returns its exit code."""
+    return run(tool.main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, image_folder):
+    """A finished run of two epochs with everything switched on: (config, work dir)."""
+    from .conftest import BASE, RUN
+
+    folder = tmp_path_factory.mktemp("run")
+    config = folder / "trained.py"
+    config.write_text(
+        RUN.format(
+            base=BASE,
+            model='dict(name="vmamba_pico", num_classes=3, drop_path_rate=0.1)',
+            classifier="mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0), label_smoothing=0.1",
+            more='custom_hooks = [dict(type="EMAHook", momentum=0.1, strict_load=True)]',
+            epochs=2,
+            batch_size=8,
+            workers=0,
+            train_transform='input_size=32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25',
+            root=image_folder,
+        )
+    )
+    assert call(train_tool, config, "--work-dir", folder / "wd") == 0
+    return config, folder / "wd"
+
+
+def test_training_leaves_its_files(trained):
+    config, work_dir = trained
+    names = {path.name for path in work_dir.iterdir()}
+    assert {"epoch_1.pth", "epoch_2.pth", "last_checkpoint", "trained.py"} <= names
+    assert any(name.startswith("best_accuracy_top1") for name in names)
+    assert not any(name.endswith(".part") for name in names)
+    losses = logged_losses(work_dir)
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    # Ours hold tensors and plain data only: no allow-list is needed to read them.
+    checkpoint = torch.load(work_dir / "epoch_2.pth", weights_only=True)
+    assert checkpoint["meta"]["dataset_meta"]["classes"] == ("class_0", "class_1", "class_2")
+    assert "ema_state_dict" in checkpoint and "optimizer" in checkpoint and "param_schedulers" in checkpoint
+
+
+def test_the_last_line_is_top1(make_config, tmp_path, capsys):
+    assert call(train_tool, make_config(), "--work-dir", tmp_path / "wd") == 0
+    out, err = capsys.readouterr()
+    lines = out.strip().splitlines()
+    assert lines[-1].startswith("held-out top-1: ") and lines[-1].endswith(" %")
+    progress = [line for line in lines if "Epoch(train)" in line]
+    assert len(progress) == 3 and all(word in progress[0] for word in ("lr:", "eta:", "loss:", "[1][1/3]"))
+    # Environment, config and hook tables are in the log file, not on the console.
+    assert "System environment" not in out and len(lines) < 20
+    assert "System environment" in next((tmp_path / "wd").glob("*/*.log")).read_text()
+
+
+def test_testing_gives_the_metrics_of_training(trained, tmp_path, capsys):
+    config, work_dir = trained
+    assert call(test_tool, config, work_dir / "epoch_2.pth", "--work-dir", tmp_path, "--out", tmp_path / "m.json") == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert capsys.readouterr().out.strip().splitlines()[-1] == f"held-out top-1: {metrics['accuracy/top1']:.2f} %"
+    records = [json.loads(line) for line in next(work_dir.glob("*/vis_data/scalars.json")).read_text().splitlines()]
+    validated = [record["accuracy/top1"] for record in records if "accuracy/top1" in record]
+    # Validation ran with the averaged weights; the checkpoint's state_dict is the average.
+    assert metrics["accuracy/top1"] == pytest.approx(validated[-1])
+
+
+def test_a_finished_run_can_be_resumed(trained, tmp_path, capsys):
+    config, work_dir = trained
+    shutil.copytree(work_dir, tmp_path / "wd")
+    again = tmp_path / "again.py"
+    shutil.copy(config, again)
+    assert call(train_tool, again, "--work-dir", tmp_path / "wd", "--resume") == 0
+    out = capsys.readouterr().out
+    assert "Resuming from" in out and "epoch_2.pth" in out
+    assert "held-out top-1: " in out.strip().splitlines()[-1]
+
+
+def test_resume_with_nothing_there_starts_anew(make_config, tmp_path, capsys):
+    assert call(train_tool, make_config(), "--work-dir", tmp_path / "wd", "--resume") == 0
+    assert "No readable checkpoint in" in capsys.readouterr().out
+
+
+def test_amp_and_options(make_config, tmp_path):
+    options = ["--cfg-options", "optim_wrapper.optimizer.lr=0.002", "train_dataloader.batch_size=12"]
+    config = make_config(model='dict(name="vmamba_pico", num_classes=3)')
+    assert call(train_tool, config, "--work-dir", tmp_path / "wd", "--amp", *options) == 0
+    losses = logged_losses(tmp_path / "wd")
+    assert len(losses) == 2 and all(0 < loss < 5 for loss in losses.values())
+    dumped = (tmp_path / "wd" / config.name).read_text()
+    assert "AutoAmpOptimWrapper" in dumped and "lr=0.002" in dumped
+
+
+def test_predicting_from_a_run(trained, image_folder, tmp_path, capsys):
+    config, work_dir = trained
+    folder = tmp_path / "mixed"
+    shutil.copytree(image_folder / "val" / "class_1", folder)
+    (folder / "zzz.png").write_bytes(b"no image")
+    words = [config, work_dir / "epoch_2.pth", folder, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
+    assert call(predict_tool, *words) == 1
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "zzz.png' cannot be read" in err and "Traceback" not in err
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert len(answers) == 5 and answers[-1]["error"]
+    for answer in answers[:-1]:
+        assert sorted(answer["classes"]) == ["class_0", "class_1", "class_2"]
+        assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert answer["probabilities"] == sorted(answer["probabilities"], reverse=True)
+        assert answer["image"] in out
+    with open(tmp_path / "a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 3 + 1 and rows[0]["class"] == answers[0]["classes"][0]
+
+
+def test_predicting_by_name(image_folder, capsys):
+    image = image_folder / "val" / "class_0" / "0.png"
+    assert call(predict_tool, "--model", "test_convnext", image, "--topk", 3) == 0
+    out, err = capsys.readouterr()
+    assert len(out.strip().splitlines()) == 4
+    assert "random weights" in err
+    words = out.splitlines()[1].split("%")[1]
+    assert not words.strip().isdigit(), "ImageNet's class names are missing"
+
+
+def sentence(capsys, tool, *words):
+    """The one sentence that a tool says about a mistake."""
+    assert call(tool, *words) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def test_mistakes_are_one_sentence(trained, make_config, image_folder, tmp_path, capsys):
+    config, work_dir = trained
+    here = ["--work-dir", tmp_path / "wd"]
+    assert "nowhere.py' does not exist" in sentence(capsys, train_tool, "nowhere.py")
+    assert "did you mean 'model'" in sentence(capsys, train_tool, config, *here, "--cfg-options", "modle.name=x")
+    unknown = make_config(model='dict(name="vmamba_pica", num_classes=3)')
+    assert "no model 'vmamba_pica' (did you mean 'vmamba_pico'" in sentence(capsys, train_tool, unknown, *here)
+    option = make_config(model='dict(name="vmamba_pico", colour=3)')
+    assert "colour" in sentence(capsys, train_tool, option, *here)
+    absent = make_config(root=tmp_path / "absent")
+    assert "absent/train' does not exist" in sentence(capsys, train_tool, absent, *here)
+    typo = make_config(classifier="label_smothing=0.1")
+    assert "label_smothing" in sentence(capsys, train_tool, typo, *here)
+    kind = make_config(more='val_evaluator = dict(type="Acuracy")')
+    assert "Acuracy is not in the mmengine::metric registry" in sentence(capsys, train_tool, kind, *here)
+    lasting = make_config(workers=1, more="train_dataloader.update(persistent_workers=True)")
+    assert "persistent_workers must be False" in sentence(capsys, train_tool, lasting, *here)
+    assert "needs the environment variables RANK" in sentence(
+        capsys, train_tool, config, *here, "--launcher", "pytorch"
+    )
+    assert "does not exist" in sentence(capsys, test_tool, config, tmp_path / "no.pth", *here)
+    assert "does not exist" in sentence(capsys, train_tool, make_config(), *here, "--resume", tmp_path / "no.pth")
+
+
+def test_foreign_checkpoints_are_one_sentence(trained, make_config, image_folder, tmp_path, capsys):
+    config, work_dir = trained
+    here = ["--work-dir", tmp_path / "wd"]
+    image = image_folder / "val" / "class_0" / "0.png"
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"state_dict": {"layer.weight": torch.ones(1)}}, foreign)
+    for tool, words in ((test_tool, [config, foreign, *here]), (predict_tool, [config, foreign, image])):
+        said = sentence(capsys, tool, *words)
+        assert "foreign.pth' does not fit the model" in said
+        assert "missing keys (model." in said and "1 unexpected keys (layer.weight)" in said
+    short = tmp_path / "short.pth"
+    short.write_bytes((work_dir / "epoch_2.pth").read_bytes()[:-1000])
+    assert "short.pth' is truncated" in sentence(capsys, test_tool, config, short, *here)
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": torch.load(work_dir / "epoch_2.pth", weights_only=True)["state_dict"]}, weights)
+    again = tmp_path / "another.py"
+    shutil.copy(config, again)
+    said = sentence(capsys, train_tool, again, *here, "--resume", weights)
+    assert "weights.pth' cannot be resumed from, it lacks meta, optimizer, message_hub" in said
+
+
+def test_in_a_process_of_its_own(run_tool, tmp_path):
+    done = run_tool("train.py", tmp_path / "nowhere.py")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("train.py: error: Config ") and done.stderr.count("\n") == 1
+    # A name that comes first on the path and fails to import stands for a package that is not installed.
+    (tmp_path / "mmengine").mkdir()
+    (tmp_path / "mmengine" / "__init__.py").write_text("raise ModuleNotFoundError('none', name='mmengine')")
+    done = run_tool("train.py", "a.py", path=[tmp_path])
+    assert done.returncode == 2
+    assert done.stderr == "train.py: error: mmengine needs the [train] extra: pip install 'vssm[train]'\n"
