@@ -551,9 +551,7 @@ def _register_flops() -> None:
 
     def scan(u, delta, A, B, C, D, z, *rest, out_shape=None, **kwargs) -> int:
         batch, channels, length = u
-        return selective_scan_flops(
-            batch, length, channels, A[1], with_D=D is not None, with_z=z is not None
-        )
+        return selective_scan_flops(batch, length, channels, A[1], with_D=D is not None, with_z=z is not None)
 
     def scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, *rest, out_shape=None, **kwargs) -> int:
         lengths = sequence_lengths(routes, u[1], u[2])

@@ -46,7 +46,8 @@ def encode_routes(routes: Routes) -> list[int]:
     if isinstance(routes, Route) or not isinstance(routes, Sequence) or len(routes) == 0:
         raise ValueError(f"routes must be a non-empty sequence of Route, got {routes!r}")
     for index, entry in enumerate(routes):
-        for route in (entry,) if isinstance(entry, Route) else entry:
+        joined = (entry,) if isinstance(entry, Route) or not isinstance(entry, Sequence) else entry
+        for route in joined:
             if not isinstance(route, Route):
                 raise TypeError(f"routes must hold Route or sequences of Route, got {type(route).__name__}")
             if min(route.stride) < 1 or min(route.offset) < 0:

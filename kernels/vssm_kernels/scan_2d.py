@@ -171,9 +171,7 @@ def scan_2d_bwd(
         return None if x is None else torch.zeros(x.shape, dtype=dtype, device=x.device)
 
     # u as (Bt, [K,] D, H, W); the rest as (Bt, K, C, H, W): channels first, as the walks yield them
-    grad_u, grad_dt, grad_B, grad_C = (
-        None if x is None else zeros(x.movedim((1, 2), (-2, -1))) for x in (u, dt, B, C)
-    )
+    grad_u, grad_dt, grad_B, grad_C = (None if x is None else zeros(x.movedim((1, 2), (-2, -1))) for x in (u, dt, B, C))
     grad_A, grad_D, grad_bias, grad_weight = (zeros(p) for p in (A, D, delta_bias, dt_weight))
     for walk in _walks(code, height, width):
         count = len(walk.indices)

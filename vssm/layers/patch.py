@@ -8,11 +8,6 @@ from torch import Tensor
 __all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem"]
 
 
-def channels_last_conv(x: Tensor, conv: nn.Module) -> Tensor:
-    """A convolution between channels-last maps: (B, H, W, C) to (B, H', W', C')."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
 class PatchStem(nn.Module):
     """4 x 4 patches without overlap, then LayerNorm: (B, in_chans, H, W) to (B, H // 4, W // 4, dim)."""
 
@@ -40,7 +35,7 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
-        return self.norm2(channels_last_conv(x, self.conv2))
+        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class PatchMerging(nn.Module):
@@ -71,4 +66,4 @@ class ConvDownsample(nn.Module):
         self.norm = nn.LayerNorm(dim_out, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(channels_last_conv(x, self.conv))
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))

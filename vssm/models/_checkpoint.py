@@ -1,6 +1,7 @@
 """Reading official checkpoints safely, and fitting their keys to ours."""
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ _WEIGHT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _PREFIXES = ("module.",)
 
 
-class _Inert(dict):
+class _Inert:
     """Stands in for a class that a checkpoint mentions (a yacs node, a numpy scalar): takes anything, does nothing."""
 
+    def __new__(cls, *args, **kwargs):
+        # Nodes of a configuration are dicts, made without arguments and filled item by item, which PyTorch's restricted
+        # unpickler does for plain dicts alone.
+        return super().__new__(cls) if args else OrderedDict()
+
     def __init__(self, *args, **kwargs):
-        super().__init__()
+        pass
 
     def __setstate__(self, state):
         pass
@@ -27,6 +33,15 @@ class _Inert(dict):
 
 def _stand_in(name: str) -> type:
     return type("Inert_" + name.replace(".", "_"), (_Inert,), {})
+
+
+def _reason(error: Exception) -> str:
+    """The telling line of an unpickling error, which begins with advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for i, line in enumerate(lines):
+        if "WeightsUnpickler error" in line:
+            return " ".join([line.split("WeightsUnpickler error:")[-1].strip(), *lines[i + 1 : i + 2]]).strip()
+    return lines[0] if lines else type(error).__name__
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -60,9 +75,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in unknown]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, AttributeError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"cannot read {path}: truncated or not a PyTorch checkpoint ({reason})") from None
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        OSError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(f"cannot read {path}: truncated or not a PyTorch checkpoint ({_reason(error)})") from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"cannot read {path}: it holds a {type(checkpoint).__name__}, not a state dict")
     return checkpoint

@@ -151,7 +151,9 @@ class VMamba(nn.Module):
         dims = [embed_dim * 2**i for i in range(len(depths))]
         stages = []
         for i, (dim, depth) in enumerate(zip(dims, depths)):
-            downsample = nn.Identity() if i == 0 else (ConvDownsample if conv_embed else PatchMerging)(dims[i - 1], dim, **dd)
+            downsample = (
+                nn.Identity() if i == 0 else (ConvDownsample if conv_embed else PatchMerging)(dims[i - 1], dim, **dd)
+            )
             blocks = [
                 VMambaBlock(
                     dim,
@@ -226,6 +228,8 @@ class VMamba(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
+        like = next(self.parameters())
+        self.head.to(device=like.device, dtype=like.dtype)
 
     def forward_intermediates(
         self,
@@ -372,10 +376,12 @@ _RELEASE = "https://github.com/MzeroMiko/VMamba/releases/download/"
 
 default_cfgs = generate_default_cfgs(
     {
-        "vmamba_tiny_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth") | {"first_conv": "stem.conv"},
+        "vmamba_tiny_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth")
+        | {"first_conv": "stem.conv"},
         "vmamba_small_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmsmall_dp03_ckpt_epoch_238.pth")
         | {"first_conv": "stem.conv"},
-        "vmamba_base_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth") | {"first_conv": "stem.conv"},
+        "vmamba_base_v0.in1k": _cfg(_RELEASE + "%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth")
+        | {"first_conv": "stem.conv"},
         "vmamba_tiny_s2l5.in1k": _cfg(_RELEASE + "%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth"),
         "vmamba_small_s2l15.in1k": _cfg(_RELEASE + "%23v2cls/vssm_small_0229_ckpt_epoch_222.pth"),
         "vmamba_base_s2l15.in1k": _cfg(_RELEASE + "%23v2cls/vssm_base_0229_ckpt_epoch_237.pth"),
@@ -396,7 +402,9 @@ def _create_vmamba(variant: str, pretrained: bool = False, **kwargs) -> VMamba:
 
 def _vanilla(**kwargs) -> dict:
     """Arguments of the first VMamba: Mamba's block as it is, patches, no MLP."""
-    args = dict(d_state=16, ssm_ratio=2.0, conv_bias=True, mlp_ratio=0.0, gate=True, scan_float32=True, conv_embed=False)
+    args = dict(
+        d_state=16, ssm_ratio=2.0, conv_bias=True, mlp_ratio=0.0, gate=True, scan_float32=True, conv_embed=False
+    )
     return {**args, **kwargs}
 
 

@@ -4,6 +4,7 @@ Letters: B batch, H x W map, C width of the block, D inner width, K routes, N st
 """
 
 import math
+from typing import List, Tuple
 
 import torch
 import torch.nn as nn
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
-from ..layers.patch import channels_last_conv
 from .routes import CROSS, encode_routes, route_indices
 
 __all__ = ["SS2D", "SSD2D", "CascadeSS2D"]
@@ -74,7 +74,7 @@ class SS2D(nn.Module):
         self.gate = gate
         self.scan_float32 = scan_float32
         self.num_routes = len(routes)
-        self.route_code: list[int] = encode_routes(routes)
+        self.route_code: List[int] = encode_routes(routes)
         inner, count = self.d_inner, self.num_routes
 
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False, **dd)
@@ -106,24 +106,21 @@ class SS2D(nn.Module):
         self.A_logs.copy_(states.log().expand_as(self.A_logs))
         self.Ds.fill_(1)
 
-    def _scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: int, code: list[int]) -> Tensor:
+    def _scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: int, code: List[int]) -> Tensor:
         """Scan (B, H, W, [K,] D) with the parameters of the K sequences in `code`, starting at sequence `first`."""
         count = len(code) // 7
-        rows = slice(first * self.d_inner, (first + count) * self.d_inner)
-        A = -torch.exp(at_least_float32(self.A_logs[rows])).unflatten(0, (count, self.d_inner))
-        D = self.Ds[rows].unflatten(0, (count, self.d_inner))
-        bias = self.dt_projs_bias[first : first + count]
-        weight = self.dt_projs_weight[first : first + count]
+        end = first + count
+        A = -torch.exp(at_least_float32(self.A_logs)).unflatten(0, (-1, self.d_inner))[first:end]
+        D = self.Ds.unflatten(0, (-1, self.d_inner))[first:end]
+        bias, weight = self.dt_projs_bias[first:end], self.dt_projs_weight[first:end]
         if self.scan_float32:
             u, dt, B, C = at_least_float32(u), at_least_float32(dt), at_least_float32(B), at_least_float32(C)
         # The op itself rather than vssm_kernels.selective_scan_2d: TorchScript and FX see one node.
         # Half in, float out: the sum over routes leaves the half range before out_norm brings it back.
         out_dtype = self.out_norm.weight.dtype
-        return torch.ops.vssm.selective_scan_2d(
-            u, dt, A, B, C, D, bias, weight, code, True, True, out_dtype, "auto"
-        )
+        return torch.ops.vssm.selective_scan_2d(u, dt, A, B, C, D, bias, weight, code, True, True, out_dtype, "auto")
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """(B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -140,7 +137,7 @@ class SS2D(nn.Module):
         z = x
         if self.gate:
             x, z = x.chunk(2, dim=-1)
-        x = self.act(channels_last_conv(x, self.conv))
+        x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         y = self.out_norm(self.mix(x)).to(x.dtype)
         if self.gate:
             y = y * self.act(z)
@@ -206,7 +203,7 @@ class SSD2D(nn.Module):
         self.head_dim = self.d_inner // self.num_heads
         self.chunk_size = chunk_size
         self.num_routes = len(routes)
-        self.route_code: list[int] = encode_routes(routes)
+        self.route_code: List[int] = encode_routes(routes)
         inner, count, heads = self.d_inner, self.num_routes, self.num_heads
 
         self.in_proj = nn.Linear(dim, inner, bias=False, **dd)
@@ -244,7 +241,16 @@ class SSD2D(nn.Module):
         u = x.flatten(1, 2)[:, order.t()].unflatten(-1, (self.num_heads, self.head_dim)).flatten(2, 3)
         A = -torch.exp(at_least_float32(self.A_logs)).flatten()
         y = torch.ops.vssm.ssd(
-            u, dt.flatten(2), A, B, C, self.Ds.flatten(0, 1), self.dt_projs_bias.flatten(), True, self.chunk_size, "auto"
+            u,
+            dt.flatten(2),
+            A,
+            B,
+            C,
+            self.Ds.flatten(0, 1),
+            self.dt_projs_bias.flatten(),
+            True,
+            self.chunk_size,
+            "auto",
         )
         y = y.unflatten(2, (self.num_routes, self.num_heads)).flatten(3)  # (B, L, K, D)
         y = y[:, order.argsort(dim=1).t(), routes].sum(2)
@@ -252,6 +258,6 @@ class SSD2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
-        x = self.act(channels_last_conv(self.in_proj(x), self.conv))
+        x = self.act(self.conv(self.in_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         y = self.out_norm(self.mix(x)).to(x.dtype)
         return self.out_proj(y)

@@ -1,0 +1,567 @@
+"""The public ops, on every backend that runs here (the Triton kernels have a file of their own: interpreted, they are slow)."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests import parity
+from vssm_kernels import (
+    Route,
+    available_backends,
+    encode_routes,
+    reference,
+    selective_scan,
+    selective_scan_2d,
+    selective_scan_flops,
+    ssd,
+)
+
+BACKENDS = [b for b in available_backends("cpu") if b != "triton"]
+LENGTHS = (1, 2, 7, 49, 63, 196, 500, 1025)
+CROSS = (Route(), Route(transpose=True), Route(reverse=True), Route(transpose=True, reverse=True))
+ATROUS = tuple(Route(stride=(2, 2), offset=(i, j), transpose=bool(i)) for i in (0, 1) for j in (0, 1))
+JOINED = (Route(), (Route(reverse=True), Route(transpose=True), Route(transpose=True, reverse=True)))
+UNEVEN = (Route(), Route(stride=(2, 1), offset=(1, 0)))
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
+
+def scan_inputs(
+    length=49, states=2, groups=2, channels=8, batch=2, seed=0, delta_scale=1.0, absent=(), dtype=torch.float64
+):
+    g = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+    inputs = dict(
+        u=randn(batch, channels, length),
+        delta=delta_scale * randn(batch, channels, length),
+        A=-4
+        * torch.rand(channels, states, generator=g, dtype=torch.float64).to(torch.promote_types(dtype, torch.float32)),
+        B=randn(batch, groups, states, length),
+        C=randn(batch, groups, states, length),
+        D=randn(channels),
+        z=randn(batch, channels, length),
+        delta_bias=randn(channels),
+    )
+    return {k: None if k in absent else v for k, v in inputs.items()}
+
+
+def exact_scan(inputs, softplus=True):
+    """Output and last state by the reference in float64, differentiable."""
+    x = {k: None if v is None else v.double() for k, v in inputs.items()}
+    z = x.pop("z")
+    y, last = reference.selective_scan_fwd(**x, delta_softplus=softplus)
+    return (y if z is None else y * torch.nn.functional.silu(z)), last
+
+
+def leaves(inputs):
+    return {k: None if v is None else v.detach().clone().requires_grad_() for k, v in inputs.items()}
+
+
+def relative(got, want):
+    return ((got.double() - want.double()).abs().max() / want.double().abs().max().clamp(min=1e-6)).item()
+
+
+def check_scan(inputs, backend, softplus=True, tolerance=2e-5, grad_tolerance=5e-5, out_dtype=None, with_last=True):
+    """Values and every gradient of the op against float64 autograd through the reference."""
+    exact_in = leaves({k: None if v is None else v.double() for k, v in inputs.items()})
+    want, want_last = exact_scan(exact_in, softplus)
+    ours = leaves(inputs)
+    got, last = selective_scan(
+        **ours, delta_softplus=softplus, return_last_state=True, out_dtype=out_dtype, backend=backend
+    )
+    assert got.dtype == (out_dtype or inputs["u"].dtype) and last.dtype == torch.promote_types(
+        inputs["u"].dtype, torch.float32
+    )
+    assert relative(got, want) < tolerance, "y"
+    assert relative(last, want_last) < tolerance, "last state"
+    g = torch.Generator().manual_seed(9)
+    wy = torch.randn(want.shape, generator=g, dtype=torch.float64)
+    wl = torch.randn(want_last.shape, generator=g, dtype=torch.float64) * float(with_last)
+    ((want * wy).sum() + (want_last * wl).sum()).backward()
+    loss = (got.double() * wy).sum()
+    (loss + (last.double() * wl).sum() if with_last else loss).backward()
+    for name in NAMES:
+        if inputs[name] is not None:
+            assert ours[name].grad.dtype == inputs[name].dtype, name
+            assert relative(ours[name].grad, exact_in[name].grad) < grad_tolerance, f"gradient of {name}"
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def nan_memory(monkeypatch):
+    """Uninitialised memory is NaN: whatever a kernel forgets to write shows."""
+    empty, empty_like, new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
+
+    def poison(t):
+        return t.fill_(float("nan")) if t.is_floating_point() and t.device.type == "cpu" else t
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
+
+
+@pytest.mark.parametrize(("length", "states", "groups"), itertools.product(LENGTHS, (1, 2, 16), (1, 4)))
+def test_scan(backend, length, states, groups, nan_memory):
+    if backend == "reference" and length > 200:
+        pytest.skip("the loop is the truth here, and slow; its long backward is covered at 196")
+    check_scan(scan_inputs(length, states, groups, dtype=torch.float32), backend)
+
+
+@pytest.mark.parametrize(
+    "absent", [(), ("D",), ("z",), ("delta_bias",), ("D", "z", "delta_bias")], ids=lambda a: "no-" + "-".join(a)
+)
+@pytest.mark.parametrize("softplus", [True, False])
+@pytest.mark.parametrize("with_last", [True, False])
+def test_scan_options(backend, absent, softplus, with_last):
+    inputs = scan_inputs(30, 2, 2, absent=absent, dtype=torch.float32)
+    if not softplus:
+        inputs["delta"] = inputs["delta"].abs()
+    if not softplus and inputs["delta_bias"] is not None:
+        inputs["delta_bias"] = inputs["delta_bias"].abs()
+    check_scan(inputs, backend, softplus, with_last=with_last)
+
+
+@pytest.mark.parametrize("backend64", ["torch", "reference"])
+def test_scan_float64_gradients_by_differences(backend64):
+    inputs = [v.requires_grad_() for v in scan_inputs(9, 3, 2, channels=4).values()]
+
+    def f(*tensors):
+        return selective_scan(*tensors, delta_softplus=True, return_last_state=True, backend=backend64)
+
+    assert torch.autograd.gradcheck(f, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("float_out", [True, False])
+def test_scan_half(backend, dtype, float_out):
+    eps = torch.finfo(dtype).eps
+    inputs = scan_inputs(100, 2, 2, dtype=dtype)
+    out_dtype = torch.float32 if float_out else None
+    check_scan(inputs, backend, tolerance=2e-5 if float_out else 2 * eps, grad_tolerance=4 * eps, out_dtype=out_dtype)
+
+
+def test_half_in_float_out_does_not_overflow(backend):
+    x = torch.full((1, 1, 2000), 60.0, dtype=torch.float16)
+    ones = torch.ones(1, 1, 1, 2000, dtype=torch.float16)
+    args = (x, x.clone(), torch.full((1, 1), -1e-6), ones, ones)
+    assert selective_scan(*args, out_dtype=torch.float32, backend=backend).max() > 65504
+    assert selective_scan(*args, backend=backend).isinf().any()
+
+
+def test_scan_non_contiguous(backend):
+    inputs = scan_inputs(40, 2, 1, dtype=torch.float32)
+    strided = dict(inputs)
+    for k in ("u", "delta", "z"):
+        strided[k] = inputs[k].transpose(1, 2).contiguous().transpose(1, 2)
+    strided["B"] = torch.stack([inputs["B"], inputs["B"]], dim=-1)[..., 0]
+    strided["C"] = inputs["C"][:, :, :1].expand(-1, -1, 2, -1)
+    inputs["C"] = strided["C"].contiguous()
+    assert not any(strided[k].is_contiguous() for k in ("u", "delta", "z", "B", "C"))
+    want = selective_scan(**inputs, delta_softplus=True, backend=backend)
+    assert torch.equal(selective_scan(**strided, delta_softplus=True, backend=backend), want)
+    strided = {k: v.requires_grad_() for k, v in strided.items()}
+    plain = leaves(inputs)
+    for x in (strided, plain):
+        selective_scan(**x, delta_softplus=True, backend=backend).square().sum().backward()
+    for k in inputs:  # the order of a sum may follow the strides
+        assert relative(strided[k].grad, plain[k].grad) < 1e-6, k
+
+
+def test_scan_strong_decay_and_large_steps(backend):
+    inputs = scan_inputs(300, 2, 2, dtype=torch.float32, delta_scale=7.0)
+    inputs["delta"].clamp_(-20, 20)[..., ::50] = 20
+    inputs["delta"][..., 25::50] = -20
+    inputs["A"] *= 10
+    check_scan(inputs, backend, grad_tolerance=2e-4)
+
+
+def test_scan_slow_decay_over_a_long_sequence(backend):
+    if backend == "reference":
+        pytest.skip("four thousand steps of the loop")
+    inputs = scan_inputs(4097, 1, 1, channels=3, batch=1, dtype=torch.float32)
+    inputs["A"] *= 1e-3
+    check_scan(inputs, backend, tolerance=1e-4, grad_tolerance=2e-4)
+
+
+def test_three_dimensional_B_and_C(backend):
+    inputs = scan_inputs(20, 2, 1, dtype=torch.float32)
+    want = selective_scan(**inputs, delta_softplus=True, backend=backend)
+    flat = dict(inputs, B=inputs["B"][:, 0], C=inputs["C"][:, 0])
+    assert torch.equal(selective_scan(**flat, delta_softplus=True, backend=backend), want)
+
+
+def test_gradients_are_bit_equal(backend):
+    runs = []
+    for _ in range(2):
+        x = leaves(scan_inputs(200, 2, 2, dtype=torch.float32))
+        selective_scan(**x, delta_softplus=True, backend=backend).sin().sum().backward()
+        runs.append([x[k].grad for k in NAMES])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_slabs_change_nothing(monkeypatch):
+    from vssm_kernels import chunked
+
+    inputs = scan_inputs(50, 2, 2, batch=3, dtype=torch.float32)
+    results = []
+    for slab in (1 << 25, 500):
+        monkeypatch.setattr(chunked, "_SLAB", slab)
+        x = leaves(inputs)
+        y = selective_scan(**x, delta_softplus=True, backend="torch")
+        y.square().sum().backward()
+        results.append([y.detach(), *(x[k].grad for k in NAMES)])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(*results, strict=True))
+
+
+def test_official_numbers(backend):
+    """The selective scan of parity/vmamba_modes.json: VMamba's own reference."""
+    record = parity.load("vmamba_modes")["ops"]["selective_scan"]
+    r = np.random.RandomState(3)
+    shapes = dict(u=(2, 12, 6), delta=(2, 12, 6), A=(12, 2), B=(2, 4, 2, 6), C=(2, 4, 2, 6), D=(12,), delta_bias=(12,))
+    x = {k: torch.from_numpy(r.standard_normal(s).astype(np.float32)) for k, s in shapes.items()}
+    x["A"] = -x["A"].exp()
+    y = selective_scan(**x, delta_softplus=True, backend=backend)
+    assert torch.allclose(y.flatten(), torch.tensor(record["y"]).flatten(), rtol=1e-5, atol=1e-6)
+
+
+# ---- selective_scan_2d
+
+
+def scan_2d_inputs(
+    routes, height=5, width=4, dim=3, states=2, rank=2, own_input=False, full_rank=False, dtype=torch.float64
+):
+    g = torch.Generator().manual_seed(1)
+    k = len(routes)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+    return dict(
+        u=randn(2, height, width, k, dim) if own_input else randn(2, height, width, dim),
+        dt=randn(2, height, width, k, dim if full_rank else rank),
+        A=-torch.rand(k, dim, states, generator=g, dtype=torch.float64).to(dtype),
+        B=randn(2, height, width, k, states),
+        C=randn(2, height, width, k, states),
+        D=randn(k, dim),
+        delta_bias=randn(k, dim),
+        dt_weight=None if full_rank else randn(k, dim, rank),
+    )
+
+
+def naive_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, merge=True):
+    """Pixel by pixel, from the definition: lists of coordinates, no gathers."""
+    batch, height, width, dim = *u.shape[:3], u.shape[-1]
+    maps = []
+    for k, entry in enumerate(routes):
+        steps = []
+        joined = (entry,) if isinstance(entry, Route) else entry
+        for i, r in enumerate(joined):
+            rows, columns = range(r.offset[0], height, r.stride[0]), range(r.offset[1], width, r.stride[1])
+            walk = [(h, w) for w in columns for h in rows] if r.transpose else [(h, w) for h in rows for w in columns]
+            steps += [(i, h, w) for h, w in (reversed(walk) if r.reverse else walk)]
+        outs = [[[u.new_zeros(batch, dim)] * width for _ in range(height)] for _ in joined]
+        state = u.new_zeros(batch, dim, A.shape[-1])
+        for i, h, w in steps:
+            x = u[:, h, w, k] if u.dim() == 5 else u[:, h, w]
+            step = dt[:, h, w, k] if dt_weight is None else dt[:, h, w, k] @ dt_weight[k].T
+            step = torch.nn.functional.softplus(step + delta_bias[k])
+            state = torch.exp(step[..., None] * A[k]) * state + (step * x)[..., None] * B[:, h, w, k][:, None]
+            outs[i][h][w] = (state * C[:, h, w, k][:, None]).sum(-1) + D[k] * x
+        maps += [torch.stack([torch.stack(row, 1) for row in o], 1) for o in outs]
+    return sum(maps) if merge else torch.stack(maps, dim=3)
+
+
+@pytest.mark.parametrize("routes", [CROSS, ATROUS, JOINED, UNEVEN], ids=["cross", "atrous", "joined", "uneven"])
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize(
+    "form", [dict(), dict(own_input=True), dict(full_rank=True)], ids=lambda f: "-".join(f) or "plain"
+)
+def test_scan_2d(backend, routes, merge, form, nan_memory):
+    inputs = scan_2d_inputs(routes, **form)
+    exact = leaves(inputs)
+    want = naive_scan_2d(**exact, routes=routes, merge=merge)
+    ours = leaves({k: None if v is None else v.float() for k, v in inputs.items()})
+    got = selective_scan_2d(**ours, routes=routes, merge=merge, backend=backend)
+    assert got.shape == want.shape and relative(got, want) < 1e-5
+    w = torch.randn(want.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    (want * w).sum().backward()
+    (got.double() * w).sum().backward()
+    for k, v in inputs.items():
+        if v is not None:
+            assert relative(ours[k].grad, exact[k].grad) < 5e-5, k
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (2, 3)])
+def test_scan_2d_tiny_maps(backend, size):
+    for routes in (CROSS, ATROUS):
+        inputs = scan_2d_inputs(routes, *size)
+        got = selective_scan_2d(**{k: v.float() for k, v in inputs.items()}, routes=routes, backend=backend)
+        assert relative(got, naive_scan_2d(**inputs, routes=routes)) < 1e-5
+
+
+def test_scan_2d_without_C_yields_the_state(backend):
+    inputs = {k: v.float() for k, v in scan_2d_inputs((Route(),), states=1).items()}
+    ones = dict(inputs, C=torch.ones_like(inputs["C"]))
+    inputs["C"] = None
+    got, want = (selective_scan_2d(**x, routes=(Route(),), backend=backend) for x in (inputs, ones))
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("pattern", ["cross2d", "unidi", "bidi"])
+def test_scan_orders_of_the_official_code(pattern):
+    from vssm.scans.routes import BIDIRECTIONAL, UNIDIRECTIONAL, route_indices
+
+    routes = dict(cross2d=CROSS, unidi=UNIDIRECTIONAL, bidi=BIDIRECTIONAL)[pattern]
+    order = parity.load("vmamba_modes")["ops"][f"scan_order_{pattern}"]["order"]
+    assert route_indices(encode_routes(routes), 2, 3, torch.empty(0)).tolist() == order
+
+
+@pytest.mark.parametrize("pattern", ["cross2d", "unidi", "bidi"])
+def test_merges_of_the_official_code(pattern):
+    """A scan that forgets at once (D = 1, B = 0) returns each route's own input: what is left is the merge."""
+    from vssm.scans.routes import BIDIRECTIONAL, UNIDIRECTIONAL
+    from vssm_kernels.routes import scatter
+
+    routes = dict(cross2d=CROSS, unidi=UNIDIRECTIONAL, bidi=BIDIRECTIONAL)[pattern]
+    record = parity.load("vmamba_modes")["ops"][f"cross_merge_{pattern}"]
+    x = torch.tensor(record["x"]).view(1, 4, 2, 6)
+    merged = sum(scatter(x[:, k], r, 2, 3) for k, r in enumerate(routes))
+    assert torch.allclose(merged.flatten(), torch.tensor(record["y"]).flatten(), rtol=1e-6)
+
+
+# ---- ssd
+
+
+def ssd_inputs(length=100, heads=4, head_dim=3, groups=2, states=5, dtype=torch.float64, decay=1.0):
+    g = torch.Generator().manual_seed(2)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+    return dict(
+        x=randn(2, length, heads, head_dim),
+        dt=randn(2, length, heads),
+        A=-decay * torch.rand(heads, generator=g, dtype=torch.float64).to(dtype),
+        B=randn(2, length, groups, states),
+        C=randn(2, length, groups, states),
+        D=randn(heads, head_dim),
+        dt_bias=randn(heads),
+    )
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("chunk_size", [16, 64])
+@pytest.mark.parametrize("decay", [1.0, 50.0])
+def test_ssd(length, chunk_size, decay):
+    inputs = ssd_inputs(length, decay=decay)
+    exact = leaves(inputs)
+    want = reference.ssd_fwd(**exact, dt_softplus=True)
+    ours = leaves({k: v.float() for k, v in inputs.items()})
+    got = ssd(**ours, dt_softplus=True, chunk_size=chunk_size)
+    assert relative(got, want) < 1e-5
+    w = torch.randn(want.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    (want * w).sum().backward()
+    (got.double() * w).sum().backward()
+    for k in inputs:
+        assert relative(ours[k].grad, exact[k].grad) < 1e-4, k
+
+
+@pytest.mark.parametrize("absent", ["D", "dt_bias"])
+def test_ssd_options(absent):
+    inputs = ssd_inputs(20)
+    inputs[absent] = None
+    assert torch.allclose(ssd(**inputs, dt_softplus=True), reference.ssd_fwd(**inputs, dt_softplus=True))
+    inputs = ssd_inputs(20)
+    inputs["D"] = inputs["D"][:, 0]
+    x = leaves(inputs)
+    assert torch.autograd.gradcheck(
+        lambda *a: ssd(*a, dt_softplus=True, chunk_size=8), list(x.values()), fast_mode=True
+    )
+    assert torch.allclose(ssd(**inputs, backend="reference"), ssd(**inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_ssd_half(dtype):
+    inputs = {k: v.to(dtype) for k, v in ssd_inputs(50).items()}
+    got = ssd(**inputs, dt_softplus=True)
+    want = reference.ssd_fwd(**{k: v.double() for k, v in inputs.items()}, dt_softplus=True)
+    assert got.dtype == dtype and relative(got, want) < 2 * torch.finfo(dtype).eps
+
+
+def test_ssd_official_numbers():
+    record = parity.load("vmamba_modes")["ops"]["ssd"]
+    shapes = dict(x=(1, 8, 8, 3), dt=(1, 8, 8), A=(8,), B=(1, 8, 4, 5), C=(1, 8, 4, 5), D=(8, 3), dt_bias=(8,))
+    inputs = {}
+    for name, shape in shapes.items():
+        key = {"A": "logA", "dt_bias": "bias"}.get(name, name)
+        inputs[name] = torch.tensor(record[key] if key in record else record[name]).view(shape)
+    if "logA" in record:
+        inputs["A"] = -inputs["A"].exp()
+    y = ssd(**inputs, dt_softplus=True)
+    assert torch.allclose(y.flatten(), torch.tensor(record["y"]).flatten(), rtol=1e-5, atol=1e-5)
+
+
+# ---- the ops as PyTorch operators
+
+
+def test_opcheck_scan():
+    x = leaves(scan_inputs(10, 2, 2, channels=4))
+    args = tuple(x[k] for k in NAMES)
+    torch.library.opcheck(torch.ops.vssm.selective_scan, (*args, True, torch.float32, "torch"))
+    half = tuple(v.detach().bfloat16() for v in args)
+    torch.library.opcheck(torch.ops.vssm.selective_scan, (*half, True, torch.float32, "auto"))
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_opcheck_scan_2d(merge):
+    for routes in (CROSS, JOINED):
+        args = tuple(leaves(scan_2d_inputs(routes)).values())
+        torch.library.opcheck(
+            torch.ops.vssm.selective_scan_2d, (*args, encode_routes(routes), True, merge, None, "auto")
+        )
+
+
+def test_opcheck_ssd():
+    args = tuple(leaves(ssd_inputs(10)).values())
+    torch.library.opcheck(torch.ops.vssm.ssd, (*args, True, 4, "auto"))
+
+
+def test_autocast_keeps_the_widest_dtype():
+    inputs = scan_inputs(20, 2, 2, dtype=torch.float32)
+    mixed = {k: v.bfloat16() if k in ("u", "z") else v for k, v in inputs.items()}
+    with pytest.raises(
+        TypeError, match="delta must have the dtype of the other inputs, torch.bfloat16, got torch.float32"
+    ):
+        selective_scan(**mixed)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        raised = selective_scan(**mixed)
+        kept = selective_scan(
+            **{k: v.bfloat16() if k not in ("A", "D", "delta_bias") else v for k, v in inputs.items()}
+        )
+    assert raised.dtype == torch.float32 and kept.dtype == torch.bfloat16
+    want = selective_scan(**{k: v.float() for k, v in mixed.items()})
+    assert torch.equal(raised, want)
+
+
+def test_meta_tensors():
+    inputs = {k: v.to("meta") for k, v in scan_inputs(20).items()}
+    y, last = selective_scan(**inputs, return_last_state=True)
+    assert y.device.type == "meta" and y.shape == (2, 8, 20) and last.shape == (2, 8, 2)
+
+
+def test_flop_formula():
+    with FlopCounterMode(display=False) as counter:
+        selective_scan(**scan_inputs(20, 3, 2, absent=("z",)))
+    assert counter.get_total_flops() == 9 * 2 * 20 * 8 * 3 + 2 * 20 * 8 == selective_scan_flops(2, 20, 8, 3)
+    inputs = scan_2d_inputs(CROSS)
+    with FlopCounterMode(display=False) as counter:
+        selective_scan_2d(**leaves(inputs), routes=CROSS).sum().backward()
+    positions, channels, states, rank = 2 * 4 * 20, 3, 2, 2
+    forward = positions * channels * (9 * states + 1 + 2 * rank)
+    assert counter.get_total_flops() == 3 * forward
+    with FlopCounterMode(display=False) as counter:
+        ssd(**ssd_inputs(10))
+    assert counter.get_total_flops() == 2 * 10 * 4 * 3 * (5 * 5 + 2)
+
+
+# ---- bad input: one sentence each
+
+
+def replaced(**changes):
+    return {**scan_inputs(10), **changes}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "sentence"),
+    [
+        (replaced(u=torch.zeros(3, 4)), ValueError, r"u must have shape \(any, any, any\), got \(3, 4\)"),
+        (replaced(u=torch.zeros(0, 8, 10)), ValueError, r"the input is empty"),
+        (
+            replaced(delta=torch.zeros(2, 8, 9).double()),
+            ValueError,
+            r"delta must have shape \(2, 8, 10\), got \(2, 8, 9\)",
+        ),
+        (replaced(A=torch.zeros(8, 2, dtype=torch.complex64)), TypeError, r"A must be real, got torch.complex64"),
+        (replaced(A=torch.zeros(7, 2)), ValueError, r"A must have shape \(8, any\), got \(7, 2\)"),
+        (replaced(A=torch.zeros(8, 0)), ValueError, r"at least one state"),
+        (replaced(u=torch.zeros(2, 8, 10, dtype=torch.int32)), TypeError, r"u must be float32.*got torch.int32"),
+        (
+            replaced(B=torch.zeros(2, 3, 2, 10).double()),
+            ValueError,
+            r"8 channels cannot be split into the 3 groups of B",
+        ),
+        (replaced(C=torch.zeros(2, 2, 3, 10).double()), ValueError, r"C must have shape \(2, 2, 2, 10\)"),
+        (replaced(D=torch.zeros(3)), ValueError, r"D must have shape \(8\), got \(3,\)"),
+        (replaced(z=torch.zeros(2, 8, 10)), TypeError, r"z must have the dtype of the other inputs"),
+        (replaced(out_dtype=torch.int64), TypeError, r"out_dtype must be float32"),
+        (
+            replaced(backend="cuda"),
+            ValueError,
+            r"backend='cuda' is not a backend; choose one of auto, triton, cpp, torch",
+        ),
+        (replaced(backend="cpp"), RuntimeError, r"backend='cpp' cannot run: .*float64"),
+        (replaced(D=torch.zeros(8, device="meta")), ValueError, r"all inputs must be on one device, got .*D on meta"),
+    ],
+)
+def test_bad_scan_input(inputs, error, sentence):
+    with pytest.raises(error, match=sentence) as caught:
+        selective_scan(**inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_scan_2d_input():
+    inputs = scan_2d_inputs(CROSS)
+    with pytest.raises(ValueError, match="non-empty sequence of Route"):
+        selective_scan_2d(**inputs, routes=())
+    with pytest.raises(TypeError, match="must hold Route or sequences of Route, got int"):
+        selective_scan_2d(**inputs, routes=(1, 2))
+    with pytest.raises(ValueError, match="strides of at least 1"):
+        selective_scan_2d(**inputs, routes=(Route(stride=(0, 1)),))
+    with pytest.raises(ValueError, match=r"A must have shape \(1, 3, any\), got \(4, 3, 2\)"):
+        selective_scan_2d(**inputs, routes=(Route(),))
+    with pytest.raises(ValueError, match="dt must have shape"):
+        selective_scan_2d(**dict(inputs, dt_weight=None), routes=CROSS)
+
+
+def test_bad_ssd_input():
+    with pytest.raises(ValueError, match="4 heads cannot be split into the 3 groups of B"):
+        ssd(**dict(ssd_inputs(10), B=torch.zeros(2, 10, 3, 5).double()))
+    with pytest.raises(ValueError, match=r"D must have shape \(4\) or \(4, 3\), got \(3,\)"):
+        ssd(**dict(ssd_inputs(10), D=torch.zeros(3)))
+    with pytest.raises(ValueError, match="backend must be auto, torch or reference, got 'cpp'"):
+        ssd(**ssd_inputs(10), backend="cpp")
+
+
+def test_environment_variable_overrides_auto(monkeypatch):
+    x = scan_inputs(10)
+    monkeypatch.setenv("VSSM_BACKEND", "nonsense")
+    with pytest.raises(ValueError, match="VSSM_BACKEND=nonsense is not a backend"):
+        selective_scan(**x)
+    selective_scan(**x, backend="torch")
+    monkeypatch.setenv("VSSM_BACKEND", "cpp")
+    with pytest.raises(RuntimeError, match="VSSM_BACKEND=cpp cannot run"):
+        selective_scan(**x)
+    monkeypatch.setenv("VSSM_BACKEND", "reference")
+    assert torch.equal(selective_scan(**x), selective_scan(**x, backend="reference"))
+
+
+def test_slow_backend_warns_once(monkeypatch):
+    from vssm_kernels import backends, cpu
+
+    monkeypatch.setattr(cpu, "unavailable_reason", lambda: "the compiled library is not there")
+    monkeypatch.setattr(backends, "_warned", set())
+    monkeypatch.setattr(backends, "_BIG", 10)
+    with pytest.warns(UserWarning, match="plain PyTorch on this cpu.*the compiled library is not there") as caught:
+        selective_scan(**scan_inputs(10, dtype=torch.float32))
+        selective_scan(**scan_inputs(10, dtype=torch.float32))
+    assert len(caught) == 1

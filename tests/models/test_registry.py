@@ -1,0 +1,160 @@
+"""What timm asks of a backbone, for every name this package registers. A new family is covered the moment it registers.
+
+The same demands as timm's own tests/test_models.py makes (its markers base, forward, backward, cfg, features, fx, script).
+"""
+
+import fnmatch
+import math
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+
+import vssm
+
+NAMES = vssm.list_models()
+SIZE = 96
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=42).eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_forward_and_checkpointing(model, x):
+    y = model(x)
+    assert y.shape == (2, 42) and y.isfinite().all()
+    model.set_grad_checkpointing(True)
+    checkpointed = model(x)
+    model.set_grad_checkpointing(False)
+    assert torch.allclose(y, checkpointed, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_odd_size_and_batch_of_one(model):
+    x = torch.randn(1, 3, 75, 101)
+    y, maps = model.forward_intermediates(x)
+    assert model.forward_head(y).isfinite().all()
+    for info, m in zip(model.feature_info, maps, strict=True):
+        for size, got in zip(x.shape[-2:], m.shape[-2:], strict=True):
+            assert size // info["reduction"] <= got <= math.ceil(size / info["reduction"]) + 1
+
+
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16-autocast"])
+def test_every_parameter_gets_a_gradient(model, x, amp):
+    model.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
+        y = model(x)
+    y.float().square().mean().backward()
+    model.eval()
+    grads = {n: p.grad for n, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    assert y.isfinite().all()
+    assert [n for n, g in grads.items() if g is None] == []
+    assert [n for n, g in grads.items() if not g.isfinite().all()] == []
+
+
+@torch.no_grad()
+def test_features_only_is_nchw(name, model, x):
+    backbone = timm.create_model(name, features_only=True).eval()
+    channels = backbone.feature_info.channels()
+    maps = backbone(x)
+    assert channels == [info["num_chs"] for info in model.feature_info] and len(maps) == len(channels) >= 3
+    for m, c, r in zip(maps, channels, backbone.feature_info.reduction(), strict=True):
+        assert m.shape[:2] == (2, c) and m.shape[2] == m.shape[3] <= math.ceil(SIZE / r) + 1
+    two = timm.create_model(name, features_only=True, out_indices=(0, 2))
+    assert two.feature_info.channels() == [channels[0], channels[2]]
+
+
+@torch.no_grad()
+def test_forward_intermediates(model, x):
+    whole = model.forward_features(x)
+    y, maps = model.forward_intermediates(x)
+    assert torch.allclose(y, whole, rtol=1e-5, atol=1e-8)
+    last = model.forward_intermediates(x, indices=1, norm=True, output_fmt=model.output_fmt, intermediates_only=True)
+    assert len(last) == 1 and torch.allclose(last[0], whole, rtol=1e-5, atol=1e-8)
+    early = model.forward_intermediates(x, indices=(0, 1), stop_early=True, intermediates_only=True)
+    assert [torch.equal(a, b) for a, b in zip(early, maps[:2], strict=True)] == [True, True]
+
+
+def test_fx_graph_is_bit_equal_and_differentiable(model, x):
+    graph = torch.fx.symbolic_trace(model)
+    with torch.no_grad():
+        assert torch.equal(graph(x), model(x))
+    graph(x).mean().backward()
+    missing = [n for n, p in graph.named_parameters() if p.grad is None]
+    model.zero_grad(set_to_none=True)
+    assert missing == []
+
+
+@torch.no_grad()
+def test_torchscript(name, model, x):
+    with timm.layers.set_scriptable(True):
+        scriptable = timm.create_model(name, num_classes=42).eval()
+    scriptable.load_state_dict(model.state_dict())
+    assert torch.allclose(torch.jit.script(scriptable)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_contract(name):
+    """Structure on the meta device, where it costs nothing."""
+    model = timm.create_model(name, device="meta")
+    assert {p.device.type for p in [*model.parameters(), *model.buffers()]} == {"meta"}
+    names = [n for n, _ in model.named_parameters()]
+    cfg = model.pretrained_cfg
+    for field in ("license", "origin_url", "paper_ids"):
+        assert cfg[field], field
+    for entry in (cfg["first_conv"], cfg["classifier"]):
+        for layer in (entry,) if isinstance(entry, str) else entry:
+            assert f"{layer}.weight" in names
+    with pytest.raises(TypeError):
+        timm.create_model(name, device="meta", not_an_argument=1)
+
+    x = torch.empty(1, *cfg["input_size"], device="meta")
+    features = model.forward_features(x)
+    height, width = (1, 2) if model.output_fmt == "NHWC" else (2, 3)
+    channel = 3 if model.output_fmt == "NHWC" else 1
+    assert (features.shape[height], features.shape[width]) == tuple(cfg["pool_size"])
+    assert features.shape[channel] == model.num_features
+    pre = model.forward_head(features, pre_logits=True)
+    assert pre.shape[1] == model.head_hidden_size
+    assert model.to(torch.bfloat16)(x.to(torch.bfloat16)).dtype == torch.bfloat16
+    model.to(torch.float32)
+
+    model.reset_classifier(0)
+    assert model.num_classes == 0 and model(x).shape == pre.shape
+    model.reset_classifier(0, "")
+    assert model(x).shape == features.shape
+    assert timm.create_model(name, num_classes=0, device="meta")(x).shape == pre.shape
+    assert timm.create_model(name, num_classes=0, global_pool="", device="meta")(x).shape == features.shape
+
+    model.to(dtype=torch.float64)
+    model.reset_classifier(5, "avg")
+    head = list(model.get_classifier().parameters())
+    assert head and all(p.device.type == "meta" and p.dtype == torch.float64 for p in head)
+
+    groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    assert len(set(groups.values())) > sum(1 for _ in model.feature_info)
+    assert set(groups) == {n for n, _ in model.named_parameters()}
+    for pattern in model.no_weight_decay():
+        assert any(fnmatch.fnmatch(n, pattern) for n in names), pattern
+
+
+def test_names_do_not_shadow_timm():
+    code = "import timm; print('\\n'.join(timm.list_models()))"
+    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(NAMES) & set(theirs)

@@ -1,0 +1,78 @@
+"""VMamba against the numbers of the official model (tests/data/parity/vmamba*.json)."""
+
+import pytest
+import timm
+import torch
+
+import vssm  # noqa: F401
+from tests import parity
+from vssm.models.vmamba import checkpoint_filter_fn
+
+NAMED = parity.load("vmamba")["variants"]
+MODES = parity.load("vmamba_modes")["variants"]
+# What the official mode strings mean, in our arguments.
+MODE_ARGS = {
+    "tiny_s1l8_unidi(v051d_noz)": dict(scan="unidirectional"),
+    "tiny_s1l8_bidi(v052d_noz)": dict(scan="bidirectional"),
+    "tiny_s1l8_withz(v05)": dict(gate=True),
+    "tiny_2222_s1_N16_nodw_z(v05)": dict(depths=(2, 2, 2, 2), d_state=16, d_conv=0, gate=True),
+}
+OUTPUT, GRADIENT = 1e-5, 1e-4
+
+
+def build(key: str):
+    if key in NAMED:
+        return timm.create_model(NAMED[key]["name"]).eval(), NAMED[key]
+    return timm.create_model("vmamba_tiny_s1l8", **MODE_ARGS[key]).eval(), MODES[key]
+
+
+def cases(with_grad: bool):
+    for key, record in {**NAMED, **MODES}.items():
+        for i, case in enumerate(record["cases"]):
+            if ("grad_l2" in case) == with_grad:
+                yield pytest.param(key, i, id=f"{key}-{'x'.join(map(str, case['shape']))}")
+
+
+def test_every_mode_is_covered():
+    assert set(MODES) == set(MODE_ARGS)
+
+
+@pytest.mark.parametrize("key", [*NAMED, *MODES])
+def test_parameters(key):
+    model, record = build(key)
+    assert sum(p.numel() for p in model.parameters()) == record["params"]
+
+
+@pytest.mark.parametrize(("key", "index"), cases(with_grad=False))
+@torch.no_grad()
+def test_forward(key, index):
+    model, record = build(key)
+    case = record["cases"][index]
+    model.load_state_dict(checkpoint_filter_fn(parity.state_dict(record), model))
+    x = parity.image(case)
+    features, maps = model.forward_intermediates(x)
+    output = model.forward_head(features)
+    assert list(output.shape) == case["output_shape"]
+    parity.check_summary(output, case["output"], OUTPUT, "output")
+    summaries = case.get("features") or [None] * len(maps)  # a few cases record the output alone
+    for i, (summary, got) in enumerate(zip(summaries, maps, strict=True)):
+        if summary is not None:
+            parity.check_summary(got, summary, OUTPUT, f"feature {i}")
+
+
+@pytest.mark.parametrize(("key", "index"), cases(with_grad=True))
+def test_gradients(key, index):
+    model, record = build(key)
+    case = record["cases"][index]
+    names = parity.gradient_names(record, checkpoint_filter_fn, model)
+    model.load_state_dict(checkpoint_filter_fn(parity.state_dict(record), model))
+    x = parity.image(case).requires_grad_()
+    output = model(x)
+    parity.check_summary(output, case["output"], OUTPUT, "output")
+    parity.loss(output).backward()
+    parity.check_summary(x.grad, case["grad_input"], GRADIENT, "input gradient")
+    parameters = dict(model.named_parameters())
+    assert set(case["grad_l2"]) == set(names)
+    for official, expected in case["grad_l2"].items():
+        got = parameters[names[official]].grad.double().norm().item()
+        assert got == pytest.approx(expected, rel=GRADIENT, abs=1e-7), official
