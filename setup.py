@@ -1,8 +1,91 @@
 """Builds the optional CPU library; everything else about the package is in pyproject.toml."""
 
-from setuptools import find_packages, setup
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+CSRC = "kernels/csrc"
+# No errno and no traps are what vector code needs; the rest of IEEE stays, or NaN inputs would not give NaN outputs.
+FLAGS = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-pthread"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+# GCC finds its own AVX-512 header uninitialised, hundreds of times.
+FLAGS += ["-w"]
+# Each is the same kernel in a translation unit of its own; which one runs is decided at run time.
+X86_VARIANTS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+}
+
+
+class BuildOptional(build_ext):
+    """Compiles the plain C library, and lets the installation go on without it where that does not work."""
+
+    def run(self):
+        # Caught here as well: setting the compiler up can fail before any extension is built.
+        try:
+            super().run()
+        except Exception as error:
+            self._explain(error)
+
+    def build_extension(self, ext):
+        try:
+            self._build(ext)
+        except Exception as error:
+            self._explain(error)
+
+    def get_export_symbols(self, ext):
+        return []  # a plain library: no PyInit function to export
+
+    def _explain(self, error):
+        reason = "the compiler failed" if isinstance(error, CompileError | LinkError) else error
+        self.warn(
+            f"vssm's CPU library was not built ({reason}). Everything works without it, only slower; "
+            "to have it, install a C++ compiler (GCC or Clang) and reinstall."
+        )
+
+    def _build(self, ext):
+        if self.compiler.compiler_type == "msvc":
+            raise RuntimeError("it needs GCC or Clang")
+        output = self.get_ext_fullpath(ext.name)
+        built = os.path.getmtime(output) if os.path.exists(output) else 0
+        if not self.force and all(os.path.getmtime(path) <= built for path in ext.sources + ext.depends):
+            return
+        variants = X86_VARIANTS if platform.machine().lower() in ("x86_64", "amd64") else {}
+        with ThreadPoolExecutor() as pool:
+            baseline = pool.submit(self._compile, "scan_baseline", [])
+            extra = {name: pool.submit(self._compile, f"scan_{name}", flags) for name, flags in variants.items()}
+        objects, macros = baseline.result(), []
+        for name, compiled in extra.items():
+            # An old compiler may lack the newest instruction set; the others still serve.
+            if compiled.exception() is None:
+                objects += compiled.result()
+                macros.append((f"VSSM_HAVE_{name.upper()}", "1"))
+        objects += self._compile("scan", [], macros)
+        os.makedirs(os.path.dirname(output), exist_ok=True)
+        self.compiler.link_shared_object(objects, output, extra_postargs=["-pthread"], target_lang="c++")
+
+    def _compile(self, name, flags, macros=()):
+        return self.compiler.compile(
+            [f"{CSRC}/{name}.cpp"], output_dir=self.build_temp, macros=list(macros), extra_postargs=FLAGS + flags
+        )
+
+
+library = Extension(
+    "vssm_kernels._cpu_scan",
+    sources=sorted(glob(f"{CSRC}/*.cpp")),
+    depends=[*sorted(glob(f"{CSRC}/*.h")), "setup.py"],
+    language="c++",
+    optional=True,
+)
 
 setup(
     packages=find_packages(".", include=["vssm", "vssm.*"])
     + find_packages("kernels", include=["vssm_kernels", "vssm_kernels.*"]),
+    ext_modules=[library],
+    cmdclass={"build_ext": BuildOptional},
 )

@@ -1,0 +1,167 @@
+"""Runs the op benchmarks: `python kernels/benchmarks/run.py [--list] [--only NAME] [--threads 2] [--device cpu]`.
+
+Every candidate is warmed up, then all of them are timed in turn, round after round, so that a slow spell of the machine
+falls on all alike. Reported are the median and the quartiles of the rounds. A ratio is that of the medians.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+if importlib.util.find_spec("vssm_kernels") is None:  # a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import selective_scan  # noqa: E402, F401  (registers its benchmarks)
+from registry import BENCHMARKS, Benchmark  # noqa: E402
+
+# A candidate slower than this in the warm-up is called a few times only.
+SLOW_SECONDS = 0.1
+SLOW_ROUNDS = 5
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def timed(run, device: torch.device, calls: int = 1) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    synchronize(device)
+    return (time.perf_counter() - start) / calls
+
+
+def measure(candidates: dict, device: torch.device, rounds: int) -> dict[str, list[float]]:
+    times = {name: [] for name in candidates}
+    plan = {}
+    for name, run in candidates.items():
+        timed(run, device)
+        seconds = timed(run, device)
+        slow = seconds > SLOW_SECONDS
+        if not slow:
+            timed(run, device, calls=5)
+        plan[name] = min(rounds, SLOW_ROUNDS) if slow else rounds
+    for i in range(rounds):
+        for name, run in candidates.items():
+            if i < plan[name]:
+                run()  # the candidate before it leaves caches and allocator as it likes
+                times[name].append(timed(run, device))
+    return times
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    milliseconds = {"median": statistics.median(times), "q1": low, "q3": high, "best": min(times)}
+    return {"rounds": len(times), **{key: value * 1e3 for key, value in milliseconds.items()}}
+
+
+def run_benchmark(benchmark: Benchmark, device: torch.device, rounds: int) -> dict:
+    built = benchmark.build(device)
+    skipped = {name: reason for name, reason in built.items() if isinstance(reason, str)}
+    times = measure({name: run for name, run in built.items() if name not in skipped}, device, rounds)
+    results = {name: summary(values) for name, values in times.items()}
+    ratios = []
+    for ratio in benchmark.ratios:
+        if ratio.over in results and ratio.under in results:
+            value = results[ratio.over]["median"] / results[ratio.under]["median"]
+            ratios.append(
+                {
+                    "ratio": f"{ratio.over} / {ratio.under}",
+                    "value": value,
+                    "target": ratio.target(),
+                    "holds": ratio.holds(value),
+                }
+            )
+    return {
+        "name": benchmark.name,
+        "about": benchmark.about,
+        "dtype": benchmark.dtype,
+        "milliseconds": results,
+        "skipped": skipped,
+        "ratios": ratios,
+    }
+
+
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    from vssm_kernels import cpu
+
+    info = {"torch": torch.__version__, "python": platform.python_version(), "device": str(device)}
+    if device.type == "cpu":
+        info |= {"cpu": cpu_name(), "threads": str(torch.get_num_threads())}
+        info["cpp kernels"] = cpu.unavailable_reason() or cpu.variant()
+    else:
+        module = torch.get_device_module(device)
+        info["gpu"] = module.get_device_name(device)
+    return info
+
+
+def as_markdown(info: dict[str, str], results: list[dict]) -> str:
+    lines = ["; ".join(f"{key}: {value}" for key, value in info.items())]
+    for result in results:
+        lines += ["", f"### {result['name']} ({result['about']}, {result['dtype']})", ""]
+        lines += ["| candidate | median ms | quartiles ms | best ms | rounds |", "|---|---|---|---|---|"]
+        for name, t in result["milliseconds"].items():
+            quartiles = f"{t['q1']:.3g} - {t['q3']:.3g}"
+            lines.append(f"| {name} | {t['median']:.3g} | {quartiles} | {t['best']:.3g} | {t['rounds']} |")
+        lines += [f"| {name} | not run: {reason} | | | |" for name, reason in result["skipped"].items()]
+        lines += ["", "| ratio of medians | value | target | |", "|---|---|---|---|"]
+        for ratio in result["ratios"]:
+            verdict = "" if not ratio["target"] else "met" if ratio["holds"] else "MISSED"
+            lines.append(f"| {ratio['ratio']} | {ratio['value']:.3g} | {ratio['target']} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
+    parser.add_argument("--only", metavar="NAME", help="the benchmarks whose name contains NAME")
+    parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's default when not given)")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables here")
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+
+    chosen = [b for b in BENCHMARKS.values() if not args.only or args.only in b.name]
+    if not chosen:
+        parser.error(f"no benchmark is called {args.only}; there are {', '.join(BENCHMARKS)}")
+    if args.list:
+        for benchmark in chosen:
+            print(f"{benchmark.name}: {benchmark.about}, {benchmark.dtype}")
+        return
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    info = environment(args.device)
+    results = [run_benchmark(benchmark, args.device, args.rounds) for benchmark in chosen]
+    table = as_markdown(info, results)
+    print(table, end="")
+    if args.json:
+        args.json.write_text(json.dumps({"environment": info, "benchmarks": results}, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Binds the compiled CPU library built from kernels/csrc, a plain C ABI that is reached through ctypes.
+
+The library is optional: without a compiler at installation it is not there, and `unavailable_reason` says so. Nothing
+is loaded before the first use. The functions take what those of `reference.py` take, float64 excepted, with B and C
+always (Bt, G, N, L).
+"""
+
+import ctypes
+import threading
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ABI_VERSION = 1
+_INSTALL = "install a C++ compiler (GCC or Clang) and reinstall vssm"
+_HALVES = (torch.bfloat16, torch.float16)
+
+_lock = threading.Lock()
+_library: ctypes.CDLL | None = None
+_reason: str | None = None
+
+
+def _library_files() -> list[Path]:
+    """The newest first: an editable installation keeps one per Python version side by side."""
+    found = (p for p in Path(__file__).parent.glob("_cpu_scan*") if p.suffix in (".so", ".dylib", ".dll", ".pyd"))
+    return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
+
+
+def _gomp_parallel() -> ctypes.c_void_p:
+    """The entry point of the very OpenMP runtime that PyTorch runs on, so that both share one pool of threads.
+
+    Asked of PyTorch's own extension module: the dynamic linker searches what that module depends on, no other copy.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError):
+        return ctypes.c_void_p(None)
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Raises OSError, with a message for the user, for a library that cannot be used."""
+    library = ctypes.CDLL(str(path))
+    version = getattr(library, "vssm_abi_version", lambda: None)()
+    if version != ABI_VERSION:
+        raise OSError(f"it has interface version {version} where this package needs {ABI_VERSION}")
+    library.vssm_selective_scan_fwd.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
+    library.vssm_selective_scan_bwd.argtypes = [ctypes.c_void_p] * 16 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
+    library.vssm_set_gomp_parallel.argtypes = [ctypes.c_void_p]
+    library.vssm_set_gomp_parallel.restype = None
+    library.vssm_variant.restype = ctypes.c_char_p
+    library.vssm_set_variant.argtypes = [ctypes.c_char_p]
+    library.vssm_set_gomp_parallel(_gomp_parallel())
+    return library
+
+
+def _load() -> None:
+    global _library, _reason
+    with _lock:
+        if _library is not None or _reason is not None:
+            return
+        reason = f"the compiled library is not there: {_INSTALL}"
+        for path in _library_files():
+            try:
+                _library = _open(path)
+                return
+            except OSError as error:
+                reason = f"the compiled library {path.name} cannot be used ({error}): {_INSTALL}"
+        _reason = reason
+
+
+def unavailable_reason() -> str | None:
+    """None when the compiled library can be used, else one sentence on what to do about it."""
+    if _library is None and _reason is None:
+        _load()
+    return _reason
+
+
+def variant() -> str:
+    """The instruction set whose kernels run: "avx512", "avx2" or "baseline"."""
+    return _get_library().vssm_variant().decode()
+
+
+def set_variant(name: str = "") -> bool:
+    """Picks the kernels of one instruction set (the best without a name), for tests. False where it cannot run."""
+    return _get_library().vssm_set_variant(name.encode()) == 0
+
+
+def _get_library() -> ctypes.CDLL:
+    reason = unavailable_reason()
+    if reason is not None:
+        raise RuntimeError(reason)
+    return _library
+
+
+def _float32(x: Tensor | None) -> Tensor | None:
+    if x is None:
+        return None
+    if x.device.type != "cpu":
+        raise TypeError(f"the cpp backend takes CPU tensors, not one on {x.device}")
+    if x.dtype != torch.float32 and x.dtype not in _HALVES:
+        raise TypeError(f"the cpp backend computes in float32 and takes float32, bfloat16 or float16, not {x.dtype}")
+    return x.detach().to(torch.float32).contiguous()
+
+
+def _pointers(*tensors: Tensor | None) -> list[int | None]:
+    return [None if x is None else x.data_ptr() for x in tensors]
+
+
+def _call(function, *arguments) -> None:
+    if function(*arguments, torch.get_num_threads()) != 0:
+        raise MemoryError("out of memory in the selective scan")
+
+
+def selective_scan_fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    out_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """y (Bt, M, L) in `out_dtype` (that of `u` when None) and the last state (Bt, M, N) in float32."""
+    library = _get_library()
+    out_dtype = out_dtype or u.dtype
+    inputs = [_float32(x) for x in (u, delta, A, B, C, D, delta_bias)]
+    batch, channels, length = u.shape
+    y = torch.empty((batch, channels, length), dtype=torch.float32)
+    last_state = torch.empty((batch, channels, A.shape[1]), dtype=torch.float32)
+    sizes = (batch, channels, B.shape[1], A.shape[1], length)
+    _call(library.vssm_selective_scan_fwd, *_pointers(*inputs, y, last_state), *sizes, delta_softplus)
+    return y.to(out_dtype), last_state
+
+
+def selective_scan_bwd(
+    grad_y: Tensor,
+    grad_last_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of u, delta, A, B, C, D, delta_bias: those of A, D and delta_bias in float32, the rest as the inputs.
+
+    The same bits in every run and for every number of threads.
+    """
+    library = _get_library()
+    inputs = [_float32(x) for x in (grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias)]
+    outputs = [
+        None if x is None else torch.empty(x.shape, dtype=torch.float32) for x in (u, delta, A, B, C, D, delta_bias)
+    ]
+    batch, channels, length = u.shape
+    sizes = (batch, channels, B.shape[1], A.shape[1], length)
+    _call(library.vssm_selective_scan_bwd, *_pointers(*inputs, *outputs), *sizes, delta_softplus)
+    grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias = outputs
+    return (
+        grad_u.to(u.dtype),
+        grad_delta.to(delta.dtype),
+        grad_A,
+        grad_B.to(B.dtype),
+        grad_C.to(B.dtype),
+        grad_D,
+        grad_bias,
+    )
