@@ -1,4 +1,4 @@
-"""Reference vectors of the official models, rules "v1": deterministic weights by official key, and checks against records.
+"""Reference vectors of the official models, rules "v1": weights that follow from their official keys, and checks.
 
 - weight: RandomState(crc32(key)).standard_normal(shape), scaled by the kind of tensor;
 - input: RandomState(seed).standard_normal(shape);

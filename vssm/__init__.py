@@ -11,6 +11,6 @@ __all__ = ["__version__", "list_models", "models"]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of this package's models in timm's registry, sorted; `pattern` is a shell wildcard such as "vmamba_tiny*"."""
+    """Names of this package's models in timm's registry; `pattern` is a shell wildcard such as "vmamba_tiny*"."""
     ours = (n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("vssm."))
     return sorted(n for n in ours if fnmatch.fnmatch(n, pattern))

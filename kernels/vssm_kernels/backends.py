@@ -51,8 +51,8 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, work: in
     """The module that runs an op on tensors of this kind.
 
     Args:
-        name: one of `BACKENDS`. "auto" takes the environment variable VSSM_BACKEND when set, else triton on a GPU, cpp on
-            a CPU where the compiled library is there, else torch.
+        name: one of `BACKENDS`. "auto" takes the environment variable VSSM_BACKEND when set, else triton on a GPU, cpp
+            on a CPU where the compiled library is there, else torch.
         work: positions x channels x states, to decide whether a slow choice deserves a warning.
 
     Raises:
@@ -85,6 +85,6 @@ def _warn_slow(device: str, reason: str) -> None:
     if device not in _warned:
         _warned.add(device)
         warnings.warn(
-            f"the selective scan runs in plain PyTorch on this {device}, which is slow for inputs of this size: {reason}",
+            f"the selective scan runs in plain PyTorch on this {device}, slow for inputs of this size: {reason}",
             stacklevel=2,
         )

@@ -1,7 +1,7 @@
 """The ops in plain PyTorch without a loop over positions: any device, float64 included.
 
-A recurrence of length L is cut into about sqrt(L) chunks that advance side by side; the chunks' ends form a recurrence of
-their own, solved the same way. Only products of decays are formed, never the exponential of a positive sum, so long
+A recurrence of length L is cut into about sqrt(L) chunks that advance side by side; the chunks' ends form a recurrence
+of their own, solved the same way. Only products of decays are formed, never the exponential of a positive sum, so long
 sequences and strong decay are safe.
 """
 
@@ -18,7 +18,7 @@ _SLAB = 1 << 25
 
 
 def linear_scan(decay: Tensor, x: Tensor) -> Tensor:
-    """h_t = decay_t h_{t-1} + x_t along the last dimension, h_{-1} = 0. Both (R, L); returns (R, L). Not differentiable."""
+    """h_t = decay_t h_{t-1} + x_t along the last dimension, h_{-1} = 0. (R, L) each; not differentiable."""
     rows, length = x.shape
     if length == 1:
         return x.clone()
@@ -257,7 +257,7 @@ def ssd_bwd(
     dt_softplus: bool = False,
     chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, dt, A, B, C, D, dt_bias. The gradient of the log decay is summed term by term: nothing cancels."""
+    """Gradients of x, dt, A, B, C, D, dt_bias. That of the log decay is summed term by term: nothing cancels."""
     dtype = _dtype(x)
     raw = _ssd_step(dt, dt_bias, dtype)
     step = F.softplus(raw) if dt_softplus else raw
@@ -282,8 +282,8 @@ def ssd_bwd(
     y_state = torch.einsum("bclgrp,cbgrpn,bcgrl->bclgrn", dy, k.state, k.from_start)
     grad_C += y_state.sum(4)
 
-    # The log decay at j acts on every pair (l, s) with s < j <= l: inside the chunk, from the state before it, towards the
-    # state after it, and through it.
+    # The log decay at j acts on every pair (l, s) with s < j <= l: inside the chunk, from the state before it, towards
+    # the state after it, and through it.
     pairs = (values * scores).cumsum(-1)
     pairs = F.pad(pairs[..., :-1], (1, 0))  # exclusive: s < j
     grad_log = pairs.tril().sum(-2)

@@ -1,8 +1,9 @@
 """How many operations the scans are counted as, whatever backend runs them.
 
-The published figures of these models count a selective scan as 9 operations per (position, channel, state) with multiply
-and add apart, plus one per (position, channel) for the skip `D u` and one for the gate (state-spaces/mamba issue 110). The
-rest of a network is counted by fvcore with one multiply-add as one. These functions give the scan's share.
+The published figures of these models count a selective scan as 9 operations per (position, channel, state) with
+multiply and add apart, plus one per (position, channel) for the skip `D u` and one for the gate (state-spaces/mamba
+issue 110). The rest of a network is counted by fvcore with one multiply-add as one. These functions give the scan's
+share.
 """
 
 __all__ = ["selective_scan_2d_flops", "selective_scan_flops", "ssd_flops"]

@@ -1,7 +1,7 @@
 """The public ops, each a `torch.library` custom op: schema, fake kernel, autograd, autocast rule, FLOP formula.
 
-`torch.ops.vssm.selective_scan`, `selective_scan_2d` and `ssd` are what compilers, exporters, TorchScript and FLOP counters
-see, whichever backend runs. The functions of this module are their documented Python faces.
+`torch.ops.vssm.selective_scan`, `selective_scan_2d` and `ssd` are what compilers, exporters, TorchScript and FLOP
+counters see, whichever backend runs. The functions of this module are their documented Python faces.
 """
 
 import torch
@@ -202,7 +202,7 @@ def selective_scan(
     out_dtype: torch.dtype | None = None,
     backend: str = "auto",
 ):
-    """The selective scan of Mamba (arXiv 2312.00752, eq. 2 and 4), with the signature of mamba_ssm's `selective_scan_fn`.
+    """The selective scan of Mamba (arXiv 2312.00752, eq. 2 and 4); takes what mamba_ssm's `selective_scan_fn` takes.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, then y SiLU(z); h_{-1} = 0.
 
@@ -299,7 +299,9 @@ def _scan_2d_bwd_kernel(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, 
 
 
 def _scan_2d_bwd_fake(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, backend):
-    def like(x, dtype=_state_dtype(u)):
+    state = _state_dtype(u)
+
+    def like(x, dtype=state):
         return u.new_empty(0) if x is None else torch.empty(x.shape, dtype=dtype, device=x.device)
 
     return [
@@ -369,15 +371,16 @@ def selective_scan_2d(
         A: (K, D, N), real. B, C: (Bt, H, W, K, N), dtype of u. Without C the states are summed over N: with N = 1 the
             result is the state itself (Spatial-Mamba).
         D, delta_bias: (K, D). dt_weight: (K, D, R).
-        routes: one entry a sequence: a `Route`, or several routes joined into one sequence without a reset of the state.
+        routes: one entry a sequence: a `Route`, or several routes joined into one sequence without a reset of the
+            state.
         delta_softplus: apply softplus (linear above 20) to the step size plus `delta_bias`.
         merge: sum the routes' results on the map; False keeps them apart.
         out_dtype: dtype of the result, that of u when None. The sum is made in float32 or better.
         backend: see `selective_scan`.
 
     Returns:
-        (Bt, H, W, D), or (Bt, H, W, routes, D) with merge=False (joined routes counted one by one). Pixels that no route
-        visits are zero.
+        (Bt, H, W, D), or (Bt, H, W, routes, D) with merge=False (joined routes counted one by one). Pixels that no
+        route visits are zero.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `selective_scan`.
@@ -514,8 +517,8 @@ def ssd(
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# autocast: raise the streaming inputs to their widest dtype. Autocast lowers linear layers and convolutions, so u, dt, B
-# and C usually arrive in one half dtype; where one was kept in float32 on purpose, the others follow it.
+# autocast: raise the streaming inputs to their widest dtype. Autocast lowers linear layers and convolutions, so u, dt,
+# B and C usually arrive in one half dtype; where one was kept in float32 on purpose, the others follow it.
 
 
 def _autocast_rule(op, streaming: tuple[int, ...], device_type: str):

@@ -88,8 +88,8 @@ def selective_scan_bwd(
         grad_y: (Bt, M, L). grad_last_state: (Bt, M, N) or None. The rest: as given to the forward.
 
     Returns:
-        Gradients of u, delta, A, B, C, D, delta_bias; None for an absent D or delta_bias. Those of u, delta, B and C have
-        the inputs' dtype, those of the parameters float32 (float64 for float64 inputs).
+        Gradients of u, delta, A, B, C, D, delta_bias; None for an absent D or delta_bias. Those of u, delta, B and C
+        have the inputs' dtype, those of the parameters float32 (float64 for float64 inputs).
     """
     dtype = _compute_dtype(u)
     batch, channels, length = u.shape

@@ -1,7 +1,7 @@
 """Routes: in which order a scan reads the pixels of an H x W map.
 
-A scan pattern is data: a tuple of routes (or of joined routes). Gathering, merging, pictures of the scan order, the fused
-kernels and the tests all read the same tuple.
+A scan pattern is data: a tuple of routes (or of joined routes). Gathering, merging, pictures of the scan order, the
+fused kernels and the tests all read the same tuple.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ __all__ = ["Route", "Routes", "decode_routes", "encode_routes", "gather", "route
 
 
 class Route(NamedTuple):
-    """One walk over the map: take every `stride`-th pixel from `offset`, row by row, perhaps transposed, perhaps backwards.
+    """One walk over the map: every `stride`-th pixel from `offset`, row by row, perhaps transposed, perhaps backwards.
 
     Attributes:
         transpose: walk column by column instead of row by row.

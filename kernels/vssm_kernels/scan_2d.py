@@ -1,6 +1,7 @@
 """The 2-D scan composed from a 1-D scan: read the map along its routes, scan, put the results back.
 
-Every backend without a fused 2-D scan runs this. The projections are point-wise, so they come in computed once on the map.
+Every backend without a fused 2-D scan runs this. The projections are point-wise, so they come in computed once on the
+map.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The public ops, on every backend that runs here (the Triton kernels have a file of their own: interpreted, they are slow)."""
+"""The public ops on every backend that runs here but Triton, whose interpreted kernels have a file of their own."""
 
 import itertools
 
@@ -283,9 +283,7 @@ def naive_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, merge=True):
 
 @pytest.mark.parametrize("routes", [CROSS, ATROUS, JOINED, UNEVEN], ids=["cross", "atrous", "joined", "uneven"])
 @pytest.mark.parametrize("merge", [True, False])
-@pytest.mark.parametrize(
-    "form", [dict(), dict(own_input=True), dict(full_rank=True)], ids=lambda f: "-".join(f) or "plain"
-)
+@pytest.mark.parametrize("form", [{}, dict(own_input=True), dict(full_rank=True)], ids=lambda f: "-".join(f) or "plain")
 def test_scan_2d(backend, routes, merge, form, nan_memory):
     inputs = scan_2d_inputs(routes, **form)
     exact = leaves(inputs)

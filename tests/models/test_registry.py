@@ -1,6 +1,7 @@
 """What timm asks of a backbone, for every name this package registers. A new family is covered the moment it registers.
 
-The same demands as timm's own tests/test_models.py makes (its markers base, forward, backward, cfg, features, fx, script).
+The same demands as timm's own tests/test_models.py makes (its markers base, forward, backward, cfg, features, fx,
+script).
 """
 
 import fnmatch

@@ -121,8 +121,8 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, optional: Callabl
     Args:
         weights: in the model's own names.
         model: the model they are meant for.
-        optional: tells of a key whether it may be missing, unexpected, or of another shape (the classifier and the first
-            convolution, which timm adapts).
+        optional: tells of a key whether it may be missing, unexpected, or of another shape (the classifier and the
+            first convolution, which timm adapts).
 
     Raises:
         ValueError: names the missing and unexpected keys and those of another shape.

@@ -9,9 +9,10 @@ What differs from the official code:
 - downsampling stands at the start of a stage, so that a stage's output is the feature map of its stride;
 - names say what a thing is (`stem.conv1`, `mixer.x_proj`); `checkpoint_filter_fn` maps both official layouts.
 
-Official names: `vmamba_*_v0` are "vanilla VMamba", `s1l8` means inner ratio 1 and 8 layers in the third stage. No weights of
-the `m2` variants were ever released. The official weight decay spares only 1-D tensors and biases, so it decays A_logs and
-the step-size tensors; `no_weight_decay()` follows the usual practice of the state-space literature and spares those as well.
+Official names: `vmamba_*_v0` are "vanilla VMamba", `s1l8` means inner ratio 1 and 8 layers in the third stage. No
+weights of the `m2` variants were ever released. The official weight decay spares only 1-D tensors and biases, so it
+decays A_logs and the step-size tensors; `no_weight_decay()` follows the usual practice of the state-space literature
+and spares those as well.
 """
 
 import re
@@ -150,7 +151,7 @@ class VMamba(nn.Module):
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         dims = [embed_dim * 2**i for i in range(len(depths))]
         stages = []
-        for i, (dim, depth) in enumerate(zip(dims, depths)):
+        for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
             downsample = (
                 nn.Identity() if i == 0 else (ConvDownsample if conv_embed else PatchMerging)(dims[i - 1], dim, **dd)
             )
