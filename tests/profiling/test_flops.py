@@ -1,0 +1,38 @@
+"""The GFLOPs that the papers print, to the last digit of the unrounded figures in their repositories."""
+
+import pytest
+import timm
+import torch
+
+import vssm  # noqa: F401
+from vssm.profiling import paper_flops
+
+pytest.importorskip("fvcore")
+
+# Unrounded GFLOPs at 224 px that VMamba's own counter gives; its README prints one digit of them.
+PUBLISHED = {
+    "vmamba_tiny_v0": 5.627,
+    "vmamba_small_v0": 11.232,
+    "vmamba_base_v0": 18.020,
+    "vmamba_tiny_s2l5": 4.858,
+    "vmamba_small_s2l15": 8.716,
+    "vmamba_base_s2l15": 15.359,
+    "vmamba_tiny_s1l8": 4.906,
+    "vmamba_small_s1l20": 8.612,
+    "vmamba_base_s1l20": 15.221,
+}
+
+
+@pytest.mark.parametrize(("name", "gflops"), PUBLISHED.items())
+def test_published_gflops(name, gflops):
+    model = timm.create_model(name, device="meta").to_empty(device="cpu")  # nobody looks at the values
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert round(paper_flops(model) / 1e9, 3) == gflops
+
+
+def test_mode_is_kept_and_size_counts():
+    model = timm.create_model("vmamba_pico").train()
+    small, large = paper_flops(model, (3, 64, 64)), paper_flops(model, (3, 128, 128))
+    assert model.training
+    assert 3.9 < large / small < 4.01
