@@ -102,7 +102,7 @@ struct Job {
 template <class Work>
 bool parallel(int64_t units, int threads, size_t scratch_bytes, Work work) {
     threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, units)));
-    // A page apart, so that threads share neither cache lines nor cache sets by accident of the size.
+    // A line more than whole pages apart: threads share no line, and their buffers do not all start in the same cache set.
     scratch_bytes = (scratch_bytes + 4095) / 4096 * 4096 + 64;
     std::unique_ptr<char, void (*)(void *)> memory(static_cast<char *>(std::malloc(threads * scratch_bytes + 64)),
                                                    std::free);

@@ -17,7 +17,7 @@ using vssm::ForwardArgs;
 using vssm::kStrip;
 using vssm::Shape;
 
-// A multiple of kLanes; with it the per-chunk buffers of the forward stay in the first-level cache.
+// Positions; a multiple of kLanes. With it the buffers of a chunk stay in the first-level cache.
 constexpr int kChunk = 32;
 // States advanced together: enough to keep the units busy, few enough for their vectors to stay in registers.
 constexpr int kStates = 4;
@@ -50,16 +50,15 @@ VSSM_INLINE void load_chunk(const float *rows, int64_t stride, int lanes, int co
     for (int t = 0; t < count; t += kLanes) {
         Vec tile[kLanes];
         if (lanes == kLanes && t + kLanes <= count) {
-            load_transposed(rows + t, stride, tile);
-            for (int r = 0; r < kLanes; ++r) __builtin_prefetch(rows + r * stride + t + kChunk);
+            for (int r = 0; r < kLanes; ++r) tile[r] = load(rows + r * stride + t);
         } else {
             const int width = count - t < kLanes ? count - t : kLanes;
             for (int r = 0; r < kLanes; ++r) {
                 tile[r] = Vec{};
                 if (r < lanes) memcpy(&tile[r], rows + r * stride + t, width * sizeof(float));
             }
-            transpose(tile);
         }
+        transpose(tile);
         for (int r = 0; r < kLanes; ++r) out[t + r] = tile[r];
     }
 }
@@ -120,10 +119,27 @@ VSSM_INLINE void store_wide(Vec *p, Wide<kWide> x) {
     for (int i = 0; i < kWide; ++i) p[i] = x.v[i];
 }
 
+// Chunks of memory that are wanted soon. The rows of a block are more streams than a hardware prefetcher follows, so they
+// are asked for by hand, a few at a time among the arithmetic: in one burst they would fill the core's queue of misses.
+struct Ahead {
+    const float *chunks[3];
+    int64_t stride;
+    int lanes;
+
+    VSSM_MEMBER void prefetch(int t) const {
+        constexpr int kLine = 16, kSteps = kChunk / kWide, kRows = (kLanes + kSteps - 1) / kSteps;
+        for (int r = t / kWide * kRows; r < (t / kWide + 1) * kRows && r < lanes; ++r)
+            for (const float *chunk : chunks)
+                for (int i = 0; i < kChunk; i += kLine) __builtin_prefetch(chunk + r * stride + i);
+    }
+};
+
 // Turns delta into the step size in place, and u into the recurrence's input. `slope`, if wanted, takes the derivative of
 // the step size.
-VSSM_INLINE void discretise(Vec *step, const Vec *u, Vec *input, Vec *slope, Vec bias, bool softplus_on, int count) {
+VSSM_INLINE void discretise(Vec *step, const Vec *u, Vec *input, Vec *slope, Vec bias, bool softplus_on, int count,
+                            const Ahead &ahead) {
     for (int t = 0; t < padded(count); t += kWide) {
+        ahead.prefetch(t);
         Wide<kWide> x;
         for (int i = 0; i < kWide; ++i) x.v[i] = step[t + i] + bias;
         if (softplus_on) {
@@ -241,7 +257,9 @@ static void forward(const ForwardArgs &args, int64_t unit, void *memory) {
         load_chunk(args.u + row * s.length + start, s.length, block.lanes, count, x.u);
         copy_rows(args.B + shared + start, s.length, s.states, count, x.B);
         copy_rows(args.C + shared + start, s.length, s.states, count, x.C);
-        discretise(x.step, x.u, x.input, nullptr, bias, s.softplus, count);
+        const int64_t here = row * s.length + start, next = here + kChunk;
+        const Ahead ahead{{args.delta + next, args.u + next, args.y + here}, s.length, block.lanes};
+        discretise(x.step, x.u, x.input, nullptr, bias, s.softplus, count, ahead);
         // Without D nothing of u may reach y: not even the NaN of zero times infinity.
         for (int t = 0; t < padded(count); ++t) x.y[t] = args.D ? D * x.u[t] : Vec{};
         over_states(s.states, Advance{x, count});
@@ -429,7 +447,9 @@ static void backward_block(const BackwardArgs &args, const Block &block, bool fi
         load_chunk(args.delta + row * s.length + start, s.length, block.lanes, kChunk, x.step);
         load_chunk(args.u + row * s.length + start, s.length, block.lanes, kChunk, x.u);
         copy_rows(args.B + shared + start, s.length, s.states, kChunk, x.B);
-        discretise(x.step, x.u, x.input, nullptr, bias, s.softplus, kChunk);
+        const int64_t next = row * s.length + start + kChunk;
+        const Ahead ahead{{args.delta + next, args.u + next, args.u + next}, s.length, block.lanes};
+        discretise(x.step, x.u, x.input, nullptr, bias, s.softplus, kChunk, ahead);
         over_states(s.states, AdvanceEdge{x, x.edges + k * s.states, x.edges + (k + 1) * s.states});
     }
 
@@ -441,7 +461,9 @@ static void backward_block(const BackwardArgs &args, const Block &block, bool fi
         load_chunk(args.grad_y + row * s.length + start, s.length, block.lanes, count, x.grad_y);
         copy_rows(args.B + shared + start, s.length, s.states, count, x.B);
         copy_rows(args.C + shared + start, s.length, s.states, count, x.C);
-        discretise(x.step, x.u, x.input, x.slope, bias, s.softplus, count);
+        const int64_t next = row * s.length + start - kChunk;
+        const Ahead ahead{{args.delta + next, args.u + next, args.grad_y + next}, s.length, block.lanes};
+        discretise(x.step, x.u, x.input, x.slope, bias, s.softplus, count, ahead);
         for (int t = 0; t < count; ++t) x.grad_input[t] = x.grad_step[t] = Vec{};
         over_states(s.states, Reverse{x, s.length, count, x.edges + k * s.states, first, out_B + start, out_C + start});
 

@@ -241,8 +241,8 @@ VSSM_INLINE void exchange(Vec (&v)[kLanes]) {
     }
 }
 
-// 4 x 4 transposes inside the 128-bit parts.
-VSSM_INLINE void transpose_parts(Vec (&v)[kLanes]) {
+// 4 x 4 transposes inside the 128-bit parts, then the parts among themselves.
+VSSM_INLINE void transpose(Vec (&v)[kLanes]) {
     for (int r = 0; r < kLanes; r += 4) {
         const Vec a = shuffle<Zip<0>>(v[r], v[r + 2]), b = shuffle<Zip<1>>(v[r], v[r + 2]);
         const Vec c = shuffle<Zip<0>>(v[r + 1], v[r + 3]), d = shuffle<Zip<1>>(v[r + 1], v[r + 3]);
@@ -251,43 +251,11 @@ VSSM_INLINE void transpose_parts(Vec (&v)[kLanes]) {
         v[r + 2] = shuffle<Zip<0>>(b, d);
         v[r + 3] = shuffle<Zip<1>>(b, d);
     }
-}
-
-// Inside the parts, then the parts among themselves.
-VSSM_INLINE void transpose(Vec (&v)[kLanes]) {
-    transpose_parts(v);
 #if VSSM_LANES >= 8
     exchange<4>(v);
 #endif
 #if VSSM_LANES >= 16
     exchange<8>(v);
-#endif
-}
-
-// The transpose of kLanes rows, `stride` apart, of kLanes floats. The parts change places while they are loaded: inserting a
-// part from memory can run on either vector port of an x86 core, a shuffle of registers on one only.
-VSSM_INLINE void load_transposed(const float *rows, int64_t stride, Vec (&v)[kLanes]) {
-#if defined(__AVX512F__)
-    for (int r = 0; r < 4; ++r)
-        for (int c = 0; c < kLanes; c += 4) {
-            const float *p = rows + r * stride + c;
-            __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(p));
-            x = _mm512_insertf32x4(x, _mm_loadu_ps(p + 4 * stride), 1);
-            x = _mm512_insertf32x4(x, _mm_loadu_ps(p + 8 * stride), 2);
-            v[c + r] = (Vec)_mm512_insertf32x4(x, _mm_loadu_ps(p + 12 * stride), 3);
-        }
-    transpose_parts(v);
-#elif defined(__AVX2__)
-    for (int r = 0; r < 4; ++r)
-        for (int c = 0; c < kLanes; c += 4) {
-            const float *p = rows + r * stride + c;
-            const __m256 x = _mm256_castps128_ps256(_mm_loadu_ps(p));
-            v[c + r] = (Vec)_mm256_insertf128_ps(x, _mm_loadu_ps(p + 4 * stride), 1);
-        }
-    transpose_parts(v);
-#else
-    for (int r = 0; r < kLanes; ++r) v[r] = load(rows + r * stride);
-    transpose(v);
 #endif
 }
 
