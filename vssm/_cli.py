@@ -22,8 +22,16 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         return main(argv) or 0
     except UserError as error:
         program = os.path.basename(sys.argv[0]) or "vssm"
-        sys.stderr.write(f"{program}: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"{program}: error: {_sentence(error)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130
+
+
+def _sentence(error: UserError) -> str:
+    text = str(error)
+    if "DataLoader worker process" in text:
+        # torch hands on a worker's error with the worker's traceback as its text; the sentence is the last line.
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())

@@ -31,7 +31,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy", topk=(1, 5))
 test_evaluator = val_evaluator
 
-epochs, warmup = 30, 3
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="TimmOptimWrapperConstructor",
@@ -39,22 +38,23 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=warmup, convert_to_iter_based=True),
+    dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=2, convert_to_iter_based=True),
     dict(
         type="CosineAnnealingLR",
         eta_min=1e-5,
         by_epoch=True,
-        begin=warmup,
-        end=epochs,
-        T_max=epochs - warmup,
+        begin=2,
+        end=14,
+        T_max=12,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=14, val_interval=1)
 val_cfg = {}
 test_cfg = {}
 
 default_hooks = dict(logger=dict(interval=11))
+log_processor = dict(window_size=11)
 custom_hooks = [
     dict(type="DemoFiguresHook"),
 ]

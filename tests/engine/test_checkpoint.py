@@ -86,9 +86,9 @@ def test_a_bare_state_dict_is_taken(tmp_path):
 
 
 def test_keys_and_shapes_are_named():
-    with pytest.raises(CheckpointError, match=r"f.pth.*1 missing keys \(bias\).*1 unexpected keys \(other\)"):
+    with pytest.raises(CheckpointError, match=r"f.pth.*missing bias; unexpected other"):
         check_fits("f.pth", nn.Linear(2, 3), {"weight": torch.ones(3, 2), "other": torch.ones(1)})
-    with pytest.raises(CheckpointError, match=r"weight is \(4, 2\) instead of \(3, 2\)"):
+    with pytest.raises(CheckpointError, match=r"weight \(4, 2\) instead of \(3, 2\)"):
         check_fits("f.pth", nn.Linear(2, 3), {"weight": torch.ones(4, 2), "bias": torch.ones(3)})
 
 

@@ -50,6 +50,7 @@ def test_the_official_recipe():
     assert "RandAugment" in train and "RandomErasing" in train and "bicubic" in train
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `scheduler.step")
 def test_the_schedule_of_the_learning_rate():
     from mmengine.optim import OptimWrapper
     from mmengine.registry import PARAM_SCHEDULERS

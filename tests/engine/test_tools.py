@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 
@@ -134,6 +135,28 @@ def test_predicting_from_a_run(trained, image_folder, tmp_path, capsys):
     assert len(rows) == 4 * 3 + 1 and rows[0]["class"] == answers[0]["classes"][0]
 
 
+def test_an_unreadable_image_in_a_worker_process(make_config, image_folder, tmp_path, capsys):
+    shutil.copytree(image_folder, tmp_path / "data")
+    (tmp_path / "data" / "train" / "class_0" / "0.png").write_bytes(b"no image")
+    config = make_config(root=tmp_path / "data", workers=1)
+    said = sentence(capsys, train_tool, config, "--work-dir", tmp_path / "wd")
+    assert re.fullmatch(r"\S+: error: Image '\S+class_0/0.png' cannot be read: .*\n", said)
+
+
+def test_published_weights_are_tested_without_a_checkpoint(make_config, tmp_path, capsys, monkeypatch):
+    config = make_config()
+    said = sentence(capsys, test_tool, config, "--work-dir", tmp_path / "wd")
+    assert "CHECKPOINT" in said and "model.model.pretrained=True" in said
+
+    def no_network(name, pretrained=False, **options):
+        assert pretrained
+        raise OSError("no network")
+
+    monkeypatch.setattr("vssm.engine.classifier.timm.create_model", no_network)
+    words = [config, "--work-dir", tmp_path / "wd", "--cfg-options", "model.model.pretrained=True"]
+    assert "weights of 'test_convnext' could not be loaded: OSError: no network" in sentence(capsys, test_tool, *words)
+
+
 def test_predicting_by_name(image_folder, capsys):
     image = image_folder / "val" / "class_0" / "0.png"
     assert call(predict_tool, "--model", "test_convnext", image, "--topk", 3) == 0
@@ -184,8 +207,8 @@ def test_foreign_checkpoints_are_one_sentence(trained, make_config, image_folder
     torch.save({"state_dict": {"layer.weight": torch.ones(1)}}, foreign)
     for tool, words in ((test_tool, [config, foreign, *here]), (predict_tool, [config, foreign, image])):
         said = sentence(capsys, tool, *words)
-        assert "foreign.pth' does not fit the model" in said
-        assert "missing keys (model." in said and "1 unexpected keys (layer.weight)" in said
+        assert "foreign.pth' cannot be loaded" in said
+        assert "missing model." in said and "unexpected layer.weight" in said
     short = tmp_path / "short.pth"
     short.write_bytes((work_dir / "epoch_2.pth").read_bytes()[:-1000])
     assert "short.pth' is truncated" in sentence(capsys, test_tool, config, short, *here)

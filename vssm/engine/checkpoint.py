@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
 from .._errors import UserError
+from ..models._checkpoint import check_fit
 
 _BUFFER_KEYS = {"log_history", "count_history", "max_length"}
 
@@ -175,27 +176,12 @@ def check_fits(path: str | os.PathLike, model: nn.Module, state_dict: Mapping[st
         state_dict: The weights.
 
     Raises:
-        CheckpointError: Keys are missing or unexpected, or a shape differs; the message names the first of each.
+        CheckpointError: Keys are missing or unexpected, or a shape differs; the message names some of each.
     """
-    wanted = model.state_dict()
-    problems = []
-    missing = [key for key in wanted if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in wanted]
-    shapes = [
-        f"{key} is {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in state_dict and state_dict[key].shape != value.shape
-    ]
-    for what, items in (("missing keys", missing), ("unexpected keys", unexpected), ("other shapes", shapes)):
-        if items:
-            problems.append(f"{len(items)} {what} ({_first(items)})")
-    if problems:
-        raise CheckpointError(f"Checkpoint '{path}' does not fit the model: {'; '.join(problems)}.")
-
-
-def _first(items: Iterable[str], count: int = 3) -> str:
-    items = list(items)
-    return ", ".join(items[:count]) + (", ..." if len(items) > count else "")
+    try:
+        check_fit(state_dict, model, optional=lambda key: False)
+    except ValueError as error:
+        raise CheckpointError(f"Checkpoint '{path}' cannot be loaded: {error}.") from error
 
 
 def find_resumable(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:

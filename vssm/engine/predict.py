@@ -22,6 +22,12 @@ from .data import DataError, open_image
 _SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
+def _readable(classes: Sequence[str] | None) -> Sequence[str] | None:
+    """ImageNet's folders are called n01440764 and so on: put words in their place."""
+    imagenet = ImageNetInfo("imagenet-1k")
+    return imagenet.label_descriptions() if classes and list(classes) == imagenet.label_names() else classes
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one image.
@@ -103,7 +109,7 @@ class Predictor:
         check_fits(checkpoint, model, stored["state_dict"])
         model.load_state_dict(stored["state_dict"])
         classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
-        return cls(model, kind.transform_from(dataset), classes, device)
+        return cls(model, kind.transform_from(dataset), _readable(classes), device)
 
     @classmethod
     def from_name(cls, name: str, pretrained: bool = False, device: str | None = None) -> "Predictor":

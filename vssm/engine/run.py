@@ -110,7 +110,7 @@ def train(
 
 def test(
     config: str,
-    checkpoint: str,
+    checkpoint: str | None = None,
     work_dir: str | None = None,
     out: str | None = None,
     options: Sequence[str] | None = None,
@@ -120,7 +120,7 @@ def test(
 
     Args:
         config: Path of a ``.py`` config.
-        checkpoint: A checkpoint of that config's model.
+        checkpoint: A checkpoint of that config's model; None: the published weights, if ``model.model.pretrained``.
         work_dir: Folder for logs; None: the config's, else ``work_dirs/<name of the config>``.
         out: A JSON file for the metrics.
         options: ``KEY=VALUE`` words laid over the config.
@@ -135,6 +135,10 @@ def test(
     cfg = _run_config(config, work_dir, options, launcher)
     if cfg.get("test_dataloader") is None:
         raise ConfigError(f"Config '{config}' has no test_dataloader, there is nothing to test on.")
+    if checkpoint is None and not cfg.model.get("model", {}).get("pretrained"):
+        raise ConfigError(
+            "A CHECKPOINT is needed; for the published weights say --cfg-options model.model.pretrained=True."
+        )
     cfg.resume, cfg.load_from = False, checkpoint
 
     def job() -> dict[str, float]:

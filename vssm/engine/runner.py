@@ -22,10 +22,14 @@ class _ForPeople(logging.Filter):
     """Keep blocks of text (environment, config, hook tables) and mmengine's small talk in the log file only."""
 
     _small_talk = ("Exp name:", "Distributed training is not used", "Checkpoints will be saved to")
+    # What mmengine's hooks make of each other's retired classes.
+    _for_its_developers = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return record.levelno >= logging.WARNING or not ("\n" in message or message.startswith(self._small_talk))
+        if record.levelno >= logging.WARNING:
+            return not message.startswith(self._for_its_developers)
+        return not ("\n" in message or message.startswith(self._small_talk))
 
 
 class _ShortFormatter(logging.Formatter):

@@ -87,12 +87,12 @@ def plot_predictions(
         answer = classes[answers[index]]
         text = f"{answer}  {confidence[index]:.0%}"
         if not right[index]:
-            text = f"{answer}, is {classes[labels[index]]}  {confidence[index]:.0%}"
+            text = f"{answer}  {confidence[index]:.0%}, is {classes[labels[index]]}"
         axes.set_title(text, fontsize=8, color=colour, pad=3)
     share = right.float().mean().item()
     figure.suptitle(
         f"Held-out scans: {int(right.sum())} of {len(right)} right ({share:.1%})"
-        + (f". The {len(wrong)} wrong ones come first, in orange." if wrong else "."),
+        + (f", {len(wrong)} wrong (first, in orange)." if wrong else "."),
         fontsize=12,
         color=INK,
     )
@@ -139,16 +139,13 @@ def read_log(work_dir: str | os.PathLike) -> tuple[list[dict[str, float]], list[
     return train, evaluations
 
 
-def plot_learning_curve(
-    work_dir: str | os.PathLike, path: str | os.PathLike, metric: str = "accuracy/top1", window: int = 25
-) -> None:
+def plot_learning_curve(work_dir: str | os.PathLike, path: str | os.PathLike, metric: str = "accuracy/top1") -> None:
     """Draw training loss and held-out top-1 over epochs.
 
     Args:
         work_dir: The run's folder.
         path: The PNG to write.
         metric: Name of the held-out figure, in per cent.
-        window: How many records the line through the loss averages.
 
     Raises:
         UserError: There is no log in the folder.
@@ -160,14 +157,14 @@ def plot_learning_curve(
     # Iterations as fractions of an epoch, so that both sides share their scale.
     last = train[-1] if train else {"iter": 1, "epoch": 1}
     per_epoch = last["iter"] / last["epoch"]
-    epochs = [record["iter"] / per_epoch for record in train]
-    losses = [record["loss"] for record in train]
-    smooth = [sum(losses[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(losses))]
-    left.plot(epochs, losses, color=RIGHT, alpha=0.25, linewidth=0.8, label="batch")
-    left.plot(epochs, smooth, color=RIGHT, linewidth=2, label=f"mean of {window}")
+    left.plot(
+        [record["iter"] / per_epoch for record in train],
+        [record["loss"] for record in train],
+        color=RIGHT,
+        linewidth=2,
+    )
     left.set_title("Training loss", fontsize=11, color=INK, loc="left")
     left.set_ylim(bottom=0)
-    left.legend(frameon=False, fontsize=9)
 
     scores = [record[metric] for record in evaluations if metric in record]
     times = [record["epoch"] for record in evaluations if metric in record]
@@ -186,9 +183,12 @@ def plot_learning_curve(
         )
         # The last points lie close together: most of the height goes to the upper end.
         right.set_ylim(max(min(scores) - 5, 0), 101)
+    from matplotlib.ticker import MaxNLocator
+
     for axes in (left, right):
         axes.set_xlabel("epoch", fontsize=9, color=INK)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, last["epoch"] * 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _plain_axes(axes)
     figure.savefig(path)
 
