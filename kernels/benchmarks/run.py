@@ -154,7 +154,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
 
     info = environment(args.device)
-    results = [run_benchmark(benchmark, args.device, args.rounds) for benchmark in chosen]
+    results = []
+    for benchmark in chosen:
+        print(f"running {benchmark.name}", file=sys.stderr)  # minutes on a slow machine, and no output until the end
+        results.append(run_benchmark(benchmark, args.device, args.rounds))
     table = as_markdown(info, results)
     print(table, end="")
     if args.json:
