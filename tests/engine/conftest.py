@@ -51,7 +51,7 @@ log_processor = dict(window_size=1)
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Tensors this small gain nothing from threads, and lose a lot where other work waits for the same cores."""
     threads = torch.get_num_threads()

@@ -6,6 +6,8 @@ import pytest
 
 from .conftest import logged_losses
 
+pytestmark = pytest.mark.slow
+
 # Kills its own process, as `kill -9` would, at a moment that the environment names.
 KILLER = """
 import os, signal
