@@ -193,10 +193,12 @@ class _Chunks:
         log_decay = self.heads((dt * A)[..., None])[..., 0].permute(0, 1, 3, 4, 2)  # b c g r l
         self.B, self.C = self.split(B), self.split(C)
         self.decay = torch.exp(_segment_sums(log_decay))  # b c g r l s
-        self.from_start = torch.exp(log_decay.cumsum(-1))
-        self.to_end = self.decay[..., -1, :]
-        self.whole = self.from_start[..., -1]
-        added = torch.einsum("bcsgn,bcgrs,bcsgrp->cbgrpn", self.B, self.to_end, self.v)
+        from_start = torch.exp(log_decay.cumsum(-1))
+        self.whole = from_start[..., -1]
+        self.from_start = from_start.permute(0, 1, 4, 2, 3)[..., None]  # b c l g r 1
+        self.to_end = self.decay[..., -1, :].permute(0, 1, 4, 2, 3)[..., None]
+        # Decays are applied to an operand first: an einsum of two becomes one batched product, of three it does not.
+        added = torch.einsum("bcsgn,bcsgrp->cbgrpn", self.B, self.v * self.to_end)
         self.state = torch.zeros_like(added)  # before the chunk
         for c in range(1, len(added)):
             torch.addcmul(added[c - 1], self.whole[:, c - 1, ..., None, None], self.state[c - 1], out=self.state[c])
@@ -238,7 +240,7 @@ def ssd_fwd(
     k = _Chunks(xf, F.softplus(raw) if dt_softplus else raw, A.to(dtype), B.to(dtype), C.to(dtype), chunk_size)
     scores = torch.einsum("bclgn,bcsgn->bcgls", k.C, k.B)[:, :, :, None] * k.decay
     y = torch.einsum("bcgrls,bcsgrp->bclgrp", scores, k.v)
-    y = y + torch.einsum("bclgn,cbgrpn,bcgrl->bclgrp", k.C, k.state, k.from_start)
+    y = y + torch.einsum("bclgn,cbgrpn->bclgrp", k.C, k.state) * k.from_start
     y = k.join(y).flatten(2, 3)
     if D is not None:
         y = y + (D.to(dtype)[:, None] if D.dim() == 1 else D.to(dtype)) * xf
@@ -266,7 +268,8 @@ def ssd_bwd(
     dy = k.heads(dy_)
 
     # Gradient of the state after every chunk, from the chunks behind it.
-    from_outputs = torch.einsum("bclgrp,bcgrl,bclgn->cbgrpn", dy, k.from_start, k.C)
+    dy_start, v_end = dy * k.from_start, k.v * k.to_end
+    from_outputs = torch.einsum("bclgrp,bclgn->cbgrpn", dy_start, k.C)
     grad_state = torch.zeros_like(from_outputs)
     for c in range(len(grad_state) - 2, -1, -1):
         whole = k.whole[:, c + 1, ..., None, None]
@@ -274,20 +277,19 @@ def ssd_bwd(
 
     values = torch.einsum("bclgrp,bcsgrp->bcgrls", dy, k.v) * k.decay
     scores = torch.einsum("bclgn,bcsgn->bcgls", k.C, k.B)[:, :, :, None]
-    v_state = torch.einsum("cbgrpn,bcsgn,bcgrs->bcsgrp", grad_state, k.B, k.to_end)
+    v_state = torch.einsum("cbgrpn,bcsgn->bcsgrp", grad_state, k.B) * k.to_end
     grad_v = torch.einsum("bcgrls,bclgrp->bcsgrp", scores * k.decay, dy) + v_state
     grad_B = torch.einsum("bcgrls,bclgn->bcsgn", values, k.C)
-    grad_B += torch.einsum("bcsgrp,cbgrpn,bcgrs->bcsgn", k.v, grad_state, k.to_end)
+    grad_B += torch.einsum("bcsgrp,cbgrpn->bcsgn", v_end, grad_state)
     grad_C = torch.einsum("bcgrls,bcsgn->bclgn", values, k.B)
-    y_state = torch.einsum("bclgrp,cbgrpn,bcgrl->bclgrn", dy, k.state, k.from_start)
-    grad_C += y_state.sum(4)
+    grad_C += torch.einsum("bclgrp,cbgrpn->bclgn", dy_start, k.state)
 
     # The log decay at j acts on every pair (l, s) with s < j <= l: inside the chunk, from the state before it, towards
     # the state after it, and through it.
     pairs = (values * scores).cumsum(-1)
     pairs = F.pad(pairs[..., :-1], (1, 0))  # exclusive: s < j
     grad_log = pairs.tril().sum(-2)
-    entering = torch.einsum("bclgrn,bclgn->bcgrl", y_state, k.C)
+    entering = (torch.einsum("bclgn,cbgrpn->bclgrp", k.C, k.state) * dy_start).sum(-1).permute(0, 1, 3, 4, 2)
     grad_log += entering.flip(-1).cumsum(-1).flip(-1)
     leaving = (k.v * v_state).sum(-1).permute(0, 1, 3, 4, 2).cumsum(-1)
     grad_log += F.pad(leaving[..., :-1], (1, 0))

@@ -70,15 +70,24 @@ def test_every_parameter_gets_a_gradient(model, x, amp):
     assert [n for n, g in grads.items() if not g.isfinite().all()] == []
 
 
+def share_weights(of, name, **kwargs):
+    """Another model of this name with the same parameters: made on the meta device, because initialising takes longest."""
+    other = timm.create_model(name, device="meta", **kwargs).eval()
+    target = getattr(other, "model", other)
+    weights = {k: v for k, v in of.state_dict().items() if k in target.state_dict()}
+    target.load_state_dict(weights, assign=True)
+    return other
+
+
 @torch.no_grad()
 def test_features_only_is_nchw(name, model, x):
-    backbone = timm.create_model(name, features_only=True).eval()
+    backbone = share_weights(model, name, features_only=True)
     channels = backbone.feature_info.channels()
     maps = backbone(x)
     assert channels == [info["num_chs"] for info in model.feature_info] and len(maps) == len(channels) >= 3
     for m, c, r in zip(maps, channels, backbone.feature_info.reduction(), strict=True):
         assert m.shape[:2] == (2, c) and m.shape[2] == m.shape[3] <= math.ceil(SIZE / r) + 1
-    two = timm.create_model(name, features_only=True, out_indices=(0, 2))
+    two = timm.create_model(name, features_only=True, out_indices=(0, 2), device="meta")
     assert two.feature_info.channels() == [channels[0], channels[2]]
 
 
@@ -106,8 +115,7 @@ def test_fx_graph_is_bit_equal_and_differentiable(model, x):
 @torch.no_grad()
 def test_torchscript(name, model, x):
     with timm.layers.set_scriptable(True):
-        scriptable = timm.create_model(name, num_classes=42).eval()
-    scriptable.load_state_dict(model.state_dict())
+        scriptable = share_weights(model, name, num_classes=42)
     assert torch.allclose(torch.jit.script(scriptable)(x), model(x), rtol=1e-4, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
-from .routes import CROSS, encode_routes, route_indices
+from .routes import CROSS, encode_routes, read_route, write_route
 
 __all__ = ["SS2D", "SSD2D", "CascadeSS2D"]
 
@@ -22,9 +22,8 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-# Branches on a dtype and builds indices from a size: calls of their own in an FX graph.
+# It branches on a dtype, which FX does not know while it traces: a call of its own in the graph.
 torch.fx.wrap("at_least_float32")
-torch.fx.wrap("route_indices")
 
 
 def init_step_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
@@ -232,29 +231,23 @@ class SSD2D(nn.Module):
         """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
         height = x.shape[1]
         width = x.shape[2]
-        order = route_indices(self.route_code, height, width, x)  # (K, L)
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.num_heads + 2 * self.d_state))
-        # (B, L, K, ...): position l of route k
-        routes = torch.arange(self.num_routes, device=x.device)
-        projected = projected.flatten(1, 2)[:, order.t(), routes]
-        dt, B, C = projected.split([self.num_heads, self.d_state, self.d_state], dim=-1)
-        u = x.flatten(1, 2)[:, order.t()].unflatten(-1, (self.num_heads, self.head_dim)).flatten(2, 3)
+        inputs: List[Tensor] = []
+        steps: List[Tensor] = []
+        for k in range(self.num_routes):
+            code = self.route_code[7 * k : 7 * k + 7]
+            inputs.append(read_route(x, code))
+            steps.append(read_route(projected[:, :, :, k], code))
+        dt, B, C = torch.stack(steps, dim=2).split([self.num_heads, self.d_state, self.d_state], dim=-1)
+        u = torch.stack(inputs, dim=2).unflatten(-1, (self.num_heads, self.head_dim)).flatten(2, 3)
         A = -torch.exp(at_least_float32(self.A_logs)).flatten()
-        y = torch.ops.vssm.ssd(
-            u,
-            dt.flatten(2),
-            A,
-            B,
-            C,
-            self.Ds.flatten(0, 1),
-            self.dt_projs_bias.flatten(),
-            True,
-            self.chunk_size,
-            "auto",
-        )
+        D, bias = self.Ds.flatten(0, 1), self.dt_projs_bias.flatten()
+        y = torch.ops.vssm.ssd(u, dt.flatten(2), A, B, C, D, bias, True, self.chunk_size, "auto")
         y = y.unflatten(2, (self.num_routes, self.num_heads)).flatten(3)  # (B, L, K, D)
-        y = y[:, order.argsort(dim=1).t(), routes].sum(2)
-        return y.unflatten(1, (height, width))
+        merged = write_route(y[:, :, 0], self.route_code[:7], height, width)
+        for k in range(1, self.num_routes):
+            merged = merged + write_route(y[:, :, k], self.route_code[7 * k : 7 * k + 7], height, width)
+        return merged
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""

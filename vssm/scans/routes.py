@@ -2,12 +2,20 @@
 
 from typing import List
 
-import torch
 from torch import Tensor
 
 from vssm_kernels import Route, encode_routes, route_order
 
-__all__ = ["BIDIRECTIONAL", "CROSS", "UNIDIRECTIONAL", "Route", "encode_routes", "route_indices", "route_order"]
+__all__ = [
+    "BIDIRECTIONAL",
+    "CROSS",
+    "UNIDIRECTIONAL",
+    "Route",
+    "encode_routes",
+    "read_route",
+    "route_order",
+    "write_route",
+]
 
 # VMamba (arXiv 2401.10166, section 4.2): rows, columns, and both backwards.
 CROSS = (Route(), Route(transpose=True), Route(reverse=True), Route(transpose=True, reverse=True))
@@ -16,19 +24,22 @@ UNIDIRECTIONAL = (Route(), Route(), Route(), Route())
 BIDIRECTIONAL = (Route(), Route(), Route(reverse=True), Route(reverse=True))
 
 
-def route_indices(code: List[int], height: int, width: int, like: Tensor) -> Tensor:
-    """Flat pixel indices (K, L), int64, of encoded routes that all visit the same number of pixels.
+def read_route(x: Tensor, code: List[int]) -> Tensor:
+    """A channels-last map (B, H, W, ...) along the first route of `encode_routes`' code: (B, L, ...).
 
-    Takes the flat code of `encode_routes` and the device of a tensor, so that TorchScript can compile it.
+    Takes the code, not the `Route`, so that TorchScript can compile it.
     """
-    pixels = torch.arange(height * width, device=like.device).view(height, width)
-    orders: List[Tensor] = []
-    for i in range(0, len(code), 7):
-        order = pixels[code[i + 5] :: code[i + 3], code[i + 6] :: code[i + 4]]
-        if code[i + 1] == 1:
-            order = order.t()
-        order = order.reshape(-1)
-        if code[i + 2] == 1:
-            order = order.flip(0)
-        orders.append(order)
-    return torch.stack(orders)
+    x = x[:, code[5] :: code[3], code[6] :: code[4]]
+    if code[1] == 1:
+        x = x.transpose(1, 2)
+    x = x.flatten(1, 2)
+    return x.flip(1) if code[2] == 1 else x
+
+
+def write_route(y: Tensor, code: List[int], height: int, width: int) -> Tensor:
+    """Puts the sequence (B, L, ...) of a route that visits every pixel back on its map: (B, H, W, ...)."""
+    if code[2] == 1:
+        y = y.flip(1)
+    if code[1] == 1:
+        return y.unflatten(1, (width, height)).transpose(1, 2)
+    return y.unflatten(1, (height, width))

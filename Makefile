@@ -1,0 +1,38 @@
+# make demo   train a small VMamba on real digits, and draw what it learned
+# make test   style checks and tests, as CI runs them
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test setup format bench clean
+
+demo: $(READY)
+	$(BIN)/python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+setup: $(READY)
+
+# The library is rebuilt when its sources change; a machine without a compiler gets the package without it.
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "vssm needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing PyTorch and the package into $(VENV): a few GB, one to two minutes."
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python kernels/benchmarks/run.py --threads 2
+
+clean:
+	rm -rf $(VENV) build *.egg-info work_dirs

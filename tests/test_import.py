@@ -1,0 +1,42 @@
+"""Importing the package is cheap and silent, and needs none of the extras."""
+
+import subprocess
+import sys
+
+# timm itself imports torchvision and safetensors.
+EXTRAS = ("mmengine", "mmcv", "mmdet", "mmseg", "matplotlib", "sklearn", "fvcore", "monai", "nibabel", "onnx")
+
+SCRIPT = f"""
+import sys, time
+import timm
+before = time.perf_counter()
+import vssm
+cost = time.perf_counter() - before
+print(cost, *[m for m in {EXTRAS} if m in sys.modules], sep="\\n", file=sys.stderr)
+"""
+
+
+def run(script: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+
+
+def test_import_is_cheap_silent_and_without_extras():
+    costs = []
+    for _ in range(3):
+        done = run(SCRIPT)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        cost, *extras = done.stderr.split()
+        assert extras == []
+        costs.append(float(cost))
+    assert min(costs) < 0.3
+
+
+def test_models_are_registered_and_listed():
+    import timm
+
+    import vssm
+
+    assert "vmamba_tiny_s1l8" in vssm.list_models("vmamba_tiny_*")
+    assert set(vssm.list_models()) <= set(timm.list_models())
+    assert vssm.list_models("resnet*") == []
