@@ -133,7 +133,7 @@ def as_markdown(info: dict[str, str], results: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
-    parser.add_argument("--only", metavar="NAME", help="the benchmarks whose name contains NAME")
+    parser.add_argument("--only", metavar="NAME", help="the benchmark NAME, or those whose name contains it")
     parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's default when not given)")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -144,6 +144,8 @@ def main() -> None:
         parser.error("--rounds must be at least 1")
 
     chosen = [b for b in BENCHMARKS.values() if not args.only or args.only in b.name]
+    if args.only in BENCHMARKS:
+        chosen = [BENCHMARKS[args.only]]
     if not chosen:
         parser.error(f"no benchmark is called {args.only}; there are {', '.join(BENCHMARKS)}")
     if args.list:

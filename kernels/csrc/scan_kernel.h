@@ -100,7 +100,10 @@ VSSM_INLINE Vec load_lanes(const float *p, int lanes) {
 // A chunk of B or C, side by side: rows a power of two apart would all fall into the same cache set.
 static void copy_rows(const float *rows, int64_t length, int64_t states, int count, float *out) {
     for (int64_t n = 0; n < states; ++n) {
-        memcpy(out + n * kChunk, rows + n * length, count * sizeof(float));
+        if (count == kChunk)  // a length known at compile time: no call
+            memcpy(out + n * kChunk, rows + n * length, kChunk * sizeof(float));
+        else
+            memcpy(out + n * kChunk, rows + n * length, count * sizeof(float));
         for (int t = count; t % kWide; ++t) out[n * kChunk + t] = 0;
     }
 }

@@ -133,12 +133,22 @@ VSSM_INLINE Wide<Count> exp2_fraction(Wide<Count> f) {
     return p * f + 1.0f;
 }
 
-// The power of two multiplies (rather than being added to the exponent bits) so that NaN stays NaN.
+// The power of two multiplies (rather than being added to the exponent bits) so that NaN stays NaN. AVX-512 scales by a
+// power of two with underflow and overflow seen to; the one clamp left keeps minus infinity from becoming NaN.
 template <int Count>
 VSSM_INLINE Wide<Count> exp2(Wide<Count> x) {
+#if defined(__AVX512F__)
+    x = at_least(x, -1e4f);
+    Wide<Count> n, out;
+    for (int i = 0; i < Count; ++i) n.v[i] = (Vec)_mm512_roundscale_ps((__m512)x.v[i], _MM_FROUND_TO_NEAREST_INT);
+    const Wide<Count> p = exp2_fraction(x - n);
+    for (int i = 0; i < Count; ++i) out.v[i] = (Vec)_mm512_scalef_ps((__m512)p.v[i], (__m512)n.v[i]);
+    return out;
+#else
     x = at_most(at_least(x, -127.0f), 128.0f);
     const Wide<Count> biased = x + kRound;
     return exp2_fraction(x - (biased - kRound)) * shift_left_23(biased);
+#endif
 }
 
 // exp(-|x|), relatively accurate out to the underflow: log(2) is subtracted in two parts, the first with so few bits that

@@ -208,6 +208,16 @@ def test_states_that_decay_to_nothing(variant):
 
 
 @needs_library
+def test_an_infinite_decay_forgets(variant):
+    inputs = make(1, 16, 40, 2, 1)
+    inputs[2][:] = -torch.inf
+    y, last_state = cpu.selective_scan_fwd(*inputs, True)
+    want, want_state = reference.selective_scan_fwd(*inputs, True)
+    assert y.isfinite().all()
+    torch.testing.assert_close((y, last_state), (want, want_state))
+
+
+@needs_library
 @pytest.mark.parametrize("which", range(5))
 def test_nan_stays_nan(variant, which):
     inputs = make(1, 16, 40, 2, 1)
