@@ -1,7 +1,10 @@
 import os
 
-import pytest
-import torch
+# Before torch is imported: on shared cores, OpenMP threads that wait busily slow small operations down tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 # Triton reads this when a kernel is decorated, so it has to be there before any kernel module is imported.
 if not torch.cuda.is_available():

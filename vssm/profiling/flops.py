@@ -1,8 +1,8 @@
 """FLOPs as the papers print them: fvcore's count plus the scans.
 
-fvcore counts a multiply-add of a convolution or matrix product as one and a layer norm as five per element; the papers add
-9 N + 1 per (position, channel) of a selective scan (see `vssm_kernels.flops`). The two units are mixed in the published
-figures, so they are mixed here.
+fvcore counts a multiply-add of a convolution or matrix product as one and a layer norm as five per element; the papers
+add 9 N + 1 per (position, channel) of a selective scan (see `vssm_kernels.flops`). The two units are mixed in the
+published figures, so they are mixed here.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+
 from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from vssm_kernels.scan_2d import sequence_lengths
 
