@@ -51,9 +51,10 @@ def assert_same(got: dict, want: dict):
 
 
 @pytest.mark.parametrize("key", ["model", "model_ema", "state_dict", "state_dict_ema"])
-def test_nested_and_prefixed(key):
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
+def test_nested_and_prefixed(key, prefix):
     official = official_checkpoint()
-    nested = {key: {f"module.{k}": v for k, v in official.items()}, "epoch": 3}
+    nested = {key: {f"{prefix}{k}": v for k, v in official.items()}, "epoch": 3}
     assert_same(load(nested), load(official))
 
 

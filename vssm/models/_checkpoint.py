@@ -13,7 +13,8 @@ __all__ = ["check_fit", "read_checkpoint", "unwrap_state_dict"]
 
 # Where training programs keep the weights, the averaged ones first.
 _WEIGHT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
-_PREFIXES = ("module.",)
+# Wrappers of parallel training, and of this package's own training runs.
+_PREFIXES = ("module.", "model.")
 
 
 class _Inert:
@@ -92,7 +93,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def unwrap_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint: nested or bare, averaged ones preferred, `module.` prefixes removed.
+    """The weights of a checkpoint: nested or bare, averaged ones preferred, the prefixes of wrappers removed.
 
     Raises:
         ValueError: it holds no tensors.
