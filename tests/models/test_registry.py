@@ -71,7 +71,7 @@ def test_every_parameter_gets_a_gradient(model, x, amp):
 
 
 def share_weights(of, name, **kwargs):
-    """Another model of this name with the same parameters: made on the meta device, because initialising takes longest."""
+    """Another model of this name with the same parameters, made on the meta device: initialising takes longest."""
     other = timm.create_model(name, device="meta", **kwargs).eval()
     target = getattr(other, "model", other)
     weights = {k: v for k, v in of.state_dict().items() if k in target.state_dict()}
