@@ -48,17 +48,25 @@ class Arena {
 // Rows are `stride` apart; `lanes` of them exist, and `count` positions.
 VSSM_INLINE void load_chunk(const float *rows, int64_t stride, int lanes, int count, Vec *out) {
     for (int t = 0; t < count; t += kLanes) {
-        Vec tile[kLanes];
-        if (lanes == kLanes && t + kLanes <= count) {
-            for (int r = 0; r < kLanes; ++r) tile[r] = load(rows + r * stride + t);
-        } else {
+        const float *from = rows + t;
+        int64_t step = stride;
+        Vec copy[kLanes];
+        if (lanes < kLanes || t + kLanes > count) {
             const int width = count - t < kLanes ? count - t : kLanes;
             for (int r = 0; r < kLanes; ++r) {
-                tile[r] = Vec{};
-                if (r < lanes) memcpy(&tile[r], rows + r * stride + t, width * sizeof(float));
+                copy[r] = Vec{};
+                if (r < lanes) memcpy(&copy[r], rows + r * stride + t, width * sizeof(float));
             }
+            from = reinterpret_cast<const float *>(copy);
+            step = kLanes;
         }
-        transpose(tile);
+        Vec tile[kLanes];
+        for (int r = 0; r < kHalf; ++r) {
+            const float *lower = from + r * step, *upper = lower + kHalf * step;
+            tile[r] = load_halves(lower, upper);
+            if (kHalf < kLanes) tile[r + kHalf] = load_halves(lower + kHalf, upper + kHalf);
+        }
+        transpose_parts(tile);
         for (int r = 0; r < kLanes; ++r) out[t + r] = tile[r];
     }
 }
@@ -68,13 +76,18 @@ VSSM_INLINE void store_chunk(float *rows, int64_t stride, int lanes, int count, 
     for (int t = 0; t < count; t += kLanes) {
         Vec tile[kLanes];
         for (int r = 0; r < kLanes; ++r) tile[r] = in[t + r];
-        transpose(tile);
+        transpose_parts(tile);
         for (int r = 0; r < kLanes; ++r) in[t + r] = tile[r];
     }
     for (int r = 0; r < lanes; ++r) {
+        // The halves of row r are in row r % kHalf and the one kHalf after it.
+        const float *from = reinterpret_cast<const float *>(in + r % kHalf) + r / kHalf * kHalf;
+        float *to = rows + r * stride;
         int t = 0;
-        for (; t + kLanes <= count; t += kLanes) store(rows + r * stride + t, in[t + r]);
-        if (t < count) memcpy(rows + r * stride + t, &in[t + r], (count - t) * sizeof(float));
+        for (; t + kLanes <= count; t += kLanes)
+            for (int i = 0; i < kLanes; i += kHalf) copy_half(to + t + i, from + (t + i) * kLanes);
+        for (; t < count; t += kHalf)
+            memcpy(to + t, from + t * kLanes, (count - t < kHalf ? count - t : kHalf) * sizeof(float));
     }
 }
 
@@ -161,9 +174,12 @@ VSSM_INLINE void discretise(Vec *step, const Vec *u, Vec *input, Vec *slope, Vec
 // The decays of `States` states at kWide / States positions from t on, position by position.
 template <int States>
 VSSM_INLINE Wide<kWide> decays(const Vec *step, const Vec (&A_log2e)[States]) {
-    Wide<kWide> x;
-    for (int i = 0; i < kWide; ++i) x.v[i] = step[i / States] * A_log2e[i % States];
-    return exp2(x);
+    Wide<kWide> a, b;
+    for (int i = 0; i < kWide; ++i) {
+        a.v[i] = step[i / States];
+        b.v[i] = A_log2e[i % States];
+    }
+    return exp2_product(a, b);
 }
 
 // Calls body.run<n>(first state) for blocks of states that cover all of them.

@@ -121,6 +121,16 @@ constexpr float kLog2e = 1.44269504088896341f;
 // makes it a power of two. -127 gives 0 and 128 gives infinity, which is how underflow and overflow come out.
 constexpr float kRound = 12582912.0f + 127.0f;
 
+#if defined(__AVX512F__)
+// p * 2^n with underflow and overflow seen to; NaN in either stays NaN.
+template <int Count>
+VSSM_INLINE Wide<Count> scale(Wide<Count> p, Wide<Count> n) {
+    Wide<Count> out;
+    for (int i = 0; i < Count; ++i) out.v[i] = (Vec)_mm512_scalef_ps((__m512)p.v[i], (__m512)n.v[i]);
+    return out;
+}
+#endif
+
 // 2^f on [-0.5, 0.5]: minimax in relative error (2e-9) with the constant term fixed at 1, so that a decay close to 1, the
 // one a long memory multiplies up thousands of times, has no systematic error.
 template <int Count>
@@ -133,28 +143,37 @@ VSSM_INLINE Wide<Count> exp2_fraction(Wide<Count> f) {
     return p * f + 1.0f;
 }
 
-// The power of two multiplies (rather than being added to the exponent bits) so that NaN stays NaN. AVX-512 scales by a
-// power of two with underflow and overflow seen to; the one clamp left keeps minus infinity from becoming NaN.
+// exp2(a * b). The power of two multiplies (rather than being added to the exponent bits) so that NaN stays NaN.
 template <int Count>
-VSSM_INLINE Wide<Count> exp2(Wide<Count> x) {
+VSSM_INLINE Wide<Count> exp2_product(Wide<Count> a, Wide<Count> b) {
 #if defined(__AVX512F__)
-    x = at_least(x, -1e4f);
-    Wide<Count> n, out;
-    for (int i = 0; i < Count; ++i) n.v[i] = (Vec)_mm512_roundscale_ps((__m512)x.v[i], _MM_FROUND_TO_NEAREST_INT);
-    const Wide<Count> p = exp2_fraction(x - n);
-    for (int i = 0; i < Count; ++i) out.v[i] = (Vec)_mm512_scalef_ps((__m512)p.v[i], (__m512)n.v[i]);
-    return out;
+    const Wide<Count> n = (a * b + kRound) - kRound;
+    Wide<Count> f = a * b - n;
+    // Infinite or beyond what kRound rounds: the scaling alone decides, and f (or NaN) becomes 0.5 in magnitude.
+    for (int i = 0; i < Count; ++i) f.v[i] = (Vec)_mm512_range_ps((__m512)f.v[i], _mm512_set1_ps(0.5f), 2);
+    return scale(exp2_fraction(f), n);
 #else
-    x = at_most(at_least(x, -127.0f), 128.0f);
+    const Wide<Count> x = at_most(at_least(a * b, -127.0f), 128.0f);
     const Wide<Count> biased = x + kRound;
     return exp2_fraction(x - (biased - kRound)) * shift_left_23(biased);
 #endif
 }
 
-// exp(-|x|), relatively accurate out to the underflow: log(2) is subtracted in two parts, the first with so few bits that
-// its product with n is exact. The polynomial is that of exp2_fraction, fitted to exp.
+// exp(-|x|), relatively accurate out to the underflow.
 template <int Count>
 VSSM_INLINE Wide<Count> exp_minus_abs(Wide<Count> x) {
+#if defined(__AVX512F__)
+    // The fused multiplication takes all of n * log(2), whose float32 value is close enough for every n there is.
+    x = at_most(absolute(x), 104.0f);
+    const Wide<Count> n = (x * -kLog2e + kRound) - kRound;
+    const Wide<Count> r = n * -0.6931471805599453f - x;
+    Wide<Count> p = r * 0.008290315046906471f + 0.04189793020486832f;
+    p = p * r + 0.1666763573884964f;
+    p = p * r + 0.4999915063381195f;
+    p = p * r + 0.9999997019767761f;
+    return scale(p * r + 1.0f, n);
+#else
+    // log(2) is subtracted in two parts, the first with so few bits that its product with n is exact.
     x = at_most(absolute(x), 88.0f);
     const Wide<Count> biased = x * -kLog2e + kRound;
     const Wide<Count> n = biased - kRound;
@@ -165,11 +184,13 @@ VSSM_INLINE Wide<Count> exp_minus_abs(Wide<Count> x) {
     p = p * r + 0.4999999403953552f;
     p = p * r + 1.0f;
     return (p * r + 1.0f) * shift_left_23(biased);
+#endif
 }
 
-// log(1 + w) on [0, 1] as w * P(w): relatively accurate however small w is (minimax error of P: 3e-8).
+// softplus(x) given w = exp(-|x|), as max(x, 0) + log(1 + w). The logarithm, on [0, 1], is w * P(w): relatively accurate
+// however small w is (minimax error of P: 3e-8). Above 20 it is less than half a unit in the last place of x: linear.
 template <int Count>
-VSSM_INLINE Wide<Count> log1p_unit(Wide<Count> w) {
+VSSM_INLINE Wide<Count> softplus(Wide<Count> x, Wide<Count> w) {
     Wide<Count> p = w * 0.005364818964153528f - 0.03006577305495739f;
     p = p * w + 0.0792045071721077f;
     p = p * w - 0.13753800094127655f;
@@ -178,13 +199,7 @@ VSSM_INLINE Wide<Count> log1p_unit(Wide<Count> w) {
     p = p * w + 0.3332132399082184f;
     p = p * w - 0.49999648332595825f;
     p = p * w + 1.0f;
-    return p * w;
-}
-
-// softplus(x) given w = exp(-|x|). Above 20 the logarithm is less than half a unit in the last place of x: linear.
-template <int Count>
-VSSM_INLINE Wide<Count> softplus(Wide<Count> x, Wide<Count> w) {
-    return at_least(x, 0.0f) + log1p_unit(w);
+    return p * w + at_least(x, 0.0f);
 }
 
 template <int Count>
@@ -251,8 +266,32 @@ VSSM_INLINE void exchange(Vec (&v)[kLanes]) {
     }
 }
 
-// 4 x 4 transposes inside the 128-bit parts, then the parts among themselves.
-VSSM_INLINE void transpose(Vec (&v)[kLanes]) {
+// Exchanging the elements between the halves of a vector: what is left of a transpose after transpose_parts, or is left to
+// it, and what moving halves to and from memory does without a shuffle. Vectors of one part have none.
+constexpr int kHalf = kLanes > 4 ? kLanes / 2 : kLanes;
+
+// A vector of two halves of kHalf floats.
+VSSM_INLINE Vec load_halves(const float *lower, const float *upper) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(lower)), _mm256_loadu_ps(upper), 1);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(lower)), _mm_loadu_ps(upper), 1);
+#else
+    (void)upper;
+    return load(lower);
+#endif
+}
+
+// kHalf floats. As a vector: a compiler takes a call or 64-bit moves for some sizes of memcpy.
+VSSM_INLINE void copy_half(float *to, const float *from) {
+    typedef float Half __attribute__((vector_size(4 * kHalf)));
+    Half half;
+    memcpy(&half, from, sizeof half);
+    memcpy(to, &half, sizeof half);
+}
+
+// 4 x 4 transposes inside the 128-bit parts, then the parts of each half of the vectors among themselves.
+VSSM_INLINE void transpose_parts(Vec (&v)[kLanes]) {
     for (int r = 0; r < kLanes; r += 4) {
         const Vec a = shuffle<Zip<0>>(v[r], v[r + 2]), b = shuffle<Zip<1>>(v[r], v[r + 2]);
         const Vec c = shuffle<Zip<0>>(v[r + 1], v[r + 3]), d = shuffle<Zip<1>>(v[r + 1], v[r + 3]);
@@ -261,11 +300,8 @@ VSSM_INLINE void transpose(Vec (&v)[kLanes]) {
         v[r + 2] = shuffle<Zip<0>>(b, d);
         v[r + 3] = shuffle<Zip<1>>(b, d);
     }
-#if VSSM_LANES >= 8
-    exchange<4>(v);
-#endif
 #if VSSM_LANES >= 16
-    exchange<8>(v);
+    exchange<4>(v);
 #endif
 }
 
