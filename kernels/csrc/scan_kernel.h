@@ -227,13 +227,26 @@ struct ForwardScratch {
     }
 };
 
-// Advances a block of states through a chunk and adds its output to y.
+// Advances a block of states through a chunk and adds its output to y, which the first block starts.
 struct Advance {
     const ForwardScratch &x;
     int count;
+    Vec D;
+    bool has_D;
 
     template <int States>
     VSSM_MEMBER void run(int64_t n0) const {
+        // Without D nothing of u may reach y: not even the NaN of zero times infinity.
+        if (n0 > 0)
+            advance<States>(n0, [&](int t) { return x.y[t]; });
+        else if (has_D)
+            advance<States>(n0, [&](int t) { return D * x.u[t]; });
+        else
+            advance<States>(n0, [&](int) { return Vec{}; });
+    }
+
+    template <int States, class Start>
+    VSSM_MEMBER void advance(int64_t n0, const Start &start) const {
         const float *B = x.B + n0 * kChunk, *C = x.C + n0 * kChunk;
         Vec h[States], a[States];
         for (int n = 0; n < States; ++n) {
@@ -244,7 +257,7 @@ struct Advance {
             const Wide<kWide> decay = decays(x.step + t, a);
             for (int j = 0; j < kWide / States; ++j) {
                 const Vec input = x.input[t + j];
-                Vec y = x.y[t + j];
+                Vec y = start(t + j);
                 for (int n = 0; n < States; ++n) {
                     h[n] = decay.v[j * States + n] * h[n] + input * B[n * kChunk + t + j];
                     y += h[n] * C[n * kChunk + t + j];
@@ -279,9 +292,7 @@ static void forward(const ForwardArgs &args, int64_t unit, void *memory) {
         const int64_t here = row * s.length + start, next = here + kChunk;
         const Ahead ahead{{args.delta + next, args.u + next, args.y + here}, s.length, block.lanes};
         discretise(x.step, x.u, x.input, nullptr, bias, s.softplus, count, ahead);
-        // Without D nothing of u may reach y: not even the NaN of zero times infinity.
-        for (int t = 0; t < padded(count); ++t) x.y[t] = args.D ? D * x.u[t] : Vec{};
-        over_states(s.states, Advance{x, count});
+        over_states(s.states, Advance{x, count, D, args.D != nullptr});
         store_chunk(args.y + row * s.length + start, s.length, block.lanes, count, x.y);
     }
     store_states(args.last_state + row * s.states, s.states, block.lanes, x.state);
