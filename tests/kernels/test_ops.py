@@ -110,11 +110,13 @@ def nan_memory(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: poison(new_empty(*a, **k)))
 
 
-@pytest.mark.parametrize(("length", "states", "groups"), itertools.product(LENGTHS, (1, 2, 16), (1, 4)))
-def test_scan(backend, length, states, groups, nan_memory):
-    if backend == "reference" and length > 200:
-        pytest.skip("the loop is the truth here, and slow; its long backward is covered at 196")
-    check_scan(scan_inputs(length, states, groups, dtype=torch.float32), backend)
+# The loop is the truth here, and slow: long sequences are for the others.
+CASES = [c for c in itertools.product(BACKENDS, LENGTHS, (1, 2, 16), (1, 4)) if c[0] != "reference" or c[1] < 200]
+
+
+@pytest.mark.parametrize(("name", "length", "states", "groups"), CASES)
+def test_scan(name, length, states, groups, nan_memory):
+    check_scan(scan_inputs(length, states, groups, dtype=torch.float32), name)
 
 
 @pytest.mark.parametrize(
@@ -185,12 +187,11 @@ def test_scan_strong_decay_and_large_steps(backend):
     check_scan(inputs, backend, grad_tolerance=2e-4)
 
 
-def test_scan_slow_decay_over_a_long_sequence(backend):
-    if backend == "reference":
-        pytest.skip("four thousand steps of the loop")
+@pytest.mark.parametrize("name", [b for b in BACKENDS if b != "reference"])
+def test_scan_slow_decay_over_a_long_sequence(name):
     inputs = scan_inputs(4097, 1, 1, channels=3, batch=1, dtype=torch.float32)
     inputs["A"] *= 1e-3
-    check_scan(inputs, backend, tolerance=1e-4, grad_tolerance=2e-4)
+    check_scan(inputs, name, tolerance=1e-4, grad_tolerance=2e-4)
 
 
 def test_three_dimensional_B_and_C(backend):
