@@ -47,7 +47,7 @@ class Arena {
 
 // Rows are `stride` apart; `lanes` of them exist, and `count` positions.
 VSSM_INLINE void load_chunk(const float *rows, int64_t stride, int lanes, int count, Vec *out) {
-    for (int t = 0; t < count; t += kLanes) {
+    for (int64_t t = 0; t < count; t += kLanes) {
         const float *from = rows + t;
         int64_t step = stride;
         Vec copy[kLanes];
@@ -73,7 +73,7 @@ VSSM_INLINE void load_chunk(const float *rows, int64_t stride, int lanes, int co
 
 // Transposes in place, then writes row by row: there are fewer entries for stores in the first-level TLB than rows.
 VSSM_INLINE void store_chunk(float *rows, int64_t stride, int lanes, int count, Vec *in) {
-    for (int t = 0; t < count; t += kLanes) {
+    for (int64_t t = 0; t < count; t += kLanes) {
         Vec tile[kLanes];
         for (int r = 0; r < kLanes; ++r) tile[r] = in[t + r];
         transpose_parts(tile);
@@ -83,7 +83,7 @@ VSSM_INLINE void store_chunk(float *rows, int64_t stride, int lanes, int count, 
         // The halves of row r are in row r % kHalf and the one kHalf after it.
         const float *from = reinterpret_cast<const float *>(in + r % kHalf) + r / kHalf * kHalf;
         float *to = rows + r * stride;
-        int t = 0;
+        int64_t t = 0;
         for (; t + kLanes <= count; t += kLanes)
             for (int i = 0; i < kLanes; i += kHalf) copy_half(to + t + i, from + (t + i) * kLanes);
         for (; t < count; t += kHalf)
@@ -117,13 +117,13 @@ static void copy_rows(const float *rows, int64_t length, int64_t states, int cou
             memcpy(out + n * kChunk, rows + n * length, kChunk * sizeof(float));
         else
             memcpy(out + n * kChunk, rows + n * length, count * sizeof(float));
-        for (int t = count; t % kWide; ++t) out[n * kChunk + t] = 0;
+        for (int64_t t = count; t % kWide; ++t) out[n * kChunk + t] = 0;
     }
 }
 
 // The chunk's positions up to a multiple of kWide. Those past the end have step, u, B, C and grad_y zero, which leaves the
 // state and its gradient as they are, bit for bit.
-VSSM_INLINE int padded(int count) { return (count + kWide - 1) / kWide * kWide; }
+VSSM_INLINE int64_t padded(int count) { return (count + kWide - 1) / kWide * kWide; }
 
 VSSM_INLINE Wide<kWide> load_wide(const Vec *p) {
     Wide<kWide> out;
@@ -142,9 +142,9 @@ struct Ahead {
     int64_t stride;
     int lanes;
 
-    VSSM_MEMBER void prefetch(int t) const {
+    VSSM_MEMBER void prefetch(int64_t t) const {
         constexpr int kLine = 16, kSteps = kChunk / kWide, kRows = (kLanes + kSteps - 1) / kSteps;
-        for (int r = t / kWide * kRows; r < (t / kWide + 1) * kRows && r < lanes; ++r)
+        for (int64_t r = t / kWide * kRows; r < (t / kWide + 1) * kRows && r < lanes; ++r)
             for (const float *chunk : chunks)
                 for (int i = 0; i < kChunk; i += kLine) __builtin_prefetch(chunk + r * stride + i);
     }
@@ -154,7 +154,7 @@ struct Ahead {
 // the step size.
 VSSM_INLINE void discretise(Vec *step, const Vec *u, Vec *input, Vec *slope, Vec bias, bool softplus_on, int count,
                             const Ahead &ahead) {
-    for (int t = 0; t < padded(count); t += kWide) {
+    for (int64_t t = 0; t < padded(count); t += kWide) {
         ahead.prefetch(t);
         Wide<kWide> x;
         for (int i = 0; i < kWide; ++i) x.v[i] = step[t + i] + bias;
@@ -168,7 +168,7 @@ VSSM_INLINE void discretise(Vec *step, const Vec *u, Vec *input, Vec *slope, Vec
         store_wide(step + t, x);
         store_wide(input + t, x * load_wide(u + t));
     }
-    for (int t = count; t < padded(count); ++t) step[t] = input[t] = Vec{};
+    for (int64_t t = count; t < padded(count); ++t) step[t] = input[t] = Vec{};
 }
 
 // The decays of `States` states at kWide / States positions from t on, position by position.
@@ -238,11 +238,11 @@ struct Advance {
     VSSM_MEMBER void run(int64_t n0) const {
         // Without D nothing of u may reach y: not even the NaN of zero times infinity.
         if (n0 > 0)
-            advance<States>(n0, [&](int t) { return x.y[t]; });
+            advance<States>(n0, [&](int64_t t) { return x.y[t]; });
         else if (has_D)
-            advance<States>(n0, [&](int t) { return D * x.u[t]; });
+            advance<States>(n0, [&](int64_t t) { return D * x.u[t]; });
         else
-            advance<States>(n0, [&](int) { return Vec{}; });
+            advance<States>(n0, [&](int64_t) { return Vec{}; });
     }
 
     template <int States, class Start>
@@ -253,7 +253,7 @@ struct Advance {
             h[n] = x.state[n0 + n];
             a[n] = x.A_log2e[n0 + n];
         }
-        for (int t = 0; t < padded(count); t += kWide / States) {
+        for (int64_t t = 0; t < padded(count); t += kWide / States) {
             const Wide<kWide> decay = decays(x.step + t, a);
             for (int j = 0; j < kWide / States; ++j) {
                 const Vec input = x.input[t + j];
@@ -364,7 +364,7 @@ struct AdvanceEdge {
             h[n] = from[n0 + n];
             a[n] = x.A_log2e[n0 + n];
         }
-        for (int t = 0; t < kChunk; t += kWide / States) {
+        for (int64_t t = 0; t < kChunk; t += kWide / States) {
             const Wide<kWide> decay = decays(x.step + t, a);
             for (int i = 0; i < kWide; ++i) {
                 const int n = i % States, j = i / States;
@@ -377,7 +377,7 @@ struct AdvanceEdge {
 
 // Adds the sums over the lanes of `count` vectors, `stride` apart, to `out` (or sets it, for the first block of a strip).
 VSSM_INLINE void reduce_rows(const Vec *rows, int stride, int count, bool first, float *out) {
-    int t = 0;
+    int64_t t = 0;
     for (; t + kLanes <= count; t += kLanes) {
         Vec tile[kLanes];
         for (int r = 0; r < kLanes; ++r) tile[r] = rows[(t + r) * stride];
@@ -411,7 +411,7 @@ struct Reverse {
             a[n] = x.A_log2e[n0 + n];
             x.state[n] = h[n];
         }
-        for (int t = 0; t < padded(count); t += kWide / States) {
+        for (int64_t t = 0; t < padded(count); t += kWide / States) {
             const Wide<kWide> decay = decays(x.step + t, a);
             for (int i = 0; i < kWide; ++i) {
                 const int n = i % States, j = i / States;
@@ -426,7 +426,7 @@ struct Reverse {
             a[n] = x.A[n0 + n];
             sum_A[n] = Vec{};
         }
-        for (int t = count - 1; t >= 0; --t) {
+        for (int64_t t = count - 1; t >= 0; --t) {
             const Vec grad_y = x.grad_y[t], step = x.step[t], input = x.input[t];
             Vec grad_input = x.grad_input[t], grad_step = x.grad_step[t];
             for (int n = 0; n < States; ++n) {
@@ -494,11 +494,11 @@ static void backward_block(const BackwardArgs &args, const Block &block, bool fi
         const int64_t next = row * s.length + start - kChunk;
         const Ahead ahead{{args.delta + next, args.u + next, args.grad_y + next}, s.length, block.lanes};
         discretise(x.step, x.u, x.input, x.slope, bias, s.softplus, count, ahead);
-        for (int t = 0; t < count; ++t) x.grad_input[t] = x.grad_step[t] = Vec{};
+        for (int64_t t = 0; t < count; ++t) x.grad_input[t] = x.grad_step[t] = Vec{};
         over_states(s.states, Reverse{x, s.length, count, x.edges + k * s.states, first, out_B + start, out_C + start});
 
         Vec sum_D = Vec{}, sum_bias = Vec{};
-        for (int t = 0; t < count; ++t) {
+        for (int64_t t = 0; t < count; ++t) {
             const Vec grad_input = x.grad_input[t];
             const Vec grad_delta = (grad_input * x.u[t] + x.grad_step[t]) * x.slope[t];
             sum_D += x.grad_y[t] * x.u[t];
