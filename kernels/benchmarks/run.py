@@ -7,6 +7,7 @@ falls on all alike. Reported are the median and the quartiles of the rounds. A r
 import argparse
 import importlib.util
 import json
+import math
 import platform
 import statistics
 import sys
@@ -24,6 +25,8 @@ from registry import BENCHMARKS, Benchmark  # noqa: E402
 # A candidate slower than this in the warm-up is called a few times only.
 SLOW_SECONDS = 0.1
 SLOW_ROUNDS = 5
+# A sample is the mean of as many calls as last this long: one call of a millisecond measures the scheduler's whims.
+SAMPLE_SECONDS = 0.01
 
 
 def synchronize(device: torch.device) -> None:
@@ -48,13 +51,14 @@ def measure(candidates: dict, device: torch.device, rounds: int) -> dict[str, li
         seconds = timed(run, device)
         slow = seconds > SLOW_SECONDS
         if not slow:
-            timed(run, device, calls=5)
-        plan[name] = min(rounds, SLOW_ROUNDS) if slow else rounds
+            seconds = timed(run, device, calls=5)
+        plan[name] = (min(rounds, SLOW_ROUNDS) if slow else rounds, math.ceil(SAMPLE_SECONDS / seconds))
     for i in range(rounds):
         for name, run in candidates.items():
-            if i < plan[name]:
+            planned, calls = plan[name]
+            if i < planned:
                 run()  # the candidate before it leaves caches and allocator as it likes
-                times[name].append(timed(run, device))
+                times[name].append(timed(run, device, calls))
     return times
 
 

@@ -138,15 +138,23 @@ VSSM_INLINE void store_wide(Vec *p, Wide<kWide> x) {
 // Chunks of memory that are wanted soon. The rows of a block are more streams than a hardware prefetcher follows, so they
 // are asked for by hand, a few at a time among the arithmetic: in one burst they would fill the core's queue of misses.
 struct Ahead {
-    const float *chunks[3];
+    const float *chunks[2];
+    const float *other;
+    bool other_is_written;
     int64_t stride;
     int lanes;
 
     VSSM_MEMBER void prefetch(int64_t t) const {
         constexpr int kLine = 16, kSteps = kChunk / kWide, kRows = (kLanes + kSteps - 1) / kSteps;
         for (int64_t r = t / kWide * kRows; r < (t / kWide + 1) * kRows && r < lanes; ++r)
-            for (const float *chunk : chunks)
-                for (int i = 0; i < kChunk; i += kLine) __builtin_prefetch(chunk + r * stride + i);
+            for (int i = 0; i < kChunk; i += kLine) {
+                for (const float *chunk : chunks) __builtin_prefetch(chunk + r * stride + i);
+                // A line to be written is wanted as the core's own: the output's may still be another core's.
+                if (other_is_written)
+                    __builtin_prefetch(other + r * stride + i, 1);
+                else
+                    __builtin_prefetch(other + r * stride + i);
+            }
     }
 };
 
@@ -290,7 +298,7 @@ static void forward(const ForwardArgs &args, int64_t unit, void *memory) {
         copy_rows(args.B + shared + start, s.length, s.states, count, x.B);
         copy_rows(args.C + shared + start, s.length, s.states, count, x.C);
         const int64_t here = row * s.length + start, next = here + kChunk;
-        const Ahead ahead{{args.delta + next, args.u + next, args.y + here}, s.length, block.lanes};
+        const Ahead ahead{{args.delta + next, args.u + next}, args.y + here, true, s.length, block.lanes};
         discretise(x.step, x.u, x.input, nullptr, bias, s.softplus, count, ahead);
         over_states(s.states, Advance{x, count, D, args.D != nullptr});
         store_chunk(args.y + row * s.length + start, s.length, block.lanes, count, x.y);
@@ -478,7 +486,7 @@ static void backward_block(const BackwardArgs &args, const Block &block, bool fi
         load_chunk(args.u + row * s.length + start, s.length, block.lanes, kChunk, x.u);
         copy_rows(args.B + shared + start, s.length, s.states, kChunk, x.B);
         const int64_t next = row * s.length + start + kChunk;
-        const Ahead ahead{{args.delta + next, args.u + next, args.u + next}, s.length, block.lanes};
+        const Ahead ahead{{args.delta + next, args.u + next}, args.u + next, false, s.length, block.lanes};
         discretise(x.step, x.u, x.input, nullptr, bias, s.softplus, kChunk, ahead);
         over_states(s.states, AdvanceEdge{x, x.edges + k * s.states, x.edges + (k + 1) * s.states});
     }
@@ -492,7 +500,7 @@ static void backward_block(const BackwardArgs &args, const Block &block, bool fi
         copy_rows(args.B + shared + start, s.length, s.states, count, x.B);
         copy_rows(args.C + shared + start, s.length, s.states, count, x.C);
         const int64_t next = row * s.length + start - kChunk;
-        const Ahead ahead{{args.delta + next, args.u + next, args.grad_y + next}, s.length, block.lanes};
+        const Ahead ahead{{args.delta + next, args.u + next}, args.grad_y + next, false, s.length, block.lanes};
         discretise(x.step, x.u, x.input, x.slope, bias, s.softplus, count, ahead);
         for (int64_t t = 0; t < count; ++t) x.grad_input[t] = x.grad_step[t] = Vec{};
         over_states(s.states, Reverse{x, s.length, count, x.edges + k * s.states, first, out_B + start, out_C + start});
