@@ -13,37 +13,61 @@ from torch import Tensor
 
 __all__ = ["linear_scan", "selective_scan_bwd", "selective_scan_fwd", "ssd_bwd", "ssd_fwd"]
 
-# Largest state tensor materialised at once, in elements. Rows are independent, so larger problems run in slabs.
-_SLAB = 1 << 25
+# Largest state tensor materialised at once, in elements. Channels are independent, so larger problems run in slabs: on
+# a CPU in slabs that stay in the cache, elsewhere in slabs that only bound the memory.
+_CPU_SLAB = 1 << 19
+_SLAB = 1 << 26
+
+
+def _steps(length: int) -> int:
+    """Positions a chunk, for about as many chunks."""
+    return math.ceil(math.sqrt(length))
+
+
+def _to_chunks(x: Tensor, steps: int) -> Tensor:
+    """(..., L) to (steps, ..., chunks), zeros at the end: each step of all chunks is one contiguous slice."""
+    x = F.pad(x, (0, -x.shape[-1] % steps))
+    return x.unflatten(-1, (-1, steps)).movedim(-1, 0).contiguous()
+
+
+def _from_chunks(x: Tensor, length: int) -> Tensor:
+    """The inverse of `_to_chunks`."""
+    return x.movedim(0, -1).flatten(-2)[..., :length]
+
+
+def _forward_(decay: Tensor, h: Tensor) -> None:
+    """h_t += decay_t h_{t-1} over (steps, ..., chunks), in place; decay becomes that since the chunk's start."""
+    for t in range(1, len(h)):
+        h[t].addcmul_(decay[t], h[t - 1])
+    if h.shape[-1] > 1:
+        for t in range(1, len(h)):
+            decay[t].mul_(decay[t - 1])
+        ends = linear_scan(decay[-1], h[-1])
+        h[..., 1:].addcmul_(decay[..., 1:], ends[..., :-1])
+
+
+def _backward_(decay: Tensor, g: Tensor) -> None:
+    """g_t += decay_{t+1} g_{t+1} over chunks, in place, last to first; decay is left as it is."""
+    for t in range(len(g) - 2, -1, -1):
+        g[t].addcmul_(decay[t + 1], g[t + 1])
+    if g.shape[-1] > 1:
+        reach = torch.empty_like(decay)  # the decay up to the start of the next chunk
+        reach[-1] = F.pad(decay[0, ..., 1:], (0, 1))
+        for t in range(len(g) - 2, -1, -1):
+            torch.mul(decay[t + 1], reach[t + 1], out=reach[t])
+        starts = linear_scan(reach[0].flip(-1), g[0].flip(-1)).flip(-1)
+        g[..., :-1].addcmul_(reach[..., :-1], starts[..., 1:])
 
 
 def linear_scan(decay: Tensor, x: Tensor) -> Tensor:
-    """h_t = decay_t h_{t-1} + x_t along the last dimension, h_{-1} = 0. (R, L) each; not differentiable."""
-    rows, length = x.shape
+    """h_t = decay_t h_{t-1} + x_t along the last dimension, h_{-1} = 0. (..., L) each; not differentiable."""
+    length = x.shape[-1]
     if length == 1:
         return x.clone()
-    steps = math.ceil(math.sqrt(length))
-    chunks = math.ceil(length / steps)
-    pad = chunks * steps - length
-    if pad:  # at the end, where nothing is read any more
-        decay, x = F.pad(decay, (0, pad)), F.pad(x, (0, pad))
-    # Position in the chunk first: every step works on one contiguous (R, chunks) slice.
-    decay = decay.view(rows, chunks, steps).permute(2, 0, 1).contiguous()
-    h = x.view(rows, chunks, steps).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
-    for t in range(1, steps):
-        h[t].addcmul_(decay[t], h[t - 1])
-    if chunks > 1:
-        for t in range(1, steps):  # in place: decay becomes the decay since the chunk's start
-            decay[t].mul_(decay[t - 1])
-        carry = linear_scan(decay[-1], h[-1])
-        h[:, :, 1:].addcmul_(decay[:, :, 1:], carry[None, :, :-1])
-    return h.permute(1, 2, 0).reshape(rows, chunks * steps)[:, :length]
-
-
-def _reverse_linear_scan(decay: Tensor, x: Tensor) -> Tensor:
-    """g_t = x_t + decay_{t+1} g_{t+1}, g_L = 0. Both (R, L)."""
-    shifted = F.pad(decay[:, 1:], (0, 1))
-    return linear_scan(shifted.flip(-1), x.flip(-1)).flip(-1)
+    steps = _steps(length)
+    decay, h = _to_chunks(decay, steps), _to_chunks(x, steps)
+    _forward_(decay, h)
+    return _from_chunks(h, length)
 
 
 def _dtype(x: Tensor) -> torch.dtype:
@@ -67,17 +91,19 @@ def _parameters(p: Tensor | None, batch: int, groups: int, dtype: torch.dtype) -
     return p.expand(batch, *p.shape).flatten(0, 1)
 
 
-def _slabs(items: int, elements: int) -> list[slice]:
-    """Slices over the items such that a slab holds at most `_SLAB` elements, or one item."""
-    size = max(1, _SLAB // max(1, elements))
-    return [slice(i, min(i + size, items)) for i in range(0, items, size)]
+def _slabs(x: Tensor, states: int) -> list[tuple[slice, slice]]:
+    """Pieces of (S, m, L) as slices of items and of channels, a slab of elements each at most (or one channel)."""
+    items, channels, length = x.shape
+    budget = max(1, (_CPU_SLAB if x.device.type == "cpu" else _SLAB) // (length * states))  # in channels
+    m = min(channels, budget)
+    s = max(1, budget // channels)
+    return [(slice(i, i + s), slice(j, j + m)) for i in range(0, items, s) for j in range(0, channels, m)]
 
 
-def _states(step: Tensor, u: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Decay and state, both (S, m, N, L), of S items with m channels."""
-    decay = torch.exp(step[:, :, None] * A[..., None])
-    state = linear_scan(decay.flatten(0, 2), ((step * u)[:, :, None] * B[:, None]).flatten(0, 2))
-    return decay, state.view_as(decay)
+def _recurrence(step: Tensor, u: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Decay and input (T, S, m, N, c) of the recurrence; step and u (T, S, m, c), A (S, m, N), B (T, S, N, c)."""
+    decay = (step[:, :, :, None] * A[..., None]).exp_()
+    return decay, (step * u)[:, :, :, None] * B[:, :, None]
 
 
 def selective_scan_fwd(
@@ -97,13 +123,18 @@ def selective_scan_fwd(
     last = u.new_empty(batch * groups, channels // groups, states, dtype=dtype)
     u, delta, B, C = _grouped(u, groups, dtype), _grouped(delta, groups, dtype), B.flatten(0, 1), C.flatten(0, 1)
     A, D, bias = (_parameters(p, batch, groups, dtype) for p in (A, D, delta_bias))
-    for s in _slabs(len(u), u[0].numel() * states):
-        step = _raw_step(delta[s], None if bias is None else bias[s])
+    steps = _steps(length)
+    for slab in _slabs(u, states):
+        items = slab[0]
+        step = _raw_step(delta[slab], None if bias is None else bias[slab])
         step = F.softplus(step) if delta_softplus else step
-        _, h = _states(step, u[s], A[s], B[s].to(dtype))
-        out = (h * C[s].to(dtype)[:, None]).sum(2)
-        y[s] = out if D is None else out + D[s][..., None] * u[s]
-        last[s] = h[..., -1]
+        # In chunks before the states multiply the size. The padding's step is zero: the state passes through it.
+        step, u_s, B_s, C_s = (_to_chunks(x, steps) for x in (step, u[slab], B[items].to(dtype), C[items].to(dtype)))
+        decay, h = _recurrence(step, u_s, A[slab], B_s)
+        _forward_(decay, h)
+        last[slab] = h[-1, ..., -1]
+        out = h.mul_(C_s[:, :, None]).sum(3)
+        y[slab] = _from_chunks(out if D is None else out + D[slab][..., None] * u_s, length)
     return y.view(batch, channels, length), last.view(batch, channels, states)
 
 
@@ -123,38 +154,45 @@ def selective_scan_bwd(
     dtype, (batch, channels, length), groups, states = _dtype(u), u.shape, B.shape[1], A.shape[1]
     shape = (batch * groups, channels // groups, length)
     grad_u, grad_delta = u.new_empty(shape), delta.new_empty(shape)
-    grad_B, grad_C = torch.empty_like(B.flatten(0, 1)), torch.empty_like(C.flatten(0, 1))
+    # Summed over slabs of channels, in order.
+    grad_B, grad_C = (torch.zeros(x.flatten(0, 1).shape, dtype=dtype, device=x.device) for x in (B, C))
     grad_A = u.new_empty(*shape[:2], states, dtype=dtype)
     grad_D, grad_bias = (u.new_empty(shape[:2], dtype=dtype) for _ in range(2))
-    B_shape, B, C = B.shape, B.flatten(0, 1), C.flatten(0, 1)
+    B_shape, B_dtype, B, C = B.shape, B.dtype, B.flatten(0, 1), C.flatten(0, 1)
     u, delta, grad_y = (_grouped(x, groups, dtype) for x in (u, delta, grad_y))
     last = None if grad_last_state is None else _grouped(grad_last_state, groups, dtype)
     A, D_, bias = (_parameters(p, batch, groups, dtype) for p in (A, D, delta_bias))
-    for s in _slabs(len(u), u[0].numel() * states):
-        raw = _raw_step(delta[s], None if bias is None else bias[s])
-        step = F.softplus(raw) if delta_softplus else raw
-        B_s, C_s, u_s, dy = B[s].to(dtype)[:, None], C[s].to(dtype)[:, None], u[s], grad_y[s]
-        decay, h = _states(step, u_s, A[s], B[s].to(dtype))
-        g = dy[:, :, None] * C_s
+    steps = _steps(length)
+    for slab in _slabs(u, states):
+        items = slab[0]
+        raw = _raw_step(delta[slab], None if bias is None else bias[slab])
+        flat_step = F.softplus(raw) if delta_softplus else raw
+        step, u_s, B_s, C_s, dy = (
+            _to_chunks(x, steps) for x in (flat_step, u[slab], B[items].to(dtype), C[items].to(dtype), grad_y[slab])
+        )
+        decay, h = _recurrence(step, u_s, A[slab], B_s)
+        _forward_(decay.clone(), h)
+        g = dy[:, :, :, None] * C_s[:, :, None]
         if last is not None:
-            g[..., -1] += last[s]
-        g = _reverse_linear_scan(decay.flatten(0, 2), g.flatten(0, 2)).view_as(decay)
-        grad_C[s] = (dy[:, :, None] * h).sum(1)
-        grad_B[s] = (g * (step * u_s)[:, :, None]).sum(1)
-        through_input = (g * B_s).sum(2)
-        # Through the decay: g_t decay_t h_{t-1}, nothing at the first position.
-        through_decay = decay[..., 1:].mul_(g[..., 1:]).mul_(h[..., :-1])
-        grad_A[s] = (through_decay * step[:, :, None, 1:]).sum(-1)
-        grad_step = through_input * u_s
-        grad_step[..., 1:] += (through_decay * A[s][..., None]).sum(2)
+            g[(length - 1) % steps, ..., (length - 1) // steps] += last[slab]
+        _backward_(decay, g)
+        grad_C[items] += _from_chunks((dy[:, :, :, None] * h).sum(2), length)
+        grad_B[items] += _from_chunks((g * (step * u_s)[:, :, :, None]).sum(2), length)
+        through_input = (g * B_s[:, :, None]).sum(3)
+        # Through the decay: g_t decay_t h_{t-1}, where the position before a chunk's first is the last chunk's last.
+        through_decay = decay.mul_(g)
+        through_decay[1:].mul_(h[:-1])
+        through_decay[0].mul_(F.pad(h[-1, ..., :-1], (1, 0)))
+        grad_A[slab] = (through_decay * step[:, :, :, None]).sum((0, -1))
+        grad_step = _from_chunks(through_input * u_s + (through_decay * A[slab][..., None]).sum(3), length)
         du = through_input * step
         if D_ is not None:
-            du += D_[s][..., None] * dy
-            grad_D[s] = (dy * u_s).sum(-1)
-        grad_u[s] = du
+            du += D_[slab][..., None] * dy
+            grad_D[slab] = (dy * u_s).sum((0, -1))
+        grad_u[slab] = _from_chunks(du, length)
         dd = grad_step * torch.sigmoid(raw) if delta_softplus else grad_step
-        grad_bias[s] = dd.sum(-1)
-        grad_delta[s] = dd
+        grad_bias[slab] = dd.sum(-1)
+        grad_delta[slab] = dd
 
     def parameter(g: Tensor) -> Tensor:
         return g.unflatten(0, (batch, groups)).sum(0).flatten(0, 1)
@@ -163,8 +201,8 @@ def selective_scan_bwd(
         grad_u.view(batch, channels, length),
         grad_delta.view(batch, channels, length),
         parameter(grad_A),
-        grad_B.view(B_shape),
-        grad_C.view(B_shape),
+        grad_B.view(B_shape).to(B_dtype),
+        grad_C.view(B_shape).to(B_dtype),
         None if D is None else parameter(grad_D),
         None if delta_bias is None else parameter(grad_bias),
     )
