@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .reference import compute_dtype
+
 __all__ = ["linear_scan", "selective_scan_bwd", "selective_scan_fwd", "ssd_bwd", "ssd_fwd"]
 
 # Largest state tensor materialised at once, in elements. Channels are independent, so larger problems run in slabs: on
@@ -70,10 +72,6 @@ def linear_scan(decay: Tensor, x: Tensor) -> Tensor:
     return _from_chunks(h, length)
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _raw_step(delta: Tensor, delta_bias: Tensor | None) -> Tensor:
     return delta if delta_bias is None else delta + delta_bias.to(delta.dtype)[..., None]
 
@@ -118,7 +116,7 @@ def selective_scan_fwd(
     out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `reference.selective_scan_fwd`."""
-    dtype, (batch, channels, length), groups, states = _dtype(u), u.shape, B.shape[1], A.shape[1]
+    dtype, (batch, channels, length), groups, states = compute_dtype(u), u.shape, B.shape[1], A.shape[1]
     y = u.new_empty(batch * groups, channels // groups, length, dtype=out_dtype or u.dtype)
     last = u.new_empty(batch * groups, channels // groups, states, dtype=dtype)
     u, delta, B, C = _grouped(u, groups, dtype), _grouped(delta, groups, dtype), B.flatten(0, 1), C.flatten(0, 1)
@@ -151,7 +149,7 @@ def selective_scan_bwd(
     delta_softplus: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """See `reference.selective_scan_bwd`."""
-    dtype, (batch, channels, length), groups, states = _dtype(u), u.shape, B.shape[1], A.shape[1]
+    dtype, (batch, channels, length), groups, states = compute_dtype(u), u.shape, B.shape[1], A.shape[1]
     shape = (batch * groups, channels // groups, length)
     grad_u, grad_delta = u.new_empty(shape), delta.new_empty(shape)
     # Summed over slabs of channels, in order.
@@ -272,7 +270,7 @@ def ssd_fwd(
     chunk_size: int = 64,
 ) -> Tensor:
     """See `reference.ssd_fwd`; matrix products in chunks, a recurrence between them (arXiv 2405.21060, section 6)."""
-    dtype = _dtype(x)
+    dtype = compute_dtype(x)
     raw = _ssd_step(dt, dt_bias, dtype)
     xf = x.to(dtype)
     k = _Chunks(xf, F.softplus(raw) if dt_softplus else raw, A.to(dtype), B.to(dtype), C.to(dtype), chunk_size)
@@ -298,7 +296,7 @@ def ssd_bwd(
     chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of x, dt, A, B, C, D, dt_bias. That of the log decay is summed term by term: nothing cancels."""
-    dtype = _dtype(x)
+    dtype = compute_dtype(x)
     raw = _ssd_step(dt, dt_bias, dtype)
     step = F.softplus(raw) if dt_softplus else raw
     xf, dy_, A_ = x.to(dtype), grad_y.to(dtype), A.to(dtype)

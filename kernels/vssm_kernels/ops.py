@@ -10,6 +10,7 @@ from torch import Tensor
 from . import chunked, reference
 from .backends import choose_backend
 from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
+from .reference import compute_dtype
 from .routes import Routes, encode_routes
 from .scan_2d import scan_2d_bwd, scan_2d_fwd, sequence_lengths
 
@@ -61,8 +62,16 @@ def _present(x: Tensor | None, like: Tensor) -> Tensor:
     return _absent(like) if x is None else x
 
 
-def _state_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def _fake_gradients(tensors: tuple[Tensor | None, ...], parameters: tuple[int, ...]) -> list[Tensor]:
+    """Empty gradients in the order given: those at `parameters` in the dtype of the state, others in their own."""
+    first = tensors[0]
+    state = compute_dtype(first)
+    return [
+        _absent(first)
+        if x is None
+        else torch.empty(x.shape, dtype=state if i in parameters else x.dtype, device=x.device)
+        for i, x in enumerate(tensors)
+    ]
 
 
 def _register(name: str, schema: str, kernel, fake):
@@ -102,14 +111,14 @@ def _scan_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype,
     out_dtype = out_dtype or u.dtype
     if z is None:
         return scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype)
-    y, last_state = scan(u, delta, A, B, C, D, delta_bias, delta_softplus, _state_dtype(u))
+    y, last_state = scan(u, delta, A, B, C, D, delta_bias, delta_softplus, compute_dtype(u))
     return (y * torch.nn.functional.silu(z.to(y.dtype))).to(out_dtype), last_state
 
 
 def _scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):
     _check_scan(u, delta, A, B, C, D, z, delta_bias, out_dtype)
     y = torch.empty(u.shape, dtype=out_dtype or u.dtype, device=u.device)
-    return y, torch.empty((*u.shape[:2], A.shape[1]), dtype=_state_dtype(u), device=u.device)
+    return y, torch.empty((*u.shape[:2], A.shape[1]), dtype=compute_dtype(u), device=u.device)
 
 
 _scan_op = _register(
@@ -126,7 +135,7 @@ def _scan_bwd_kernel(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, de
     grad_z = None
     if z is not None:
         # The ungated output is computed again rather than kept: it is as large as the input.
-        y, _ = module.selective_scan_fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, _state_dtype(u))
+        y, _ = module.selective_scan_fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, compute_dtype(u))
         gate, grad_y = z.to(y.dtype), grad_y.to(y.dtype)
         sigmoid = torch.sigmoid(gate)
         grad_z = (grad_y * y * sigmoid * (1 + gate * (1 - sigmoid))).to(z.dtype)
@@ -136,19 +145,7 @@ def _scan_bwd_kernel(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, de
 
 
 def _scan_bwd_fake(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend):
-    state = _state_dtype(u)
-
-    def like(x, dtype):
-        return u.new_empty(0) if x is None else torch.empty(x.shape, dtype=dtype, device=x.device)
-
-    return [like(x, x.dtype) for x in (u, delta)] + [
-        like(A, state),
-        like(B, B.dtype),
-        like(C, C.dtype),
-        like(D, state),
-        like(delta_bias, state),
-        like(z, u.dtype),
-    ]
+    return _fake_gradients((u, delta, A, B, C, D, delta_bias, z), parameters=(2, 5, 6))
 
 
 _register(
@@ -299,21 +296,7 @@ def _scan_2d_bwd_kernel(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, 
 
 
 def _scan_2d_bwd_fake(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, backend):
-    state = _state_dtype(u)
-
-    def like(x, dtype=state):
-        return u.new_empty(0) if x is None else torch.empty(x.shape, dtype=dtype, device=x.device)
-
-    return [
-        like(u, u.dtype),
-        like(dt, u.dtype),
-        like(A),
-        like(B, u.dtype),
-        like(C, u.dtype),
-        like(D),
-        like(delta_bias),
-        like(dt_weight),
-    ]
+    return _fake_gradients((u, dt, A, B, C, D, delta_bias, dt_weight), parameters=(2, 5, 6, 7))
 
 
 _register(
@@ -441,20 +424,7 @@ def _ssd_bwd_kernel(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size):
 
 
 def _ssd_bwd_fake(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size):
-    state = _state_dtype(x)
-
-    def like(t, dtype):
-        return x.new_empty(0) if t is None else torch.empty(t.shape, dtype=dtype, device=t.device)
-
-    return [
-        like(x, x.dtype),
-        like(dt, x.dtype),
-        like(A, state),
-        like(B, x.dtype),
-        like(C, x.dtype),
-        like(D, state),
-        like(dt_bias, state),
-    ]
+    return _fake_gradients((x, dt, A, B, C, D, dt_bias), parameters=(2, 5, 6))
 
 
 _register(

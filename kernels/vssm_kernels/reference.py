@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What every backend computes in, states included: float32, or float64 for float64 inputs."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -50,7 +51,7 @@ def selective_scan_fwd(
         y (Bt, M, L) and the last state (Bt, M, N), the latter in float32 (float64 for float64 inputs).
     """
     out_dtype = out_dtype or u.dtype
-    dtype = _compute_dtype(u)
+    dtype = compute_dtype(u)
     channels = u.shape[1]
     u, A = u.to(dtype), A.to(dtype)
     B, C = _per_channel(B.to(dtype), channels), _per_channel(C.to(dtype), channels)
@@ -91,7 +92,7 @@ def selective_scan_bwd(
         Gradients of u, delta, A, B, C, D, delta_bias; None for an absent D or delta_bias. Those of u, delta, B and C
         have the inputs' dtype, those of the parameters float32 (float64 for float64 inputs).
     """
-    dtype = _compute_dtype(u)
+    dtype = compute_dtype(u)
     batch, channels, length = u.shape
     groups = B.shape[1]
     u_in, delta_in, B_in = u.dtype, delta.dtype, B.dtype
@@ -153,7 +154,7 @@ def ssd_fwd(
     Returns:
         y (Bt, L, H, P) in the dtype of x.
     """
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     out_dtype = x.dtype
     heads = x.shape[2]
     x, A = x.to(dtype), A.to(dtype)

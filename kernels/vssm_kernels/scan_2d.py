@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .reference import compute_dtype
 from .routes import Route, decode_routes, gather, route_length, scatter
 
 __all__ = ["scan_2d_bwd", "scan_2d_fwd", "sequence_lengths"]
@@ -114,7 +115,7 @@ def scan_2d_fwd(
     """Forward of `ops.selective_scan_2d`; `scan` is a backend's `selective_scan_fwd`."""
     batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
     slots = _route_slots(code)
-    sum_dtype = torch.promote_types(torch.float32, u.dtype)
+    sum_dtype = compute_dtype(u)
     shape = (batch, channels, height, width) if merge else (batch, slots[-1].stop, channels, height, width)
     out = torch.zeros(shape, dtype=sum_dtype, device=u.device)
     for walk in _walks(code, height, width):
@@ -166,7 +167,7 @@ def scan_2d_bwd(
     """Gradients of u, dt, A, B, C, D, delta_bias, dt_weight. The sequences are read again: only the map was kept."""
     height, width, channels = u.shape[1], u.shape[2], u.shape[-1]
     slots = _route_slots(code)
-    sum_dtype = torch.promote_types(torch.float32, u.dtype)
+    sum_dtype = compute_dtype(u)
 
     def zeros(x: Tensor | None, dtype: torch.dtype = sum_dtype) -> Tensor | None:
         return None if x is None else torch.zeros(x.shape, dtype=dtype, device=x.device)
