@@ -1,6 +1,7 @@
-"""Reference vectors of the official models, rules "v1": weights that follow from their official keys, and checks.
+"""Reference vectors of the official models: weights that follow from their official keys, and checks.
 
-- weight: RandomState(crc32(key)).standard_normal(shape), scaled by the kind of tensor;
+- weight: RandomState(crc32(key)).standard_normal(shape), scaled by the kind of tensor (rules "v1"; "v2" doubles the
+  matrices and takes tensors of one row for vectors);
 - input: RandomState(seed).standard_normal(shape);
 - gradients: of sum(output * W), W = RandomState(7).standard_normal(output shape).
 """
@@ -19,24 +20,34 @@ def load(name: str) -> dict:
     return json.loads((DATA / f"{name}.json").read_text())
 
 
-def weight(key: str, shape: list[int]) -> torch.Tensor:
-    """The value that the rules give an official parameter."""
+def weight(key: str, shape: list[int], rules: str = "v1") -> torch.Tensor:
+    """The value that the rules give an official parameter, in float64 (integers apart)."""
     v = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
+    matrix = len(shape) >= 2 and (rules == "v1" or shape[0] > 1)
+    vector = rules == "v2" or len(shape) == 1
     if key.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
     if key.endswith("running_var"):
         v = 1 + 0.1 * np.abs(v)
-    elif len(shape) >= 2:
-        v = v / np.sqrt(np.prod(shape[1:]))
-    elif len(shape) == 1 and key.endswith("weight"):
+    elif matrix:
+        v = (2 if rules == "v2" else 1) * v / np.sqrt(np.prod(shape[1:]))
+    elif vector and key.endswith("weight"):
         v = 1 + 0.1 * v
     else:
         v = 0.1 * v
-    return torch.from_numpy(np.asarray(v, dtype=np.float32))
+    return torch.from_numpy(np.asarray(v))
 
 
-def state_dict(record: dict) -> dict[str, torch.Tensor]:
-    return {key: weight(key, shape) for key, shape in record["state_dict"].items()}
+def state_dict(
+    record: dict, rules: str = "v1", dtype: torch.dtype = torch.float32, damped: dict | None = None
+) -> dict[str, torch.Tensor]:
+    """An official state dict; `damped` is the rule (key_suffixes, factor) of a record's damped cases."""
+    weights = {key: weight(key, shape, rules) for key, shape in record["state_dict"].items()}
+    weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in weights.items()}
+    if damped is not None:
+        suffixes = tuple(damped["key_suffixes"])
+        weights = {key: v * damped["factor"] if key.endswith(suffixes) else v for key, v in weights.items()}
+    return weights
 
 
 def image(case: dict) -> torch.Tensor:
@@ -69,3 +80,36 @@ def gradient_names(record: dict, filter_fn, model) -> dict[str, str]:
     marked = {key: torch.empty(shape) for key, shape in record["state_dict"].items()}
     by_storage = {value.untyped_storage().data_ptr(): key for key, value in marked.items()}
     return {by_storage[v.untyped_storage().data_ptr()]: name for name, v in filter_fn(marked, model).items()}
+
+
+def dtype_of(model: torch.nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
+
+
+@torch.no_grad()
+def check_forward(model: torch.nn.Module, case: dict, tolerance: float) -> None:
+    """Output (where the case has one) and feature maps of a model that holds the official weights."""
+    features, maps = model.forward_intermediates(image(case).to(dtype_of(model)))
+    if "output" in case:
+        output = model.forward_head(features)
+        assert list(output.shape) == case["output_shape"]
+        check_summary(output, case["output"], tolerance, "output")
+    summaries = case.get("features") or [None] * len(maps)  # a few cases record the output alone
+    for i, (summary, got) in enumerate(zip(summaries, maps, strict=True)):
+        if summary is not None:
+            check_summary(got, summary, tolerance, f"feature {i}")
+
+
+def check_gradients(
+    model: torch.nn.Module, names: dict[str, str], case: dict, output_tolerance: float, tolerance: float
+) -> None:
+    """Output, input gradient and the norm of every parameter's gradient; `names` from `gradient_names`."""
+    x = image(case).to(dtype_of(model)).requires_grad_()
+    output = model(x)
+    check_summary(output, case["output"], output_tolerance, "output")
+    loss(output).backward()
+    check_summary(x.grad, case["grad_input"], tolerance, "input gradient")
+    parameters = dict(model.named_parameters())
+    for official, expected in case["grad_l2"].items():
+        got = parameters[names[official]].grad.double().norm().item()
+        assert abs(got - expected) <= tolerance * abs(expected) + 1e-7, f"{official}: {got} instead of {expected}"

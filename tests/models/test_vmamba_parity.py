@@ -2,7 +2,6 @@
 
 import pytest
 import timm
-import torch
 
 import vssm  # noqa: F401
 from tests import parity
@@ -44,20 +43,10 @@ def test_parameters(key):
 
 
 @pytest.mark.parametrize(("key", "index"), cases(with_grad=False))
-@torch.no_grad()
 def test_forward(key, index):
     model, record = build(key)
-    case = record["cases"][index]
     model.load_state_dict(checkpoint_filter_fn(parity.state_dict(record), model))
-    x = parity.image(case)
-    features, maps = model.forward_intermediates(x)
-    output = model.forward_head(features)
-    assert list(output.shape) == case["output_shape"]
-    parity.check_summary(output, case["output"], OUTPUT, "output")
-    summaries = case.get("features") or [None] * len(maps)  # a few cases record the output alone
-    for i, (summary, got) in enumerate(zip(summaries, maps, strict=True)):
-        if summary is not None:
-            parity.check_summary(got, summary, OUTPUT, f"feature {i}")
+    parity.check_forward(model, record["cases"][index], OUTPUT)
 
 
 @pytest.mark.parametrize(("key", "index"), cases(with_grad=True))
@@ -65,14 +54,6 @@ def test_gradients(key, index):
     model, record = build(key)
     case = record["cases"][index]
     names = parity.gradient_names(record, checkpoint_filter_fn, model)
-    model.load_state_dict(checkpoint_filter_fn(parity.state_dict(record), model))
-    x = parity.image(case).requires_grad_()
-    output = model(x)
-    parity.check_summary(output, case["output"], OUTPUT, "output")
-    parity.loss(output).backward()
-    parity.check_summary(x.grad, case["grad_input"], GRADIENT, "input gradient")
-    parameters = dict(model.named_parameters())
     assert set(case["grad_l2"]) == set(names)
-    for official, expected in case["grad_l2"].items():
-        got = parameters[names[official]].grad.double().norm().item()
-        assert got == pytest.approx(expected, rel=GRADIENT, abs=1e-7), official
+    model.load_state_dict(checkpoint_filter_fn(parity.state_dict(record), model))
+    parity.check_gradients(model, names, case, OUTPUT, GRADIENT)

@@ -16,22 +16,21 @@ and spares those as well.
 """
 
 import re
-from typing import List, Optional, Tuple, Union
+from typing import Tuple
 
-import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, DropPath, Mlp, trunc_normal_
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.layers import DropPath, Mlp
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..layers import ConvDownsample, ConvStem, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
+from ._backbone import Backbone
 from ._builder import build_model
 from ._checkpoint import check_fit, unwrap_state_dict
 
-__all__ = ["VMamba", "VMambaBlock", "VMambaStage"]
+__all__ = ["VMamba", "VMambaBlock"]
 
 SCANS = {"cross": CROSS, "unidirectional": UNIDIRECTIONAL, "bidirectional": BIDIRECTIONAL, "cascade": CROSS}
 
@@ -71,23 +70,7 @@ class VMambaBlock(nn.Module):
         return x
 
 
-class VMambaStage(nn.Module):
-    """Downsampling (none in the first stage), then blocks. (B, H, W, C) to (B, H', W', C')."""
-
-    def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
-
-
-class VMamba(nn.Module):
+class VMamba(Backbone):
     """VMamba (arXiv 2401.10166).
 
     Args:
@@ -140,158 +123,29 @@ class VMamba(nn.Module):
         dtype=None,
     ):
         dd = {"device": device, "dtype": dtype}
-        super().__init__()
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
-        self.output_fmt = "NHWC"
-        self.feature_info = []
-
+        super().__init__(in_chans, num_classes, drop_rate)
+        mixer = dict(
+            scan=scan,
+            ssd=ssd,
+            scan_float32=scan_float32,
+            gate=gate,
+            d_state=d_state,
+            ssm_ratio=ssm_ratio,
+            d_conv=d_conv,
+            conv_bias=conv_bias,
+            act_layer=ssm_act_layer,
+        )
         self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, embed_dim, **dd)
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         dims = [embed_dim * 2**i for i in range(len(depths))]
-        stages = []
-        for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
-            downsample = (
-                nn.Identity() if i == 0 else (ConvDownsample if conv_embed else PatchMerging)(dims[i - 1], dim, **dd)
-            )
-            blocks = [
-                VMambaBlock(
-                    dim,
-                    mlp_ratio=mlp_ratio,
-                    drop_path=rates[sum(depths[:i]) + j],
-                    scan=scan,
-                    ssd=ssd,
-                    scan_float32=scan_float32,
-                    gate=gate,
-                    d_state=d_state,
-                    ssm_ratio=ssm_ratio,
-                    d_conv=d_conv,
-                    conv_bias=conv_bias,
-                    act_layer=ssm_act_layer,
-                    **dd,
-                )
-                for j in range(depth)
-            ]
-            stages.append(VMambaStage(downsample, blocks))
-            self.feature_info.append(dict(num_chs=dim, reduction=4 * 2**i, module=f"stages.{i}"))
-        self.stages = nn.Sequential(*stages)
-
-        self.num_features = self.head_hidden_size = dims[-1]
-        self.norm = nn.LayerNorm(self.num_features, **dd)
-        self.head = ClassifierHead(
-            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
+        self.build_stages(
+            dims,
+            depths,
+            drop_path_rate,
+            block=lambda stage, dim, rate: VMambaBlock(dim, mlp_ratio=mlp_ratio, drop_path=rate, **mixer, **dd),
+            downsample=lambda dim, dim_out: (ConvDownsample if conv_embed else PatchMerging)(dim, dim_out, **dd),
         )
+        self.build_head(dims[-1], global_pool, **dd)
         self.init_weights()
-
-    @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Linear layers truncated-normal; convolutions and norms as PyTorch; the scans by their own rule."""
-
-        def init(module: nn.Module) -> None:
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, (SS2D, SSD2D)):  # after its own linear layers
-                module.init_weights()
-
-        self.apply(init)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set:
-        """The state-space parameters; norms and biases are exempt by their shape and name."""
-        names = ("A_logs", "Ds", "dt_projs_bias")
-        return {n for n, _ in self.named_parameters() if n.rsplit(".", 1)[-1] in names}
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict:
-        return dict(
-            stem=r"^stem",
-            blocks=r"^stages\.(\d+)"
-            if coarse
-            else [
-                (r"^stages\.(\d+)\.downsample", (0,)),
-                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^norm", (99999,)),
-            ],
-        )
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
-        like = next(self.parameters())
-        self.head.to(device=like.device, dtype=like.dtype)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: Optional[Union[int, List[int]]] = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
-        """Stage outputs, with or without the final features.
-
-        Args:
-            x: images (B, in_chans, H, W).
-            indices: the last n stages if an int, all if None, else those listed.
-            norm: apply the final norm to the last stage's map.
-            stop_early: skip the stages after the last one wanted.
-            output_fmt: "NCHW" or "NHWC" for the intermediates.
-            intermediates_only: return only the intermediates.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt}")
-        intermediates = []
-        take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        x = self.stem(x)
-        last = len(self.stages) - 1
-        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice a Sequential
-            stages = self.stages
-        else:
-            stages = self.stages[: max_index + 1]
-        for i, stage in enumerate(stages):
-            x = stage(x)
-            if i in take_indices:
-                y = self.norm(x) if norm and i == last else x
-                intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
-        if intermediates_only:
-            return intermediates
-        return self.norm(x) if len(stages) == len(self.stages) else x, intermediates
-
-    def prune_intermediate_layers(
-        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> List[int]:
-        """Drop the stages after the last one wanted, and with it the norm and the head if asked to."""
-        take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        pruned = max_index < len(self.stages) - 1
-        self.stages = self.stages[: max_index + 1]
-        if prune_norm or pruned:
-            self.norm = nn.Identity()
-        if prune_head or pruned:
-            self.reset_classifier(0, "")
-        return take_indices
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
-        return self.norm(self.stages(self.stem(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 # Official name -> ours, in order. The first group are names of early releases, the rest the present official layout.

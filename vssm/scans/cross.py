@@ -12,24 +12,12 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
+from ._parameters import at_least_float32, init_state_space
 from .routes import CROSS, encode_routes, read_route, write_route
 
 __all__ = ["SS2D", "SSD2D", "CascadeSS2D"]
 
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Parameters of the state space are never used below float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-# It branches on a dtype, which FX does not know while it traces: a call of its own in the graph.
 torch.fx.wrap("at_least_float32")
-
-
-def init_step_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-    """Fill with the inverse softplus of steps drawn log-uniformly from [dt_min, dt_max] (Mamba, arXiv 2312.00752)."""
-    step = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max)).exp_().clamp_(min=dt_floor)
-    bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
 class SS2D(nn.Module):
@@ -96,14 +84,7 @@ class SS2D(nn.Module):
         """The initialisation of the official code (S4D-real A, log-uniform steps)."""
         for linear in (self.in_proj, self.out_proj):
             trunc_normal_(linear.weight, std=0.02)
-        bound = self.d_inner**-0.5
-        self.x_proj.weight.uniform_(-bound, bound)
-        bound = self.dt_rank**-0.5
-        self.dt_projs_weight.uniform_(-bound, bound)
-        init_step_bias(self.dt_projs_bias)
-        states = torch.arange(1, self.d_state + 1, dtype=self.A_logs.dtype, device=self.A_logs.device)
-        self.A_logs.copy_(states.log().expand_as(self.A_logs))
-        self.Ds.fill_(1)
+        init_state_space(self.x_proj.weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
 
     def _scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: int, code: List[int]) -> Tensor:
         """Scan (B, H, W, [K,] D) with the parameters of the K sequences in `code`, starting at sequence `first`."""
