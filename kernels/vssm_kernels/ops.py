@@ -11,7 +11,7 @@ from . import chunked, reference
 from .backends import choose_backend
 from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from .reference import compute_dtype
-from .routes import Routes, encode_routes
+from .routes import FIELDS, Routes, encode_routes
 from .scan_2d import scan_2d_bwd, scan_2d_fwd, sequence_lengths
 
 __all__ = ["selective_scan", "selective_scan_2d", "ssd"]
@@ -240,9 +240,9 @@ def selective_scan(
 
 def _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype) -> None:
     op = "selective_scan_2d"
-    if not routes or len(routes) % 7:
+    if not routes or len(routes) % FIELDS:
         raise ValueError(f"{op}: routes must be encoded by encode_routes, got {len(routes)} numbers")
-    sequences = routes[-7] + 1
+    sequences = routes[-FIELDS] + 1
     _check_tensor(op, "u", u, (None,) * 4, (None, None, None, sequences, None))
     _check_nonempty(op, u)
     batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
@@ -276,7 +276,7 @@ def _scan_2d_kernel(
 def _scan_2d_fake(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
     _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype)
     batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
-    shape = (batch, height, width, channels) if merge else (batch, height, width, len(routes) // 7, channels)
+    shape = (batch, height, width, channels) if merge else (batch, height, width, len(routes) // FIELDS, channels)
     return torch.empty(shape, dtype=out_dtype or u.dtype, device=u.device)
 
 

@@ -1,6 +1,33 @@
 """2-D token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C)."""
 
 from .cross import SS2D, SSD2D, CascadeSS2D
-from .routes import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, Route
+from .multihead import MultiHeadSS2D
+from .routes import (
+    BIDIRECTIONAL,
+    CROSS,
+    DIAGONAL,
+    RASTER,
+    SNAKE,
+    SPIRAL,
+    UNIDIRECTIONAL,
+    Route,
+    encode_routes,
+    route_order,
+)
 
-__all__ = ["BIDIRECTIONAL", "CROSS", "SS2D", "SSD2D", "UNIDIRECTIONAL", "CascadeSS2D", "Route"]
+__all__ = [
+    "BIDIRECTIONAL",
+    "CROSS",
+    "DIAGONAL",
+    "RASTER",
+    "SNAKE",
+    "SPIRAL",
+    "SS2D",
+    "SSD2D",
+    "UNIDIRECTIONAL",
+    "CascadeSS2D",
+    "MultiHeadSS2D",
+    "Route",
+    "encode_routes",
+    "route_order",
+]

@@ -13,7 +13,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor
 
 from ._parameters import at_least_float32, init_state_space
-from .routes import CROSS, encode_routes, read_route, write_route
+from .routes import CROSS, Route, encode_routes, read_route, write_route
 
 __all__ = ["SS2D", "SSD2D", "CascadeSS2D"]
 
@@ -88,8 +88,7 @@ class SS2D(nn.Module):
 
     def _scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: int, code: List[int]) -> Tensor:
         """Scan (B, H, W, [K,] D) with the parameters of the K sequences in `code`, starting at sequence `first`."""
-        count = len(code) // 7
-        end = first + count
+        end = first + dt.shape[3]
         A = -torch.exp(at_least_float32(self.A_logs)).unflatten(0, (-1, self.d_inner))[first:end]
         D = self.Ds.unflatten(0, (-1, self.d_inner))[first:end]
         bias, weight = self.dt_projs_bias[first:end], self.dt_projs_weight[first:end]
@@ -131,6 +130,10 @@ class CascadeSS2D(SS2D):
     half is reversed before its scan and its result is not reversed back before the sum.
     """
 
+    def __init__(self, dim: int, **kwargs):
+        super().__init__(dim, **kwargs)
+        self.row_code: List[int] = encode_routes((Route(), Route()))  # two sequences, both along the row
+
     def _both_ways(self, x: Tensor, first: int) -> Tensor:
         """(B, S, L, D), S sequences of length L, to the sum of both directions (B, S, L, D)."""
         x = F.layer_norm(x, (self.d_inner,))
@@ -143,8 +146,7 @@ class CascadeSS2D(SS2D):
         dt = torch.stack([dt[:, :, first], dt[:, :, first + 1].flip(1)], dim=2)
         B = torch.stack([B[:, :, first], B[:, :, first + 1].flip(1)], dim=2)
         C = torch.stack([C[:, :, first], C[:, :, first + 1].flip(1)], dim=2)
-        code = [0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1, 0, 0]  # two sequences, both along the row
-        y = self._scan(u.unsqueeze(1), dt.unsqueeze(1), B.unsqueeze(1), C.unsqueeze(1), first, code)
+        y = self._scan(u.unsqueeze(1), dt.unsqueeze(1), B.unsqueeze(1), C.unsqueeze(1), first, self.row_code)
         return y.view(batch, -1, length, self.d_inner)
 
     def mix(self, x: Tensor) -> Tensor:
@@ -180,6 +182,8 @@ class SSD2D(nn.Module):
         self.num_heads = dt_rank or math.ceil(dim / 16)
         if self.d_inner % self.num_heads:
             raise ValueError(f"SSD2D: the inner width {self.d_inner} is not divisible by {self.num_heads} heads")
+        if any(route.path != "raster" or any(route.mirror) for route in routes):
+            raise ValueError("SSD2D walks raster routes only, without a mirror")
         self.head_dim = self.d_inner // self.num_heads
         self.chunk_size = chunk_size
         self.num_routes = len(routes)
@@ -215,8 +219,9 @@ class SSD2D(nn.Module):
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.num_heads + 2 * self.d_state))
         inputs: List[Tensor] = []
         steps: List[Tensor] = []
+        size = len(self.route_code) // self.num_routes
         for k in range(self.num_routes):
-            code = self.route_code[7 * k : 7 * k + 7]
+            code = self.route_code[size * k : size * (k + 1)]
             inputs.append(read_route(x, code))
             steps.append(read_route(projected[:, :, :, k], code))
         dt, B, C = torch.stack(steps, dim=2).split([self.num_heads, self.d_state, self.d_state], dim=-1)
@@ -225,9 +230,10 @@ class SSD2D(nn.Module):
         D, bias = self.Ds.flatten(0, 1), self.dt_projs_bias.flatten()
         y = torch.ops.vssm.ssd(u, dt.flatten(2), A, B, C, D, bias, True, self.chunk_size, "auto")
         y = y.unflatten(2, (self.num_routes, self.num_heads)).flatten(3)  # (B, L, K, D)
-        merged = write_route(y[:, :, 0], self.route_code[:7], height, width)
+        merged = write_route(y[:, :, 0], self.route_code[:size], height, width)
         for k in range(1, self.num_routes):
-            merged = merged + write_route(y[:, :, k], self.route_code[7 * k : 7 * k + 7], height, width)
+            code = self.route_code[size * k : size * (k + 1)]
+            merged = merged + write_route(y[:, :, k], code, height, width)
         return merged
 
     def forward(self, x: Tensor) -> Tensor:

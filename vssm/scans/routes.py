@@ -9,6 +9,10 @@ from vssm_kernels import Route, encode_routes, route_order
 __all__ = [
     "BIDIRECTIONAL",
     "CROSS",
+    "DIAGONAL",
+    "RASTER",
+    "SNAKE",
+    "SPIRAL",
     "UNIDIRECTIONAL",
     "Route",
     "encode_routes",
@@ -22,10 +26,15 @@ CROSS = (Route(), Route(transpose=True), Route(reverse=True), Route(transpose=Tr
 # Its ablations, with as many parameters: every route along the rows; two of four backwards.
 UNIDIRECTIONAL = (Route(), Route(), Route(), Route())
 BIDIRECTIONAL = (Route(), Route(), Route(reverse=True), Route(reverse=True))
+# The four heads of MHS-VM (arXiv 2406.05992): each a pair of walks; its mixer adds their reverses.
+SNAKE = (Route(path="snake"), Route(path="snake", transpose=True))
+DIAGONAL = (Route(path="diagonal"), Route(path="diagonal", mirror=(False, True)))
+SPIRAL = (Route(path="spiral"), Route(path="spiral", mirror=(True, False)))
+RASTER = (Route(), Route(transpose=True))
 
 
 def read_route(x: Tensor, code: List[int]) -> Tensor:
-    """A channels-last map (B, H, W, ...) along the first route of `encode_routes`' code: (B, L, ...).
+    """A channels-last map (B, H, W, ...) along the first route of `encode_routes`' code, a raster path: (B, L, ...).
 
     Takes the code, not the `Route`, so that TorchScript can compile it.
     """
