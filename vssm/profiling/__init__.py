@@ -1,5 +1,6 @@
-"""What a model costs, counted as the papers count it."""
+"""What a model costs: operations counted as the papers count them, and time measured side by side."""
 
 from .flops import paper_flops
+from .throughput import environment, interleaved, operators, summary
 
-__all__ = ["paper_flops"]
+__all__ = ["environment", "interleaved", "operators", "paper_flops", "summary"]
