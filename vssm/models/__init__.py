@@ -1,6 +1,6 @@
 """The families; importing this registers them with timm."""
 
-from . import vmamba
+from . import groupmamba, vmamba
 from ._checkpoint import read_checkpoint
 
-__all__ = ["read_checkpoint", "vmamba"]
+__all__ = ["groupmamba", "read_checkpoint", "vmamba"]

@@ -13,22 +13,25 @@ __all__ = ["Backbone", "Stage"]
 
 
 class Stage(nn.Module):
-    """Downsampling (none in the first stage), then blocks. (B, H, W, C) to (B, H', W', C').
+    """Downsampling (none in the first stage), then blocks, then a norm if given. (B, H, W, C) to (B, H', W', C').
 
     The downsampling stands first, so that a stage's output is the feature map of its stride.
     """
 
-    def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):
+    def __init__(self, downsample: nn.Module, blocks: List[nn.Module], norm: Optional[nn.Module] = None):
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = downsample
         self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+            x = checkpoint_seq(self.blocks, x)
+        else:
+            x = self.blocks(x)
+        return self.norm(x)
 
 
 class Backbone(nn.Module):
@@ -62,6 +65,7 @@ class Backbone(nn.Module):
         block: Callable[[int, int, float], nn.Module],
         downsample: Callable[[int, int], nn.Module],
         reduction: int = 4,
+        norm: Optional[Callable[[int, int], nn.Module]] = None,
     ) -> None:
         """Set `stages` and `feature_info`.
 
@@ -72,12 +76,14 @@ class Backbone(nn.Module):
             block: makes a block from (stage, width, rate of its stochastic depth).
             downsample: makes the layer between two stages from (width before, width after).
             reduction: stride of the first stage; doubled by every further one.
+            norm: makes the norm at the end of a stage from (stage, width); none when None.
         """
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         stages = []
         for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
             down = nn.Identity() if i == 0 else downsample(dims[i - 1], dim)
-            stages.append(Stage(down, [block(i, dim, next(rates)) for _ in range(depth)]))
+            blocks = [block(i, dim, next(rates)) for _ in range(depth)]
+            stages.append(Stage(down, blocks, None if norm is None else norm(i, dim)))
             self.feature_info.append(dict(num_chs=dim, reduction=reduction * 2**i, module=f"stages.{i}"))
         self.stages = nn.Sequential(*stages)
 
@@ -123,6 +129,7 @@ class Backbone(nn.Module):
             else [
                 (r"^stages\.(\d+)\.downsample", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.norm", (99999,)),  # with the stage's last block
                 (r"^norm", (99999,)),
             ],
         )
@@ -181,7 +188,7 @@ class Backbone(nn.Module):
                 intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
         if intermediates_only:
             return intermediates
-        return self.norm(x) if len(stages) == len(self.stages) else x, intermediates
+        return self.finish_features(x) if len(stages) == len(self.stages) else x, intermediates
 
     def prune_intermediate_layers(
         self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -196,9 +203,13 @@ class Backbone(nn.Module):
             self.reset_classifier(0, "")
         return take_indices
 
+    def finish_features(self, x: Tensor) -> Tensor:
+        """What `forward_features` does to the last map; a family whose norm belongs to its head leaves it as it is."""
+        return self.norm(x)
+
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
-        return self.norm(self.stages(self.stem(x)))
+        """(B, in_chans, H, W) to the last map (B, H', W', C), normalised unless the family's head does that."""
+        return self.finish_features(self.stages(self.stem(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)

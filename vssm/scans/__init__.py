@@ -1,6 +1,7 @@
 """2-D token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C)."""
 
 from .cross import SS2D, SSD2D, CascadeSS2D
+from .grouped import GroupedSS2D
 from .multihead import MultiHeadSS2D
 from .routes import (
     BIDIRECTIONAL,
@@ -26,6 +27,7 @@ __all__ = [
     "SSD2D",
     "UNIDIRECTIONAL",
     "CascadeSS2D",
+    "GroupedSS2D",
     "MultiHeadSS2D",
     "Route",
     "encode_routes",
