@@ -21,14 +21,27 @@ PUBLISHED = {
     "vmamba_small_s1l20": 8.612,
     "vmamba_base_s1l20": 15.221,
 }
+# Where only rounded figures are published, as they are printed. GroupMamba's 4.6 of T and 7.0 of S are no count that we
+# found: multiply-adds and scans alone give 4.67 and 7.23, the norms as here 4.71 and 7.28.
+PRINTED = {"groupmamba_base": "14"}
+
+
+def gflops_of(name: str) -> float:
+    model = timm.create_model(name, device="meta").to_empty(device="cpu")  # nobody looks at the values
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    return paper_flops(model) / 1e9
 
 
 @pytest.mark.parametrize(("name", "gflops"), PUBLISHED.items())
 def test_published_gflops(name, gflops):
-    model = timm.create_model(name, device="meta").to_empty(device="cpu")  # nobody looks at the values
-    for parameter in model.parameters():
-        torch.nn.init.zeros_(parameter)
-    assert round(paper_flops(model) / 1e9, 3) == gflops
+    assert round(gflops_of(name), 3) == gflops
+
+
+@pytest.mark.parametrize(("name", "printed"), PRINTED.items())
+def test_printed_gflops(name, printed):
+    digits = len(printed.partition(".")[2])
+    assert f"{gflops_of(name):.{digits}f}" == printed
 
 
 def test_mode_is_kept_and_size_counts():

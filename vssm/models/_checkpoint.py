@@ -104,9 +104,9 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     weights = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
     if not weights:
         raise ValueError(f"the checkpoint holds no weights; its keys are {_some(checkpoint)}")
-    for prefix in _PREFIXES:
-        if all(k.startswith(prefix) for k in weights):
-            weights = {k[len(prefix) :]: v for k, v in weights.items()}
+    # Wrappers come nested: an average of a parallel model saves module.module.
+    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in weights)), ""):
+        weights = {k[len(prefix) :]: v for k, v in weights.items()}
     return weights
 
 

@@ -201,8 +201,12 @@ class GroupMamba(Backbone):
     def finish_features(self, x: Tensor) -> Tensor:
         return x
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Union[Tensor, Tuple[Tensor, Tensor]]:
-        """The last map (B, H', W', C) to logits: those of both heads in distilled training, else their mean."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last map (B, H', W', C) to logits: those of both heads in distilled training, else their mean.
+
+        Without classes (B, C); without pooling the normalised map. TorchScript wants one type, so it always takes the
+        mean.
+        """
         if self.global_pool == "":
             return self.norm(x)
         x = self.norm(self.class_block(x.mean((1, 2), keepdim=True))).flatten(1)
@@ -210,7 +214,7 @@ class GroupMamba(Backbone):
             return x
         x = self.head_drop(x)
         y = self.head(x)
-        if self.dist_head is not None:
+        if self.dist_head is not None and self.num_classes > 0:
             y_dist = self.dist_head(x)
             if self.distilled_training and self.training and not torch.jit.is_scripting():
                 return y, y_dist

@@ -10,8 +10,7 @@ from typing import List
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
-from timm.layers.squeeze_excite import SqueezeExciteCl
+from timm.layers import Mlp, trunc_normal_
 from torch import Tensor
 
 from ._parameters import at_least_float32, init_state_space
@@ -91,7 +90,8 @@ class GroupedSS2D(nn.Module):
         groups, width = self.groups, self.group_dim
 
         self.norm = nn.LayerNorm(dim, **dd)
-        self.gate = SqueezeExciteCl(dim, rd_channels=dim // reduction, **dd)
+        # Squeeze-and-excite by hand: timm's channels-last one does not compile under TorchScript.
+        self.gate = Mlp(dim, dim // reduction, act_layer=nn.ReLU, **dd)
         self.in_proj_weight = nn.Parameter(torch.empty(groups, 2 * width, width, **dd))
         self.conv = nn.Conv2d(dim, dim, d_conv, padding=d_conv // 2, groups=dim, **dd)
         self.act = nn.SiLU()
@@ -132,7 +132,8 @@ class GroupedSS2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
         x = self.norm(x)
-        skip = self.skip_scale * self.gate(x)
+        gate = torch.sigmoid(self.gate(x.mean((1, 2), keepdim=True)))
+        skip = x * (self.skip_scale * gate)
         # The map first: its strides, not those of the stacked groups, are the product's, and flatten copies nothing.
         y = skip.unflatten(-1, (self.groups, self.group_dim)) * self.mix(x)
         return self.proj(self.norm(y.flatten(3)))
