@@ -77,7 +77,7 @@ class SS2D(nn.Module):
         self.Ds = nn.Parameter(torch.empty(count * inner, **dd))
         self.out_norm = nn.LayerNorm(inner, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
-        self.init_weights()
+        SS2D.init_weights(self)  # a subclass that extends it has made only these parameters yet
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -86,8 +86,13 @@ class SS2D(nn.Module):
             trunc_normal_(linear.weight, std=0.02)
         init_state_space(self.x_proj.weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
 
-    def _scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: int, code: List[int]) -> Tensor:
-        """Scan (B, H, W, [K,] D) with the parameters of the K sequences in `code`, starting at sequence `first`."""
+    def _scan(
+        self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: int, code: List[int], merge: bool = True
+    ) -> Tensor:
+        """Scan (B, H, W, [K,] D) with the parameters of the K sequences in `code`, starting at sequence `first`.
+
+        (B, H, W, D), or (B, H, W, routes, D) with merge=False.
+        """
         end = first + dt.shape[3]
         A = -torch.exp(at_least_float32(self.A_logs)).unflatten(0, (-1, self.d_inner))[first:end]
         D = self.Ds.unflatten(0, (-1, self.d_inner))[first:end]
@@ -97,7 +102,7 @@ class SS2D(nn.Module):
         # The op itself rather than vssm_kernels.selective_scan_2d: TorchScript and FX see one node.
         # Half in, float out: the sum over routes leaves the half range before out_norm brings it back.
         out_dtype = self.out_norm.weight.dtype
-        return torch.ops.vssm.selective_scan_2d(u, dt, A, B, C, D, bias, weight, code, True, True, out_dtype, "auto")
+        return torch.ops.vssm.selective_scan_2d(u, dt, A, B, C, D, bias, weight, code, True, merge, out_dtype, "auto")
 
     def _project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """(B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
@@ -110,14 +115,18 @@ class SS2D(nn.Module):
         dt, B, C = self._project(x)
         return self._scan(x, dt, B, C, 0, self.route_code)
 
+    def core(self, x: Tensor) -> Tensor:
+        """What stands between the projections: (B, H, W, D) to (B, H, W, D)."""
+        x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.out_norm(self.mix(x))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
         x = self.in_proj(x)
         z = x
         if self.gate:
             x, z = x.chunk(2, dim=-1)
-        x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        y = self.out_norm(self.mix(x)).to(x.dtype)
+        y = self.core(x).to(x.dtype)
         if self.gate:
             y = y * self.act(z)
         return self.out_proj(y)
