@@ -77,9 +77,9 @@ def check_summary(x: torch.Tensor, summary: dict, tolerance: float, what: str) -
 
 def gradient_names(record: dict, filter_fn, model) -> dict[str, str]:
     """Official key -> our parameter, found by passing marked tensors through the checkpoint filter."""
-    marked = {key: torch.empty(shape) for key, shape in record["state_dict"].items()}
-    by_storage = {value.untyped_storage().data_ptr(): key for key, value in marked.items()}
-    return {by_storage[v.untyped_storage().data_ptr()]: name for name, v in filter_fn(marked, model).items()}
+    keys = list(record["state_dict"])
+    marked = {key: torch.full(record["state_dict"][key], float(i)) for i, key in enumerate(keys)}
+    return {keys[int(v.flatten()[0])]: name for name, v in filter_fn(marked, model).items()}
 
 
 def dtype_of(model: torch.nn.Module) -> torch.dtype:
