@@ -22,9 +22,9 @@ def _published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None)
     if cfg.get("hf_hub_id"):
         return None
     if not cfg.get("url"):
-        why = f" ({cfg['description']})" if cfg.get("description") else ""
+        where = f" ({cfg['description'].rstrip('.')})" if cfg.get("description") else ""
         raise ValueError(
-            f"{variant} has no published weights to download{why}; use pretrained=False, or "
+            f"{variant} has no published weights that can be downloaded directly{where}; use pretrained=False, or "
             f"pretrained_cfg_overlay=dict(file=...) to load a file of your own"
         )
     try:
