@@ -3,10 +3,12 @@
 from .cross import SS2D, SSD2D, CascadeSS2D
 from .grouped import GroupedSS2D
 from .multihead import MultiHeadSS2D
+from .multiscale import MultiScaleSS2D
 from .routes import (
     BIDIRECTIONAL,
     CROSS,
     DIAGONAL,
+    MULTISCALE,
     RASTER,
     SNAKE,
     SPIRAL,
@@ -20,6 +22,7 @@ __all__ = [
     "BIDIRECTIONAL",
     "CROSS",
     "DIAGONAL",
+    "MULTISCALE",
     "RASTER",
     "SNAKE",
     "SPIRAL",
@@ -29,6 +32,7 @@ __all__ = [
     "CascadeSS2D",
     "GroupedSS2D",
     "MultiHeadSS2D",
+    "MultiScaleSS2D",
     "Route",
     "encode_routes",
     "route_order",

@@ -10,6 +10,7 @@ __all__ = [
     "BIDIRECTIONAL",
     "CROSS",
     "DIAGONAL",
+    "MULTISCALE",
     "RASTER",
     "SNAKE",
     "SPIRAL",
@@ -31,6 +32,9 @@ SNAKE = (Route(path="snake"), Route(path="snake", transpose=True))
 DIAGONAL = (Route(path="diagonal"), Route(path="diagonal", mirror=(False, True)))
 SPIRAL = (Route(path="spiral"), Route(path="spiral", mirror=(True, False)))
 RASTER = (Route(), Route(transpose=True))
+# MSVMamba (arXiv 2405.14174, section 3.3): rows at full resolution; at half resolution the other three directions as one
+# sequence, whose state runs on from one direction into the next.
+MULTISCALE = (Route(), (Route(reverse=True), Route(transpose=True), Route(transpose=True, reverse=True)))
 
 
 def read_route(x: Tensor, code: List[int]) -> Tensor:

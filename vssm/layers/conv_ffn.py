@@ -1,0 +1,32 @@
+"""A feed-forward layer that also looks at a pixel's neighbours. Channels-last (B, H, W, C)."""
+
+import torch.nn as nn
+from torch import Tensor
+
+__all__ = ["ConvFFN"]
+
+
+class ConvFFN(nn.Module):
+    """Widen, add a 3 x 3 depth-wise convolution, GELU, narrow: (B, H, W, dim) to (B, H, W, dim). Every layer has a bias.
+
+    The widening and narrowing are written as linear layers, which the official codes write as 1 x 1 convolutions; they
+    start as PyTorch starts convolutions.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim, **dd)
+        self.conv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim, **dd)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim, **dd)
+
+    def init_weights(self) -> None:
+        """PyTorch's own start, also where a model starts its other linear layers in another way."""
+        for layer in (self.fc1, self.conv, self.fc2):
+            layer.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.fc2(self.act(x))

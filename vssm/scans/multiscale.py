@@ -1,0 +1,113 @@
+"""The multi-scale scan of MSVMamba: one direction at full resolution, three at half (arXiv 2405.14174, section 3.3).
+
+Letters: B batch, H x W map, h x w = ceil(H / 2) x ceil(W / 2), C width of the block, D inner width, N states, R rank of
+the step size.
+"""
+
+from typing import List
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import SqueezeExcite, trunc_normal_
+from torch import Tensor
+
+from .cross import SS2D
+from .routes import MULTISCALE, encode_routes
+
+__all__ = ["MultiScaleSS2D"]
+
+
+class MultiScaleSS2D(SS2D):
+    """Two branches of one projection: rows of the H x W map, and the other directions of an h x w map.
+
+    The full branch convolves 3 x 3 and scans the rows. The half branch convolves 7 x 7 with stride 2 and scans one
+    sequence of length 3 h w: the rows backwards, then the columns, then the columns backwards. The state is not reset
+    between the three, and they share one set of parameters. The half branch's three results are summed, resized to
+    H x W and added to the full branch's; squeeze-and-excitation follows. 1.75 H W positions are scanned, where the
+    cross-scan has 4 H W.
+
+    Index 0 of the stacked parameters (`dt_projs_weight`, ...; the first half of `A_logs`) is the full branch, index 1
+    the half branch.
+
+    Args:
+        dim: width C of the input and output.
+        d_state: states N per channel.
+        ssm_ratio: inner width D as a multiple of C.
+        dt_rank: rank R of the step size; ceil(C / 16) when None.
+        gate: multiply the result by an activated second projection of the input.
+        norm_before_merge: normalise every scanned position of each branch (the arXiv version); else the merged map.
+        upsample_mode: "bilinear" (pixel centres aligned, not corners) or "nearest", for the half branch.
+        scan_float32: scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
+
+    Raises:
+        ValueError: another `upsample_mode`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 1,
+        ssm_ratio: float = 2.0,
+        dt_rank: int | None = None,
+        gate: bool = True,
+        norm_before_merge: bool = True,
+        upsample_mode: str = "bilinear",
+        scan_float32: bool = True,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        if upsample_mode not in ("bilinear", "nearest"):
+            raise ValueError(f"MultiScaleSS2D: upsample_mode must be bilinear or nearest, got {upsample_mode!r}")
+        super().__init__(
+            dim,
+            d_state=d_state,
+            ssm_ratio=ssm_ratio,
+            dt_rank=dt_rank,
+            conv_bias=True,
+            gate=gate,
+            routes=MULTISCALE,
+            scan_float32=scan_float32,
+            **dd,
+        )
+        self.norm_before_merge = norm_before_merge
+        self.upsample_mode = upsample_mode
+        self.full_code: List[int] = encode_routes(MULTISCALE[:1])
+        self.half_code: List[int] = encode_routes(MULTISCALE[1:])
+        inner = self.d_inner
+        self.conv_half = nn.Conv2d(inner, inner, 7, stride=2, padding=3, groups=inner, **dd)
+        self.se = SqueezeExcite(inner, rd_channels=max(inner // 8, 1), bias=False, **dd)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """As `SS2D`; the squeeze-and-excitation starts like the linear layers."""
+        super().init_weights()
+        for conv in (self.se.fc1, self.se.fc2):
+            trunc_normal_(conv.weight, std=0.02)
+
+    def _scan_branch(self, x: Tensor, branch: int, code: List[int], merge: bool) -> Tensor:
+        """Scan a branch's map (B, H, W, D) with its own parameters; see `_scan` for the result."""
+        weight = self.x_proj.weight.unflatten(0, (self.num_routes, -1))[branch]
+        projected = F.linear(x, weight).unsqueeze(3)
+        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return self._scan(x, dt, B, C, branch, code, merge)
+
+    def core(self, x: Tensor) -> Tensor:
+        """What stands between the projections: (B, H, W, D) to (B, H, W, D)."""
+        height = x.shape[1]
+        width = x.shape[2]
+        x = x.permute(0, 3, 1, 2)
+        full = self.act(self.conv(x).permute(0, 2, 3, 1))
+        half = self.act(self.conv_half(x).permute(0, 2, 3, 1))
+        full = self._scan_branch(full, 0, self.full_code, True)
+        half = self._scan_branch(half, 1, self.half_code, not self.norm_before_merge)
+        if self.norm_before_merge:
+            full = self.out_norm(full)
+            half = self.out_norm(half).sum(3)  # three results for every pixel
+        half = F.interpolate(half.permute(0, 3, 1, 2), size=[height, width], mode=self.upsample_mode)
+        y = full + half.permute(0, 2, 3, 1)
+        if not self.norm_before_merge:
+            y = self.out_norm(y)
+        return self.se(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
