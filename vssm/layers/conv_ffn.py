@@ -7,10 +7,9 @@ __all__ = ["ConvFFN"]
 
 
 class ConvFFN(nn.Module):
-    """Widen, add a 3 x 3 depth-wise convolution, GELU, narrow: (B, H, W, dim) to (B, H, W, dim). Every layer has a bias.
+    """Widen, add a 3 x 3 depth-wise convolution, GELU, narrow: (B, H, W, dim) to (B, H, W, dim).
 
-    The widening and narrowing are written as linear layers, which the official codes write as 1 x 1 convolutions; they
-    start as PyTorch starts convolutions.
+    Every layer has a bias. The linear layers are 1 x 1 convolutions in the official codes, and start like those.
     """
 
     def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None):

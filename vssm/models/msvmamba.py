@@ -15,8 +15,8 @@ What differs from the official code:
 - the stacked scan parameters hold the full branch first. The first generation's code holds the half branch first,
   with equal shapes; `checkpoint_filter_fn` turns them round.
 
-The official weight decay spares only 1-D tensors and biases, so it decays A_logs and the step-size tensors (and not Ds);
-`no_weight_decay()` follows the usual practice of the state-space literature and spares A_logs and the steps' bias too.
+The official weight decay spares only 1-D tensors and biases, so it decays A_logs and the step-size tensors, their bias
+included; `no_weight_decay()` follows the usual practice of the state-space literature and spares A_logs and that bias.
 """
 
 import re
@@ -39,7 +39,10 @@ __all__ = ["MSVMamba", "MSVMambaBlock"]
 
 
 class MSVMambaBlock(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)), or x + norm(mlp(x)) with `mlp_post_norm`. Channels-last (B, H, W, C)."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)) or, with `mlp_post_norm`, x + norm(mlp(x)).
+
+    Channels-last (B, H, W, C).
+    """
 
     def __init__(
         self,
@@ -257,7 +260,7 @@ def msvmamba_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
 
 @register_model
 def msvmambav3_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-T of the second generation: 32.3 M parameters, 5.1 GFLOPs, published ImageNet-1k top-1 83.0 %."""
+    """MSVMamba-T of the second generation: 32.3 M parameters, 5.1 GFLOPs (printed: 5.0), published ImageNet-1k top-1 83.0 %."""
     args = _v3(depths=(2, 2, 9, 2), embed_dim=96)
     return _create_msvmamba("msvmambav3_tiny", pretrained, **dict(args, **kwargs))
 

@@ -1,4 +1,4 @@
-"""The multi-scale scan of MSVMamba: one direction at full resolution, three at half (arXiv 2405.14174, section 3.3).
+"""The multi-scale scan of MSVMamba: one direction at full resolution, three at half (arXiv 2405.14174).
 
 Letters: B batch, H x W map, h x w = ceil(H / 2) x ceil(W / 2), C width of the block, D inner width, N states, R rank of
 the step size.

@@ -32,8 +32,8 @@ SNAKE = (Route(path="snake"), Route(path="snake", transpose=True))
 DIAGONAL = (Route(path="diagonal"), Route(path="diagonal", mirror=(False, True)))
 SPIRAL = (Route(path="spiral"), Route(path="spiral", mirror=(True, False)))
 RASTER = (Route(), Route(transpose=True))
-# MSVMamba (arXiv 2405.14174, section 3.3): rows at full resolution; at half resolution the other three directions as one
-# sequence, whose state runs on from one direction into the next.
+# MSVMamba (arXiv 2405.14174): rows, at full resolution; and at half resolution the other three directions joined into
+# one sequence, so that the state runs on from one direction into the next.
 MULTISCALE = (Route(), (Route(reverse=True), Route(transpose=True), Route(transpose=True, reverse=True)))
 
 
