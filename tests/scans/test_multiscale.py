@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vssm.scans import MULTISCALE, MultiScaleSS2D
-from vssm_kernels import encode_routes
+from vssm.scans import CROSS, MULTISCALE, MultiScaleSS2D
+from vssm_kernels.routes import decode_routes, encode_routes
 
-FIRST = dict()  # the arXiv version
+FIRST: dict = {}  # the arXiv version
 SECOND = dict(gate=False, ssm_ratio=1.0, norm_before_merge=False, upsample_mode="nearest")
 OPTIONS = {
     "first": FIRST,
@@ -152,9 +152,9 @@ def test_initial_parameters():
 
 
 def test_two_sequences_four_directions():
-    code = encode_routes(MULTISCALE)
-    assert code[::7] == [0, 1, 1, 1]
-    assert len({tuple(code[i + 1 : i + 3]) for i in range(0, 28, 7)}) == 4
+    sequences = decode_routes(encode_routes(MULTISCALE))
+    assert [len(routes) for routes in sequences] == [1, 3]
+    assert set().union(*sequences) == set(CROSS)
 
 
 def test_unknown_upsampling():

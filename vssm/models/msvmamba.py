@@ -260,7 +260,7 @@ def msvmamba_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
 
 @register_model
 def msvmambav3_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-T of the second generation: 32.3 M parameters, 5.1 GFLOPs (printed: 5.0), published ImageNet-1k top-1 83.0 %."""
+    """MSVMamba-T of the second generation: 32.3 M parameters, 5.1 GFLOPs, published ImageNet-1k top-1 83.0 %."""
     args = _v3(depths=(2, 2, 9, 2), embed_dim=96)
     return _create_msvmamba("msvmambav3_tiny", pretrained, **dict(args, **kwargs))
 
