@@ -9,12 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_fit", "read_checkpoint", "unwrap_state_dict"]
+__all__ = ["EARLY_VMAMBA_NAMES", "check_fit", "read_checkpoint", "unwrap_state_dict"]
 
 # Where training programs keep the weights, the averaged ones first.
-_WEIGHT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_WEIGHT_KEYS = ("state_dict_ema", "model_ema", "ema_model", "state_dict", "model")
 # Wrappers of parallel training, and of this package's own training runs.
 _PREFIXES = ("module.", "model.")
+# Regular expression -> name: what the first VMamba release called things, which the codes derived from it still read.
+EARLY_VMAMBA_NAMES = (
+    (r"^patch_embed\.proj\.", "patch_embed.0."),
+    (r"^patch_embed\.norm\.", "patch_embed.2."),
+    (r"^norm\.", "classifier.norm."),
+    (r"^head\.", "classifier.head."),
+    (r"\.ln_1\.", ".norm."),
+    (r"\.self_attention\.", ".op."),
+)
 
 
 class _Inert:

@@ -28,7 +28,7 @@ from ..layers import ConvDownsample, ConvStem, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
 from ._backbone import Backbone
 from ._builder import build_model
-from ._checkpoint import check_fit, unwrap_state_dict
+from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, unwrap_state_dict
 
 __all__ = ["VMamba", "VMambaBlock"]
 
@@ -148,14 +148,9 @@ class VMamba(Backbone):
         self.init_weights()
 
 
-# Official name -> ours, in order. The first group are names of early releases, the rest the present official layout.
+# Official name -> ours, in order.
 _RENAMES = (
-    (r"^patch_embed\.proj\.", "patch_embed.0."),
-    (r"^patch_embed\.norm\.", "patch_embed.2."),
-    (r"^norm\.", "classifier.norm."),
-    (r"^head\.", "classifier.head."),
-    (r"\.ln_1\.", ".norm."),
-    (r"\.self_attention\.", ".op."),
+    *EARLY_VMAMBA_NAMES,
     (r"^classifier\.norm\.", "norm."),
     (r"^classifier\.head\.", "head.fc."),
     (r"^layers\.(\d+)\.blocks\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm1."),

@@ -1,10 +1,12 @@
 """2-D token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C)."""
 
+from .atrous import AtrousSS2D
 from .cross import SS2D, SSD2D, CascadeSS2D
 from .grouped import GroupedSS2D
 from .multihead import MultiHeadSS2D
 from .multiscale import MultiScaleSS2D
 from .routes import (
+    ATROUS,
     BIDIRECTIONAL,
     CROSS,
     DIAGONAL,
@@ -19,6 +21,7 @@ from .routes import (
 )
 
 __all__ = [
+    "ATROUS",
     "BIDIRECTIONAL",
     "CROSS",
     "DIAGONAL",
@@ -29,6 +32,7 @@ __all__ = [
     "SS2D",
     "SSD2D",
     "UNIDIRECTIONAL",
+    "AtrousSS2D",
     "CascadeSS2D",
     "GroupedSS2D",
     "MultiHeadSS2D",

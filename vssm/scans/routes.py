@@ -7,6 +7,7 @@ from torch import Tensor
 from vssm_kernels import Route, encode_routes, route_order
 
 __all__ = [
+    "ATROUS",
     "BIDIRECTIONAL",
     "CROSS",
     "DIAGONAL",
@@ -35,6 +36,13 @@ RASTER = (Route(), Route(transpose=True))
 # MSVMamba (arXiv 2405.14174): rows, at full resolution; and at half resolution the other three directions joined into
 # one sequence, so that the state runs on from one direction into the next.
 MULTISCALE = (Route(), (Route(reverse=True), Route(transpose=True), Route(transpose=True, reverse=True)))
+# EfficientVMamba (arXiv 2403.09977, section 3.2) with step 2: every pixel is on exactly one route, none runs backwards.
+ATROUS = (
+    Route(stride=(2, 2), offset=(0, 0)),
+    Route(stride=(2, 2), offset=(1, 0), transpose=True),
+    Route(stride=(2, 2), offset=(0, 1)),
+    Route(stride=(2, 2), offset=(1, 1), transpose=True),
+)
 
 
 def read_route(x: Tensor, code: List[int]) -> Tensor:

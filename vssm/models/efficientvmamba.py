@@ -1,0 +1,278 @@
+"""EfficientVMamba: atrous selective scans beside convolutions at high resolution, inverted residuals below it.
+
+Paper: EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba, arXiv 2403.09977 (AAAI 2025).
+Official code: https://github.com/TerryPei/EfficientVMamba (its README names Apache-2.0, but the licence file that it
+links to is not there, so no licence is granted). Written anew from the paper and the shapes of its checkpoints.
+
+What differs from the official code:
+- every map is channels-last, and the projections of the scan are computed once on the map, not once a route; the
+  numbers agree to float32 rounding;
+- downsampling stands at the start of a stage, so that a stage's output is the feature map of its stride;
+- names say what a thing is: `gate` is what the paper calls the SE of the first two stages (`se` is the classic one of
+  the last two), `conv` and `pw_conv` the convolution branch; `checkpoint_filter_fn` maps the official layout.
+
+The released small model is 64 wide, as the training logs and the README's size say; its yaml file says 96. All three
+were trained with stochastic depth 0.1, rising linearly over the blocks of all stages; the yaml files say 0.2. The
+official weight decay spares 1-D tensors and biases, so it decays A_logs and the step-size tensors, not Ds;
+`no_weight_decay()` follows the usual practice of the state-space literature.
+"""
+
+import re
+from typing import Tuple
+
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import ConvNormAct, DropPath, Mlp, SqueezeExcite
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor
+
+from ..layers import PatchMerging, PatchStem
+from ..scans import AtrousSS2D
+from ._backbone import Backbone
+from ._builder import build_model
+from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, unwrap_state_dict
+
+__all__ = ["EVSSBlock", "EfficientVMamba", "InvertedResidual"]
+
+# Stages 0 and 1 scan; the following ones are convolutional.
+SCAN_STAGES = 2
+
+
+class ChannelGate(nn.Module):
+    """x times a weight in (0, 1) for each channel, from the mean of the normalised map. (B, H, W, C) to the same."""
+
+    def __init__(self, dim: int, reduction: int = 8, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, **dd)
+        self.mlp = Mlp(dim, dim // reduction, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.mlp(self.norm(x).mean(dim=(1, 2), keepdim=True))
+        return x * weight.sigmoid()
+
+
+class EVSSBlock(nn.Module):
+    """x + gate(scan(norm(x))) + gate(convolutions(norm(x))), one gate for both branches. Channels-last (B, H, W, C)."""
+
+    def __init__(
+        self, dim: int, d_state: int = 16, ssm_ratio: float = 2.0, drop_path: float = 0.0, device=None, dtype=None
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, **dd)
+        self.mixer = AtrousSS2D(dim, d_state=d_state, ssm_ratio=ssm_ratio, **dd)
+        self.conv = ConvNormAct(dim, dim, 3, groups=dim, bias=True, act_layer=nn.GELU, **dd)
+        self.pw_conv = nn.Conv2d(dim, dim, 1, **dd)
+        self.gate = ChannelGate(dim, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        scanned = self.mixer(normed)
+        convolved = self.pw_conv(self.conv(normed.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return x + self.drop_path(self.gate(scanned) + self.gate(convolved))
+
+
+class InvertedResidual(nn.Module):
+    """x + (expand, depth-wise 3 x 3, squeeze-and-excite, project). Channels-last (B, H, W, C)."""
+
+    def __init__(self, dim: int, expand_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        inner = int(dim * expand_ratio)
+        self.conv_pw = ConvNormAct(dim, inner, 1, **dd)
+        self.conv_dw = ConvNormAct(inner, inner, 3, groups=inner, **dd)
+        self.se = SqueezeExcite(inner, rd_channels=inner // 8, **dd)
+        self.conv_pwl = ConvNormAct(inner, dim, 1, apply_act=False, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv_dw(self.conv_pw(x.permute(0, 3, 1, 2)))
+        y = self.conv_pwl(self.se(y)).permute(0, 2, 3, 1)
+        return x + self.drop_path(y)
+
+
+class EfficientVMamba(Backbone):
+    """EfficientVMamba (arXiv 2403.09977).
+
+    Args:
+        in_chans: channels of the image.
+        num_classes: outputs of the classifier; 0 for none.
+        global_pool: pooling of the head, timm's names; "" for none.
+        depths: blocks in each stage; the first two stages scan, the others are inverted residuals.
+        embed_dim: width of the first stage, doubled by every further one.
+        d_state: states per channel of the scan.
+        ssm_ratio: inner width of the scan as a multiple of the width.
+        expand_ratio: inner width of the inverted residuals as a multiple of the width.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+
+    Input (B, in_chans, H, W) of any size of at least 4 x 4 pixels. `forward_features` gives (B, H / 32, W / 32, C).
+
+    Raises:
+        ValueError: `embed_dim` is below 8, which would leave nothing of the gate's inner width.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        depths: Tuple[int, ...] = (2, 2, 4, 2),
+        embed_dim: int = 48,
+        d_state: int = 16,
+        ssm_ratio: float = 2.0,
+        expand_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(in_chans, num_classes, drop_rate)
+        if embed_dim < 8:
+            raise ValueError(f"EfficientVMamba: embed_dim must be at least 8, got {embed_dim}")
+
+        def block(stage: int, dim: int, rate: float) -> nn.Module:
+            if stage < SCAN_STAGES:
+                return EVSSBlock(dim, d_state, ssm_ratio, drop_path=rate, **dd)
+            return InvertedResidual(dim, expand_ratio, drop_path=rate, **dd)
+
+        self.stem = PatchStem(in_chans, embed_dim, **dd)
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.build_stages(
+            dims,
+            depths,
+            drop_path_rate,
+            block=block,
+            downsample=lambda dim, dim_out: PatchMerging(dim, dim_out, **dd),
+        )
+        self.build_head(dims[-1], global_pool, **dd)
+        self.init_weights()
+
+
+# Official name -> ours, in order. Stages that scan list their blocks under `blocks`. The others are flat sequences that
+# begin and end with a change of layout: the blocks count from 1, and after the second change stands the downsampling.
+_RENAMES = (
+    *EARLY_VMAMBA_NAMES,
+    (r"^patch_embed\.0\.", "stem.conv."),
+    (r"^patch_embed\.2\.", "stem.norm."),
+    (r"^classifier\.norm\.", "norm."),
+    (r"^classifier\.head\.", "head.fc."),
+    (r"^layers\.(\d+)\.(?:downsample|\d+)\.(norm|reduction)\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.{m[2]}."),
+    (r"^layers\.(\d+)\.(\d+)\.", lambda m: f"stages.{m[1]}.blocks.{int(m[2]) - 1}."),
+    (r"\.conv_(pw|dw)\.0\.", r".conv_\1.conv."),
+    (r"\.conv_(pw|dw)\.1\.", r".conv_\1.bn."),
+    (r"\.conv_pw2\.0\.", ".conv_pwl.conv."),
+    (r"\.conv_pw2\.1\.", ".conv_pwl.bn."),
+    (r"\.se\.conv_reduce\.", ".se.fc1."),
+    (r"\.se\.conv_expand\.", ".se.fc2."),
+    (r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks."),
+    (r"\.op\.conv2d\.", ".mixer.conv."),
+    (r"\.op\.x_proj_weight$", ".mixer.x_proj.weight"),
+    (r"\.op\.", ".mixer."),
+    (r"\.conv_branch\.0\.", ".conv.conv."),
+    (r"\.conv_branch\.1\.", ".conv.bn."),
+    (r"\.conv_branch\.3\.", ".pw_conv."),
+    (r"\.se\.norm\.", ".gate.norm."),
+    (r"\.se\.global_reduce\.", ".gate.mlp.fc1."),
+    (r"\.se\.channel_select\.", ".gate.mlp.fc2."),
+)
+
+
+def _our_name(name: str) -> str:
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _adapted(name: str) -> bool:
+    """Whether timm adapts or drops this tensor when classes or image channels differ."""
+    return name.startswith("head.fc.") or name == "stem.conv.weight"
+
+
+def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
+    """Official checkpoints, also with the key names of early VMamba releases, nested or not, to our names and shapes.
+
+    Raises:
+        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
+    """
+    weights = unwrap_state_dict(state_dict)
+    if not any(name.startswith("stem.") for name in weights):
+        weights = {_our_name(name): value for name, value in weights.items()}
+        for name, value in weights.items():
+            if name.endswith(".mixer.x_proj.weight") and value.dim() == 3:  # one projection a route
+                weights[name] = value.flatten(0, 1)
+    check_fit(weights, model, optional=_adapted)
+    return weights
+
+
+def _cfg(url: str = "", **kwargs) -> dict:
+    return dict(
+        url=url,
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation="bicubic",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        first_conv="stem.conv",
+        classifier="head.fc",
+        license="unspecified (the official repository grants none; its README names Apache-2.0)",
+        origin_url="https://github.com/TerryPei/EfficientVMamba",
+        paper_ids="arXiv:2403.09977",
+        paper_name="EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
+        **kwargs,
+    )
+
+
+def _published(size: str) -> dict:
+    """The authors' page on the hub; their code refers to this name of the file, which nobody verified."""
+    file = f"https://huggingface.co/TerryPei/EfficientVMamba-{size}/resolve/main/efficient_vmamba_{size.lower()}.ckpt"
+    return _cfg(file, description="The repository is the authors'; the name of the file in it was not verified.")
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "efficientvmamba_tiny.in1k": _published("Tiny"),
+        "efficientvmamba_small.in1k": _published("Small"),
+        "efficientvmamba_base.in1k": _published("Base"),
+        "efficientvmamba_pico.untrained": _cfg(
+            description="Of this package, for demos and tests: no published weights."
+        ),
+    }
+)
+
+
+def _create_efficientvmamba(variant: str, pretrained: bool = False, **kwargs) -> EfficientVMamba:
+    return build_model(EfficientVMamba, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+
+
+@register_model
+def efficientvmamba_tiny(pretrained: bool = False, **kwargs) -> EfficientVMamba:
+    """EfficientVMamba-T: 6.5 M parameters, 0.8 GFLOPs, published ImageNet-1k top-1 76.5 %."""
+    args = dict(depths=(2, 2, 4, 2), embed_dim=48)
+    return _create_efficientvmamba("efficientvmamba_tiny", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def efficientvmamba_small(pretrained: bool = False, **kwargs) -> EfficientVMamba:
+    """EfficientVMamba-S: 11.3 M parameters, 1.3 GFLOPs, published ImageNet-1k top-1 78.7 %."""
+    args = dict(depths=(2, 2, 4, 2), embed_dim=64)
+    return _create_efficientvmamba("efficientvmamba_small", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def efficientvmamba_base(pretrained: bool = False, **kwargs) -> EfficientVMamba:
+    """EfficientVMamba-B: 33.7 M parameters, 4.0 GFLOPs, published ImageNet-1k top-1 81.8 %."""
+    args = dict(depths=(2, 2, 9, 2), embed_dim=96)
+    return _create_efficientvmamba("efficientvmamba_base", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def efficientvmamba_pico(pretrained: bool = False, **kwargs) -> EfficientVMamba:
+    """An EfficientVMamba of this package for demos and tests; no published weights."""
+    args = dict(depths=(1, 1, 2, 1), embed_dim=16)
+    return _create_efficientvmamba("efficientvmamba_pico", pretrained, **dict(args, **kwargs))
