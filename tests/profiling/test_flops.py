@@ -44,6 +44,16 @@ def test_printed_gflops(name, printed):
     assert f"{gflops_of(name):.{digits}f}" == printed
 
 
+@pytest.mark.parametrize(
+    ("size", "width", "gflops"), [("tiny", 48, 0.8064), ("small", 64, 1.3426), ("base", 96, 3.9967)]
+)
+def test_published_gflops_of_efficientvmamba(size, width, gflops):
+    """The official code takes the means of its gates without a pooling layer, so its counter misses them; ours counts
+    every mean, one per element: in two stages two blocks of two branches each."""
+    means = 4 * (56 * 56 * width + 28 * 28 * 2 * width)
+    assert round(gflops_of(f"efficientvmamba_{size}") - means / 1e9, 4) == gflops
+
+
 def test_mode_is_kept_and_size_counts():
     model = timm.create_model("vmamba_pico").train()
     small, large = paper_flops(model, (3, 64, 64)), paper_flops(model, (3, 128, 128))

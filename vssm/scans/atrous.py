@@ -1,7 +1,10 @@
 """Atrous scan: the ES2D of EfficientVMamba (arXiv 2403.09977, section 3.2), a quarter of the positions a route.
 
-Letters: B batch, H x W map, C width of the block, D inner width.
+Letters: B batch, H x W map, C width of the block, D inner width, K = 4 routes, N states, R rank of the step size; h and
+w are H / 2 and W / 2, rounded up.
 """
+
+from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +15,8 @@ from .routes import ATROUS
 
 __all__ = ["AtrousSS2D"]
 
-torch.fx.wrap("_pad_to_even")
-
-
-def _pad_to_even(x: Tensor) -> Tensor:
-    """Zeros below and to the right of a channels-last map of odd size.
-
-    F.pad copies even when there is nothing to add, hence the branch on the shape, which FX keeps as one call.
-    """
-    if x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0:
-        return x
-    return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+# A strided route over the map is a plain one over a phase of its 2 x 2 grid.
+_PHASE_ROUTES = tuple(route._replace(stride=(1, 1), offset=(0, 0)) for route in ATROUS)
 
 
 class AtrousSS2D(SS2D):
@@ -31,23 +25,36 @@ class AtrousSS2D(SS2D):
     Of a map of odd size the phases are unequal; zeros make them equal. They are positions of their sequences as any
     other: without input they add nothing to the state, but it decays there by a step of softplus(dt_projs_bias).
 
-    Takes and gives (B, H, W, C) of any H and W, in any floating dtype; computes the scan in float32 or better.
+    Takes and gives (B, H, W, C) of any H and W in any floating dtype; scans in float32 or better.
 
     Args:
         dim: width C of the input and output.
-        d_state: states per channel.
+        d_state: states N per channel.
         ssm_ratio: inner width D as a multiple of C.
-        kwargs: further arguments of `SS2D`.
+        kwargs: further arguments of `SS2D`, routes excepted.
     """
 
     def __init__(self, dim: int, d_state: int = 16, ssm_ratio: float = 2.0, **kwargs):
-        options = dict(conv_bias=True, gate=True, routes=ATROUS, scan_float32=True)
-        super().__init__(dim, d_state=d_state, ssm_ratio=ssm_ratio, **{**options, **kwargs})
+        options = dict(conv_bias=True, gate=True, scan_float32=True)
+        super().__init__(dim, d_state=d_state, ssm_ratio=ssm_ratio, routes=_PHASE_ROUTES, **{**options, **kwargs})
+
+    def _project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Phases (B, h, w, K, D) to the low-rank step (B, h, w, K, R), B and C (B, h, w, K, N).
+
+        Every route sees pixels of its own: projecting the map for all of them would cost four times as much.
+        """
+        weight = self.x_proj.weight.unflatten(0, (self.num_routes, -1))
+        projected = torch.einsum("bhwkd,kpd->bhwkp", x, weight)
+        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return dt, B, C
 
     def mix(self, x: Tensor) -> Tensor:
-        """Pad, scan, put back, crop: (B, H, W, D) to (B, H, W, D)."""
+        """Scan every phase and put it back: (B, H, W, D) to (B, H, W, D)."""
         height = x.shape[1]
         width = x.shape[2]
-        x = _pad_to_even(x)
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h, row phase, w, column phase, D)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3, 4)  # (B, h, w, K, D), the route being 2 * column phase + row phase
         dt, B, C = self._project(x)
-        return self._scan(x, dt, B, C, 0, self.route_code)[:, :height, :width]
+        y = self._scan(x, dt, B, C, 0, self.route_code, merge=False).unflatten(3, (2, 2))
+        return y.permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width]
