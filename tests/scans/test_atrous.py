@@ -122,6 +122,16 @@ def test_padding_decays_the_state():
     assert not torch.allclose(got[:, 2], without[:, 2], rtol=1e-3)
 
 
+@torch.no_grad()
+def test_export_follows_the_size():
+    """One exported program for every even size; the crop of odd ones puts a guard on the parity."""
+    mixer = randomised().eval()
+    dynamic = {"x": dict.fromkeys(range(3), torch.export.Dim.AUTO)}
+    program = torch.export.export(mixer, (image(4, 6),), dynamic_shapes=dynamic).module()
+    x = image(10, 8)[:1]
+    assert torch.allclose(program(x), mixer(x), rtol=1e-9, atol=1e-10)
+
+
 def test_defaults():
     mixer = AtrousSS2D(32, device="meta")
     assert (mixer.d_inner, mixer.d_state, mixer.dt_rank, mixer.gate) == (64, 16, 2, True)

@@ -50,11 +50,14 @@ class AtrousSS2D(SS2D):
 
     def mix(self, x: Tensor) -> Tensor:
         """Scan every phase and put it back: (B, H, W, D) to (B, H, W, D)."""
-        height = x.shape[1]
-        width = x.shape[2]
-        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h, row phase, w, column phase, D)
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3, 4)  # (B, h, w, K, D), the route being 2 * column phase + row phase
+        batch, height, width, inner = x.shape
+        h = (height + 1) // 2
+        w = (width + 1) // 2
+        x = F.pad(x, (0, 0, 0, 2 * w - width, 0, 2 * h - height))
+        # Row and column phase to one dimension, the column slowest: (B, h, w, K, D). Sizes are spelled out, because
+        # torch.export can follow them and not those of unflatten(-1, 2).
+        x = x.reshape(batch, h, 2, w, 2, inner).permute(0, 1, 3, 4, 2, 5).reshape(batch, h, w, 4, inner)
         dt, B, C = self._project(x)
-        y = self._scan(x, dt, B, C, 0, self.route_code, merge=False).unflatten(3, (2, 2))
-        return y.permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        y = self._scan(x, dt, B, C, 0, self.route_code, merge=False)
+        y = y.reshape(batch, h, w, 2, 2, inner).permute(0, 1, 4, 2, 3, 5).reshape(batch, 2 * h, 2 * w, inner)
+        return y[:, :height, :width]
