@@ -1,7 +1,17 @@
 """Parts that several families share; timm.layers has the rest."""
 
 from .conv_ffn import ConvFFN
+from .conv_norm import ConvNorm, LinearNorm
 from .mlp import DepthwiseMlp
 from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem
 
-__all__ = ["ConvDownsample", "ConvFFN", "ConvStem", "DepthwiseMlp", "PatchMerging", "PatchStem"]
+__all__ = [
+    "ConvDownsample",
+    "ConvFFN",
+    "ConvNorm",
+    "ConvStem",
+    "DepthwiseMlp",
+    "LinearNorm",
+    "PatchMerging",
+    "PatchStem",
+]

@@ -66,6 +66,7 @@ class Backbone(nn.Module):
         downsample: Callable[[int, int], nn.Module],
         reduction: int = 4,
         norm: Optional[Callable[[int, int], nn.Module]] = None,
+        stage: Callable[..., nn.Module] = Stage,
     ) -> None:
         """Set `stages` and `feature_info`.
 
@@ -77,13 +78,14 @@ class Backbone(nn.Module):
             downsample: makes the layer between two stages from (width before, width after).
             reduction: stride of the first stage; doubled by every further one.
             norm: makes the norm at the end of a stage from (stage, width); none when None.
+            stage: makes a stage from its downsampling, its blocks and its norm or None.
         """
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         stages = []
         for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
             down = nn.Identity() if i == 0 else downsample(dims[i - 1], dim)
             blocks = [block(i, dim, next(rates)) for _ in range(depth)]
-            stages.append(Stage(down, blocks, None if norm is None else norm(i, dim)))
+            stages.append(stage(down, blocks, None if norm is None else norm(i, dim)))
             self.feature_info.append(dict(num_chs=dim, reduction=reduction * 2**i, module=f"stages.{i}"))
         self.stages = nn.Sequential(*stages)
 

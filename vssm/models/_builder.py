@@ -46,9 +46,12 @@ def build_model(
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     cache_dir: str | None = None,
+    num_stages: int = 4,
     **kwargs,
 ) -> nn.Module:
     """timm's `build_model_with_cfg`, reading official files safely and never falling back to random weights.
+
+    `num_stages` is how many feature maps `features_only` gives unless the caller chooses; the rest is as in timm.
 
     Raises:
         ValueError: the variant has no published weights, or the checkpoint does not fit.
@@ -68,7 +71,7 @@ def build_model(
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         pretrained_filter_fn=pretrained_filter_fn,
         cache_dir=cache_dir,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+        feature_cfg=dict(out_indices=tuple(range(num_stages)), feature_cls="getter"),
         **kwargs,
     )
     if weights is not None:  # not kept alive, nor written into a hub's config.json

@@ -3,6 +3,7 @@
 from .atrous import AtrousSS2D
 from .cross import SS2D, SSD2D, CascadeSS2D
 from .grouped import GroupedSS2D
+from .hidden_mixer import HiddenStateMixer
 from .multihead import MultiHeadSS2D
 from .multiscale import MultiScaleSS2D
 from .routes import (
@@ -35,6 +36,7 @@ __all__ = [
     "AtrousSS2D",
     "CascadeSS2D",
     "GroupedSS2D",
+    "HiddenStateMixer",
     "MultiHeadSS2D",
     "MultiScaleSS2D",
     "Route",

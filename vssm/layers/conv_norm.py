@@ -1,0 +1,73 @@
+"""Convolutions with BatchNorm on channels-last maps (B, H, W, C). `fuse` is what timm's `reparameterize_model` calls."""
+
+import torch
+import torch.nn as nn
+from timm.layers import BatchNormAct2d
+from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+__all__ = ["ConvNorm", "LinearNorm"]
+
+
+class ConvNorm(nn.Module):
+    """3 x 3 convolution, BatchNorm, ReLU if `act`: (B, H, W, dim) to (B, ceil(H / stride), ceil(W / stride), dim_out).
+
+    Depth-wise if `depthwise`, which takes dim_out = dim.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        stride: int = 1,
+        depthwise: bool = False,
+        act: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        groups = dim if depthwise else 1
+        self.conv = nn.Conv2d(dim, dim_out, 3, stride=stride, padding=1, groups=groups, bias=False, **dd)
+        self.norm = BatchNormAct2d(dim_out, apply_act=act, **dd)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """Fold the norm into the convolution; exact in eval mode."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), self.norm.act
+        return self
+
+    @torch.no_grad()
+    def fuse_residual(self, keep: Tensor, scale: Tensor) -> None:
+        """Fold the norm and the sum keep * x + scale * f(x), per channel, into this depth-wise convolution f."""
+        self.fuse()
+        self.conv.weight.mul_(scale.view(-1, 1, 1, 1))
+        self.conv.bias.mul_(scale)
+        self.conv.weight[:, 0, 1, 1] += keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+class LinearNorm(nn.Module):
+    """Point-wise convolution as a matrix product, BatchNorm, ReLU if `act`: (B, H, W, dim) to (B, H, W, dim_out)."""
+
+    def __init__(self, dim: int, dim_out: int, act: bool = False, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.linear = nn.Linear(dim, dim_out, bias=False, **dd)
+        self.norm = BatchNormAct2d(dim_out, apply_act=act, **dd)
+
+    def init_weights(self) -> None:
+        self.linear.reset_parameters()  # as the convolution that it is in the official code
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """Fold the norm into the matrix; exact in eval mode."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.linear, self.norm = fuse_linear_bn_eval(self.linear, self.norm), self.norm.act
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.linear(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
