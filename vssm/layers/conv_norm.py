@@ -1,4 +1,4 @@
-"""Convolutions with BatchNorm on channels-last maps (B, H, W, C). `fuse` is what timm's `reparameterize_model` calls."""
+"""Convolutions with BatchNorm on channels-last maps (B, H, W, C); `fuse` is for timm's `reparameterize_model`."""
 
 import torch
 import torch.nn as nn
