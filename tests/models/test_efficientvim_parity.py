@@ -62,9 +62,9 @@ def test_gradients(key, index):
     trained = {official for official, name in names.items() if name in dict(model.named_parameters())}
     # The gradient of A is zero but for rounding.
     assert trained - set(case["grad_l2"]) == {official for official in trained if official.endswith(".mixer.A")}
-    # Norms of gradients reach 3e4 here; those of the scalars D and of nearly closed gates are what is left of sums of
-    # such terms in float32.
-    floor = 1e-6 * max(case["grad_l2"].values())
+    # Gradients have norms of up to 3e5 here; those of the scalars D and of nearly closed gates are what is left of sums
+    # of large terms in float32.
+    floor = 0.03
     # A nearly closed gate again: the official float32 gradient is this far from the exact one.
     tolerance = 3e-3 if (key, case["shape"]) == ("efficientvim_m1_dist", [2, 3, 96, 96]) else GRADIENT
     parity.check_gradients(model, names, case, OUTPUT, tolerance, floor)

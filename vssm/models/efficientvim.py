@@ -161,6 +161,10 @@ class EfficientViMBlock(nn.Module):
 class EfficientViMStage(Stage):
     """A stage that gives, beside its map (B, H', W', dim), the states (B, d_state, dim) of its last block."""
 
+    def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):
+        super().__init__(downsample, blocks)
+        self.blocks = nn.ModuleList(blocks)  # blocks that give two tensors are no Sequential to TorchScript
+
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         x = self.downsample(x)
         h = x
@@ -262,6 +266,7 @@ class EfficientViM(Backbone):
             reduction=16,
             stage=EfficientViMStage,
         )
+        self.stages = nn.ModuleList(self.stages)
         widths = [*embed_dim, embed_dim[-1]]
         self.num_features = self.head_hidden_size = sum(widths)
         self.norm = nn.ModuleList([nn.LayerNorm(width, **dd) for width in widths])
@@ -321,7 +326,7 @@ class EfficientViM(Backbone):
         x = self.stem(x)
         features: List[Tensor] = []
         intermediates: List[Tensor] = []
-        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice a Sequential
+        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice modules
             stages = self.stages
         else:
             stages = self.stages[: max_index + 1]
