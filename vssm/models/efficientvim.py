@@ -355,7 +355,11 @@ class EfficientViM(Backbone):
             self.norm = nn.ModuleList([*self.norm[:count], nn.Identity()])
             self.embed_dim = self.embed_dim[:count]
             self.feature_info = self.feature_info[:count]
-            self.num_features = self.head_hidden_size = sum(self.embed_dim) + self.embed_dim[-1]
+            widths = [*self.embed_dim, self.embed_dim[-1]]
+            self.num_features = self.head_hidden_size = sum(widths)
+            for name in self._heads():  # nothing of the old classifiers fits the features that are left
+                mix = getattr(self, name).mix
+                setattr(self, name, FusedHead(widths, 0, device=mix.device, dtype=mix.dtype))
         if prune_norm:
             self.norm = nn.ModuleList([nn.Identity() for _ in self.norm])
         if prune_head or pruned:
