@@ -161,8 +161,8 @@ class EfficientViMBlock(nn.Module):
 class EfficientViMStage(Stage):
     """A stage that gives, beside its map (B, H', W', dim), the states (B, d_state, dim) of its last block."""
 
-    def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):
-        super().__init__(downsample, blocks)
+    def __init__(self, downsample: nn.Module, blocks: List[nn.Module], norm: Optional[nn.Module] = None):
+        super().__init__(downsample, blocks, norm)
         self.blocks = nn.ModuleList(blocks)  # blocks that give two tensors are no Sequential to TorchScript
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ class EfficientViMStage(Stage):
                 x, h = checkpoint(block, x)
             else:
                 x, h = block(x)
-        return x, h
+        return self.norm(x), h
 
 
 class FusedHead(nn.Module):
