@@ -13,7 +13,8 @@ from .checkpoint import CheckpointError, find_resumable, read_checkpoint  # noqa
 from .classifier import TimmClassifier, create_model  # noqa: E402
 from .config import ConfigError, load_config  # noqa: E402
 from .data import DataError, Digits, ImageFolder  # noqa: E402
-from .hooks import AtomicCheckpointHook, DemoFiguresHook, EpochSeedHook  # noqa: E402
+from .hooks import AtomicCheckpointHook, DemoFiguresHook, EpochSeedHook, MESAHook  # noqa: E402
+from .losses import DistillationLoss  # noqa: E402
 from .metrics import Accuracy  # noqa: E402
 from .optim import AutoAmpOptimWrapper, BFloat16OptimWrapper, TimmOptimWrapperConstructor  # noqa: E402
 from .predict import Predictor, find_images  # noqa: E402
@@ -29,8 +30,10 @@ __all__ = [
     "DataError",
     "DemoFiguresHook",
     "Digits",
+    "DistillationLoss",
     "EpochSeedHook",
     "ImageFolder",
+    "MESAHook",
     "Predictor",
     "Runner",
     "TimmClassifier",

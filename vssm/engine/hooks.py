@@ -1,4 +1,4 @@
-"""Hooks: repeatable epochs, safe checkpoints, and the demo's pictures."""
+"""Hooks: repeatable epochs, safe checkpoints, MESA, and the demo's pictures."""
 
 import random
 from collections import deque
@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, MODELS
 
 from .checkpoint import write_atomically
+from .classifier import TimmClassifier
 from .config import ConfigError
 
 
@@ -91,6 +92,61 @@ class AtomicCheckpointHook(CheckpointHook):
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
+
+
+@HOOKS.register_module()
+class MESAHook(Hook):
+    """Sharpness-aware training for free (MESA, arXiv 2205.14083): agree with the average of the run's own weights.
+
+    From its start on, the loss gets ``weight`` times the cross-entropy of the model's logits with the probabilities
+    that the run's EMAHook's average gives the same mixed images, in eval mode and without gradients. Whether it has
+    started follows from the iteration alone, so a resumed run goes on as an uninterrupted one.
+
+    Args:
+        weight: Factor of the term.
+        start: Share of the run's iterations before the term starts.
+        begin_epoch: How many epochs pass before it starts, instead of ``start``; for runs with extra epochs at the end.
+
+    Raises:
+        ConfigError: ``weight`` is not positive, ``start`` lies outside of [0, 1), or ``begin_epoch`` is negative.
+    """
+
+    def __init__(self, weight: float = 1.0, start: float = 0.25, begin_epoch: int | None = None):
+        if not weight > 0:
+            raise ConfigError(f"MESAHook needs a positive weight, not {weight}.")
+        if not 0 <= start < 1:
+            raise ConfigError(f"MESAHook's start is a share of the run from 0 to below 1, not {start}.")
+        if begin_epoch is not None and begin_epoch < 0:
+            raise ConfigError(f"MESAHook's begin_epoch is 0 or more, not {begin_epoch}.")
+        self.weight = weight
+        self.start = start
+        self.begin_epoch = begin_epoch
+
+    def before_train(self, runner) -> None:
+        """Show the classifier the average.
+
+        Raises:
+            ConfigError: The run has no EMAHook, or a model other than TimmClassifier.
+        """
+        averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+        if not averages:
+            raise ConfigError("MESAHook needs an average to agree with: add dict(type='EMAHook', ...) to custom_hooks.")
+        self.classifier = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(self.classifier, TimmClassifier):
+            raise ConfigError(f"MESAHook works with TimmClassifier, not with {type(self.classifier).__name__}.")
+        self.classifier.set_mesa(averages[0].ema_model.module)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Switch the term on when its time has come."""
+        if self.begin_epoch is not None:
+            started = runner.epoch >= self.begin_epoch
+        else:
+            started = runner.iter >= round(self.start * runner.max_iters)
+        self.classifier.mesa_weight = self.weight if started else 0.0
+
+    def after_train(self, runner) -> None:
+        """Let go of the average."""
+        self.classifier.set_mesa(None)
 
 
 @HOOKS.register_module()
