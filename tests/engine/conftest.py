@@ -125,12 +125,12 @@ def run_tool():
     return start
 
 
-def logged_losses(work_dir: Path) -> dict[int, float]:
-    """The loss of each iteration; a resumed run's records replace those of the run it continues."""
+def logged_losses(work_dir: Path, key: str = "loss") -> dict[int, float]:
+    """The loss of each iteration, or a term of it; a resumed run's records replace those of the run it continues."""
     losses = {}
     for file in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
         for line in file.read_text().splitlines():
             record = json.loads(line)
-            if "loss" in record:
-                losses[record["iter"]] = record["loss"]
+            if key in record:
+                losses[record["iter"]] = record[key]
     return losses

@@ -5,9 +5,11 @@ import re
 import pytest
 import timm
 import torch
-from mmengine.registry import DATASETS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DATASETS, HOOKS, PARAM_SCHEDULERS
 
 from vssm.engine import TimmClassifier, load_config
+from vssm.engine.run import parse_options
 
 from .conftest import REPO
 
@@ -15,29 +17,143 @@ CONFIGS = sorted((REPO / "configs" / "classification").glob("*.py"))
 IMAGENET = [path for path in CONFIGS if path.stem.endswith("_in1k")]
 
 
-def test_every_published_vmamba_has_one():
+FAMILIES = (
+    "vmamba",
+    "efficientvmamba",
+    "groupmamba",
+    "msvmamba",
+    "msvmambav3",
+    "spatialmamba",
+    "vssd",
+    "vssm_efficientvim",
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_published_model_has_one(family):
     named = {load_config(str(path)).model.model.name for path in IMAGENET}
-    ours = {name for name in timm.list_models("vmamba_*") if name != "vmamba_pico"}
-    assert ours <= named
+    ours = {name for name in timm.list_models(f"{family}_*") if not name.endswith("_pico")}
+    assert ours and ours <= named
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config(path):
+def test_model(path):
     cfg = load_config(str(path))
-    family = cfg.model.model.name.replace("_", "-")
-    assert path.stem.startswith(family)
+    name = cfg.model.model.name
+    assert path.stem.startswith(name.removeprefix("vssm_").replace("_", "-"))
     with torch.device("meta"):
         model = TimmClassifier(**{key: value for key, value in cfg.model.items() if key != "type"})
     count = sum(parameter.numel() for parameter in model.parameters())
-    stated = re.search(r"([\d.]+) M parameters", path.read_text())
+    stated = re.search(r"# (\w+): ([\d.]+) M parameters", path.read_text())
     if path in IMAGENET:
-        assert round(count / 1e6, 2) == float(stated[1])
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        assert (name, round(count / 1e6, 2)) == (stated[1], float(stated[2]))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_recipe(path):
+    cfg = load_config(str(path))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         kind = DATASETS.get(loader.dataset.type)
         kind.transform_from(loader.dataset)
+    size = re.search(r"GFLOPs at (\d+) pixels", path.read_text())
+    if size:
+        sides = {loader.dataset.transform.input_size for loader in (cfg.train_dataloader, cfg.val_dataloader)}
+        assert sides == {cfg.test_dataloader.dataset.transform.input_size} == {int(size[1])}
     steps = cfg.param_scheduler
-    assert steps[0].end == steps[1].begin and steps[1].end == cfg.train_cfg.max_epochs
-    assert steps[1].T_max == steps[1].end - steps[1].begin
+    assert steps[0].end == steps[1].begin and steps[1].T_max == steps[1].end - steps[1].begin
+    assert cfg.train_cfg.max_epochs - steps[1].end == (10 if "efficientvim" in path.stem else 0)
+    hooks = [HOOKS.build(hook) for hook in cfg.get("custom_hooks", [])]
+    if path in IMAGENET:
+        processes, images = map(int, re.search(r"_(\d+)xb(\d+)_", path.stem).groups())
+        assert cfg.train_dataloader.batch_size == images
+        assert cfg.auto_scale_lr.base_batch_size == processes * images
+        assert type(hooks[0]).__name__ == "EMAHook" and hooks[0].ema_cfg["update_buffers"]
+
+
+# What the six newer families' recipes differ in: rate, decay, clipping, mixup, average, drop path, MESA, teacher.
+SHARED = dict(lr=1e-3, decay=0.05, clip=5.0, mixup=0.8, momentum=1e-4, drop_path=0.2, mesa=None, teacher=None)
+SMALLER = dict(lr=6e-4)
+REGNET = "regnety_160.deit_in1k"
+LIGHT = dict(lr=2e-3, decay=0.04, clip=1.0, mixup=0.2, drop_path=0.1)
+VIM = dict(lr=2e-3, clip=0.02, momentum=5e-4, drop_path=None)
+RECIPES = {
+    "efficientvmamba-tiny_16xb128": LIGHT,
+    "efficientvmamba-small_16xb128": LIGHT,
+    "efficientvmamba-base_16xb64": LIGHT,
+    "groupmamba-tiny_8xb128": dict(drop_path=0.05, teacher=REGNET),
+    "groupmamba-small_8xb128": dict(drop_path=0.05, teacher=REGNET),
+    "groupmamba-base_8xb128": dict(drop_path=0.05, teacher=REGNET),
+    "msvmamba-nano_8xb128": {},
+    "msvmamba-micro_8xb128": {},
+    "msvmamba-tiny_8xb128": {},
+    "msvmambav3-tiny_8xb128": {},
+    "msvmambav3-small_8xb128": dict(drop_path=0.4),
+    "msvmambav3-base_8xb128": dict(SMALLER, drop_path=0.5),
+    "spatialmamba-tiny_8xb128": dict(mesa=1.0),
+    "spatialmamba-small_8xb128": dict(mesa=1.5, drop_path=0.3),
+    "spatialmamba-base_8xb128": dict(mesa=2.0, drop_path=0.5),
+    "vssd-micro_8xb128": {},
+    "vssd-tiny_8xb128": {},
+    "vssd-small_8xb128": dict(SMALLER, drop_path=0.4),
+    "vssd-base_8xb128": dict(SMALLER, drop_path=0.6),
+    "vssd-tiny-mesa_8xb128": dict(mesa=1.0),
+    "vssd-small-mesa_8xb128": dict(SMALLER, drop_path=0.4, mesa=1.5),
+    "vssd-base-mesa_8xb128": dict(SMALLER, drop_path=0.6, mesa=2.0),
+    **{f"efficientvim-m{n}_8xb256": dict(VIM, mesa=1.0) for n in (1, 2, 3, 4)},
+    **{f"efficientvim-m{n}-dist_8xb256": dict(VIM, teacher=REGNET) for n in (1, 2, 3, 4)},
+}
+
+
+def test_the_table_of_recipes_is_complete():
+    assert {f"{name}_in1k" for name in RECIPES} == {p.stem for p in IMAGENET if not p.stem.startswith("vmamba-")}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_families_differ_in(name):
+    cfg = load_config(str(REPO / f"configs/classification/{name}_in1k.py"))
+    hooks = {hook.type: hook for hook in cfg.custom_hooks}
+    mesa, distillation = hooks.get("MESAHook"), cfg.model.get("distillation")
+    found = dict(
+        lr=cfg.optim_wrapper.optimizer.lr,
+        decay=cfg.optim_wrapper.optimizer.weight_decay,
+        clip=cfg.optim_wrapper.clip_grad.max_norm,
+        mixup=cfg.model.mixup.mixup_alpha,
+        momentum=hooks["EMAHook"].momentum,
+        drop_path=cfg.model.model.get("drop_path_rate"),
+        mesa=mesa and mesa.weight,
+        teacher=distillation and distillation.teacher.name,
+    )
+    assert found == {**SHARED, **RECIPES[name]}
+    assert cfg.optim_wrapper.paramwise_cfg == dict(model_no_weight_decay=False, layer_decay=None)
+    if mesa:
+        # A quarter of 300 epochs, whatever the epochs at the final rate.
+        assert mesa.get("begin_epoch", mesa.get("start", 0) * 300) == 75
+    if distillation:
+        assert timm.is_model(distillation.teacher.name) and distillation.teacher.pretrained
+        assert (distillation.kind, distillation.alpha, distillation.tau) == ("hard", 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("name", "edge"), [("efficientvim-m3_8xb256", 256), ("efficientvim-m4-dist_8xb256", 292)])
+def test_images_are_tested_at_the_published_size(name, edge):
+    cfg = load_config(str(REPO / f"configs/classification/{name}_in1k.py"))
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert f"size={edge}," in str(DATASETS.get("ImageFolder").transform_from(loader.dataset))
+
+
+def test_efficientvmamba_has_its_own_augmentation():
+    cfg = load_config(str(REPO / "configs/classification/efficientvmamba-tiny_16xb128_in1k.py"))
+    transform = cfg.train_dataloader.dataset.transform
+    assert (transform.auto_augment, transform.color_jitter, transform.re_prob) == ("rand-m9-mstd0.5", None, 0.25)
+    assert "ColorJitter" not in str(DATASETS.get("ImageFolder").transform_from(cfg.train_dataloader.dataset))
+
+
+def test_the_long_efficientvim_run_is_a_line_of_options():
+    text = (REPO / "configs/classification/_base_/schedule_300e_efficientvim.py").read_text()
+    words = re.search(r"--cfg-options(.*?)\n[^#]", text, re.DOTALL)[1].replace("#", "").split()
+    path = REPO / "configs/classification/efficientvim-m1_8xb256_in1k.py"
+    cfg = load_config(str(path), parse_options(words))
+    assert cfg.param_scheduler[1].end == cfg.param_scheduler[1].begin + cfg.param_scheduler[1].T_max == 450
+    assert cfg.train_cfg.max_epochs == 460 and cfg.custom_hooks[1].begin_epoch == 450 // 4
 
 
 def test_the_official_recipe():
@@ -51,11 +167,17 @@ def test_the_official_recipe():
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `scheduler.step")
-def test_the_schedule_of_the_learning_rate():
-    from mmengine.optim import OptimWrapper
-    from mmengine.registry import PARAM_SCHEDULERS
-
-    cfg = load_config(str(REPO / "configs/classification/vmamba-tiny-s1l8_8xb128_in1k.py"))
+@pytest.mark.parametrize(
+    ("name", "start", "peak", "end"),
+    [
+        ("vmamba-tiny-s1l8_8xb128", 1e-6, 1e-3, 1e-5),
+        ("msvmambav3-base_8xb128", 1e-6, 6e-4, 6e-6),
+        ("efficientvmamba-tiny_16xb128", 1e-7, 2e-3, 1e-6),
+        ("efficientvim-m1_8xb256", 2e-6, 2e-3, 2e-5),
+    ],
+)
+def test_the_schedule_of_the_learning_rate(name, start, peak, end):
+    cfg = load_config(str(REPO / f"configs/classification/{name}_in1k.py"))
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
     wrapper = OptimWrapper(optimizer)
     per_epoch = 10
@@ -69,11 +191,12 @@ def test_the_schedule_of_the_learning_rate():
             )
         )
     rates = []
-    for _ in range(300 * per_epoch):
+    for _ in range(cfg.train_cfg.max_epochs * per_epoch):
         rates.append(optimizer.param_groups[0]["lr"])
         for scheduler in schedulers:
             scheduler.step()
-    assert rates[0] == pytest.approx(1e-6) and max(rates) == pytest.approx(1e-3, rel=1e-3)
+    assert rates[0] == pytest.approx(start) and max(rates) == pytest.approx(peak, rel=1e-3)
     assert rates.index(max(rates)) in range(20 * per_epoch - 2, 20 * per_epoch + 2)
-    assert rates[160 * per_epoch] == pytest.approx((1e-3 + 1e-5) / 2, rel=0.02)
-    assert rates[-1] == pytest.approx(1e-5, rel=0.01)
+    assert rates[160 * per_epoch] == pytest.approx((peak + end) / 2, rel=0.02)
+    # The last epochs of a longer run, if any, keep the rate.
+    assert rates[300 * per_epoch - 1 :] == pytest.approx([end] * len(rates[300 * per_epoch - 1 :]), rel=0.06)

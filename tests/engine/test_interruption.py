@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import timm
+import torch
 
 from .conftest import logged_losses
 
@@ -33,16 +35,29 @@ custom_hooks = [dict(type="EMAHook", momentum=0.1, strict_load=True), dict(type=
 """
 
 
+# A teacher from a file, and the run's own average from the second epoch on.
+TEACHER = 'distillation=dict(teacher=dict(name="test_resnet", num_classes=3, checkpoint_path="{path}"))'
+MESA = 'dict(type="MESAHook", weight=1.0, start=0.34)'
+
+
 @pytest.fixture
-def noisy_config(make_config, tmp_path):
+def teacher(tmp_path):
+    path = tmp_path / "teacher.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), path)
+    return TEACHER.format(path=path)
+
+
+@pytest.fixture
+def noisy_config(make_config, tmp_path, teacher):
     """Every kind of randomness at once: drop path, mixing, augmentation in two worker processes, shuffling."""
     (tmp_path / "killer.py").write_text(KILLER)
 
-    def write():
+    def write(taught=False):
         return make_config(
             model='dict(name="test_convnext", num_classes=3, drop_path_rate=0.3)',
-            classifier="mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0), label_smoothing=0.1",
-            more=MORE,
+            classifier="mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0), label_smoothing=0.1"
+            + (f", {teacher}" if taught else ""),
+            more=MORE + (f"custom_hooks += [{MESA}]\n" if taught else ""),
             epochs=3,
             workers=2,
             train_transform='input_size=32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.5',
@@ -51,18 +66,19 @@ def noisy_config(make_config, tmp_path):
     return write
 
 
-def test_killed_and_resumed_is_uninterrupted(noisy_config, run_tool, tmp_path):
-    whole = run_tool("train.py", noisy_config(), "--work-dir", tmp_path / "whole", path=[tmp_path])
+@pytest.mark.parametrize("taught", [False, True], ids=["plain", "teacher and MESA"])
+def test_killed_and_resumed_is_uninterrupted(noisy_config, run_tool, tmp_path, taught):
+    whole = run_tool("train.py", noisy_config(taught), "--work-dir", tmp_path / "whole", path=[tmp_path])
     assert whole.returncode == 0, whole.stderr
     # Nine iterations in three epochs; the eighth is in the middle of the last.
     killed = run_tool(
-        "train.py", noisy_config(), "--work-dir", tmp_path / "wd", path=[tmp_path], env={"KILL_AFTER_ITER": "8"}
+        "train.py", noisy_config(taught), "--work-dir", tmp_path / "wd", path=[tmp_path], env={"KILL_AFTER_ITER": "8"}
     )
     assert killed.returncode == -9
     # A newer checkpoint that another kind of crash left half-written.
     good = (tmp_path / "wd" / "epoch_2.pth").read_bytes()
     (tmp_path / "wd" / "epoch_3.pth").write_bytes(good[: len(good) // 2])
-    resumed = run_tool("train.py", noisy_config(), "--work-dir", tmp_path / "wd", "--resume", path=[tmp_path])
+    resumed = run_tool("train.py", noisy_config(taught), "--work-dir", tmp_path / "wd", "--resume", path=[tmp_path])
     assert resumed.returncode == 0, resumed.stderr
     assert "Skipping it: Checkpoint" in resumed.stdout and "epoch_3.pth' is truncated" in resumed.stdout
     assert "epoch_2.pth." in resumed.stdout
@@ -117,3 +133,25 @@ def test_two_processes_train_and_test_as_one(make_config, run_tool, tmp_path):
     assert f"held-out top-1: {top1:.2f} %" == metrics[1][-1]
     # Eleven images, each counted once: the share has the denominator 11.
     assert top1 * 11 / 100 == pytest.approx(round(top1 * 11 / 100))
+
+
+def test_two_processes_learn_from_teachers_as_one(make_config, run_tool, tmp_path, teacher):
+    losses = {}
+    for processes in (1, 2):
+        work_dir = tmp_path / f"wd{processes}"
+        config = make_config(
+            model='dict(name="vmamba_pico", num_classes=3, drop_path_rate=0.0)',
+            classifier=teacher,
+            more=f'custom_hooks = [dict(type="EMAHook", momentum=0.1), {MESA}]',
+            epochs=2,
+            batch_size=8 // processes,
+        )
+        launcher = ["--launcher", "pytorch"] if processes > 1 else []
+        done = run_tool("train.py", config, "--work-dir", work_dir, *launcher, processes=processes)
+        assert done.returncode == 0, done.stderr
+        losses[processes] = {
+            key: logged_losses(work_dir, key) for key in ("loss_base", "loss_distillation", "loss_mesa")
+        }
+    assert [value > 0 for value in losses[1]["loss_mesa"].values()] == [False] * 2 + [True] * 4
+    for key, values in losses[1].items():
+        assert losses[2][key] == pytest.approx(values, rel=2e-4), key

@@ -65,12 +65,12 @@ def test_the_official_numbers(key, options):
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_the_loss_by_hand(model, kind, batch):
     images, labels = batch
-    classifier = TimmClassifier(model, distillation=dict(teacher=TEACHER, kind=kind, alpha=0.3, tau=2.0))
-    losses = classifier(images, labels, "loss")
-    outputs = classifier.model(images)
+    student = TimmClassifier(model, distillation=dict(teacher=TEACHER, kind=kind, alpha=0.3, tau=2.0))
+    losses = student(images, labels, "loss")
+    outputs = student.model(images)
     head, dist = outputs if model is TWO_HEADS else (outputs, outputs)
     with torch.no_grad():
-        teacher = classifier._teacher.model(images)
+        teacher = student._teacher.model(images)
     if kind == "hard":
         term = F.cross_entropy(dist, teacher.argmax(1))
     else:
@@ -81,22 +81,22 @@ def test_the_loss_by_hand(model, kind, batch):
 
 
 def test_the_teacher_sees_the_mixed_images(batch):
-    classifier = TimmClassifier(ONE_HEAD, mixup=dict(mixup_alpha=0.8), distillation=dict(teacher=TEACHER))
-    classifier.init_weights()
+    student = TimmClassifier(ONE_HEAD, mixup=dict(mixup_alpha=0.8), distillation=dict(teacher=TEACHER))
+    student.init_weights()
     seen = []
-    for model in (classifier.model, classifier._teacher.model):
+    for model in (student.model, student._teacher.model):
         model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    classifier(*batch, "loss")
+    student(*batch, "loss")
     assert len(seen) == 2 and torch.equal(*seen) and not torch.equal(seen[0], batch[0])
 
 
 @pytest.mark.parametrize("model", [ONE_HEAD, TWO_HEADS], ids=["one head", "two heads"])
 def test_a_step_changes_the_student_alone(model, batch):
     torch.manual_seed(0)
-    classifier = TimmClassifier(model, distillation=dict(teacher=TEACHER))
-    classifier.init_weights()
+    student = TimmClassifier(model, distillation=dict(teacher=TEACHER))
+    student.init_weights()
     wrapper = build_optim_wrapper(
-        classifier,
+        student,
         dict(
             type="OptimWrapper",
             constructor="TimmOptimWrapperConstructor",
@@ -104,12 +104,12 @@ def test_a_step_changes_the_student_alone(model, batch):
         ),
     )
     optimised = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in classifier.model.parameters()}
-    teacher = classifier._teacher.model
-    before, taught = copy.deepcopy(classifier.state_dict()), copy.deepcopy(teacher.state_dict())
-    log = classifier.train().train_step(dict(inputs=batch[0], labels=batch[1]), wrapper)
+    assert optimised == {id(p) for p in student.model.parameters()}
+    teacher = student._teacher.model
+    before, taught = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
+    log = student.train().train_step(dict(inputs=batch[0], labels=batch[1]), wrapper)
     assert log["loss"] == pytest.approx(float(log["loss_base"] + log["loss_distillation"]))
-    after = classifier.state_dict()
+    after = student.state_dict()
     assert all(not torch.equal(before[key], after[key]) for key in after if "head" in key and key.endswith("bias"))
     assert not teacher.training and all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     assert all(torch.equal(taught[key], value) for key, value in teacher.state_dict().items())
@@ -126,21 +126,21 @@ def test_the_teacher_is_no_part_of_the_student():
 def test_the_teacher_follows_the_images(batch, monkeypatch):
     # The device at hand on any machine; autocast alone does not know it.
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    classifier = TimmClassifier(ONE_HEAD, distillation=dict(teacher=TEACHER)).to("meta")
-    classifier.init_weights()
-    assert next(classifier._teacher.model.parameters()).device.type == "cpu"
-    losses = classifier(*(x.to("meta") for x in batch), "loss")
-    assert next(classifier._teacher.model.parameters()).device.type == "meta"
+    student = TimmClassifier(ONE_HEAD, distillation=dict(teacher=TEACHER)).to("meta")
+    student.init_weights()
+    assert next(student._teacher.model.parameters()).device.type == "cpu"
+    losses = student(*(x.to("meta") for x in batch), "loss")
+    assert next(student._teacher.model.parameters()).device.type == "meta"
     assert losses["loss_distillation"].device.type == "meta"
 
 
 def test_the_teacher_runs_in_float32(batch):
-    classifier = TimmClassifier(ONE_HEAD, distillation=dict(teacher=TEACHER))
-    classifier.init_weights()
-    expected = classifier._teacher(batch[0])
+    student = TimmClassifier(ONE_HEAD, distillation=dict(teacher=TEACHER))
+    student.init_weights()
+    expected = student._teacher(batch[0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert classifier.model(batch[0]).dtype == torch.bfloat16
-        assert torch.equal(classifier._teacher(batch[0]), expected)
+        assert student.model(batch[0]).dtype == torch.bfloat16
+        assert torch.equal(student._teacher(batch[0]), expected)
 
 
 def test_published_teachers_get_the_scale_they_know(batch, monkeypatch):
@@ -151,38 +151,42 @@ def test_published_teachers_get_the_scale_they_know(batch, monkeypatch):
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", downloaded)
     for mean, std in (((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))):
-        teacher = dict(TEACHER, pretrained=True, pretrained_cfg_overlay=dict(mean=mean, std=std))
-        classifier = TimmClassifier(ONE_HEAD, distillation=dict(teacher=teacher))
-        classifier.init_weights()
+        teacher = dict(TEACHER, pretrained=True, pretrained_cfg_overlay=dict(mean=mean, std=std, num_classes=3))
+        student = TimmClassifier(ONE_HEAD, distillation=dict(teacher=teacher))
+        student.init_weights()
         pixels = batch[0] * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
         pixels = pixels + torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         as_it_wants = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-        expected = classifier._teacher.model(as_it_wants)
-        torch.testing.assert_close(classifier._teacher(batch[0]), expected, rtol=1e-4, atol=1e-5)
+        expected = student._teacher.model(as_it_wants)
+        torch.testing.assert_close(student._teacher(batch[0]), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_two_heads_without_a_teacher_give_one_output(batch):
-    classifier = TimmClassifier(TWO_HEADS)
-    classifier.model.set_distilled_training(True)
-    assert isinstance(classifier.model(batch[0]), tuple)
-    classifier = TimmClassifier(TWO_HEADS)
-    assert classifier.model(batch[0]).shape == (4, 3)
-    assert set(classifier(*batch, "loss")) == {"loss"}
+    student = TimmClassifier(TWO_HEADS)
+    student.model.set_distilled_training(True)
+    assert isinstance(student.model(batch[0]), tuple)
+    student = TimmClassifier(TWO_HEADS)
+    assert student.model(batch[0]).shape == (4, 3)
+    assert set(student(*batch, "loss")) == {"loss"}
 
 
 def test_training_starts_from_the_weights_that_timm_made():
-    classifier = TimmClassifier(dict(name="vmamba_pico", num_classes=3))
-    before = copy.deepcopy(classifier.state_dict())
-    classifier.init_weights()
-    assert all(torch.equal(before[key], value) for key, value in classifier.state_dict().items())
+    student = TimmClassifier(dict(name="vmamba_pico", num_classes=3))
+    before = copy.deepcopy(student.state_dict())
+    student.init_weights()
+    assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
 
 
-def test_mistakes_in_distillation_are_one_sentence():
+def test_mistakes_in_distillation_are_one_sentence(monkeypatch):
     def start(**distillation):
         TimmClassifier(ONE_HEAD, distillation=distillation).init_weights()
 
     with pytest.raises(ModelError, match="teacher 'test_resnet' has 1000 classes, but the model has 3"):
         start(teacher=dict(name="test_resnet"))
+    with pytest.raises(ModelError, match="weights of the teacher 'vmamba_pico' are for 1000 classes, not for 3"):
+        monkeypatch.setattr("vssm.engine.classifier.create_model", lambda pretrained, **rest: timm.create_model(**rest))
+        start(teacher=dict(name="vmamba_pico", pretrained=True, num_classes=3))
+    monkeypatch.undo()
     with pytest.raises(ModelError, match="no model 'test_resnat'.*'test_resnet'"):
         start(teacher=dict(name="test_resnat"))
     with pytest.raises(ModelError, match="weights of 'vmamba_pico' could not be loaded"):
@@ -222,12 +226,12 @@ def test_mesa_by_hand(batch):
 
 def test_mesa_and_distillation_together(batch):
     torch.manual_seed(0)
-    classifier = TimmClassifier(TWO_HEADS, distillation=dict(teacher=TEACHER))
-    average = copy.deepcopy(classifier)
-    classifier.set_mesa(average, 1.0)
-    losses = classifier(*batch, "loss")
+    student = TimmClassifier(TWO_HEADS, distillation=dict(teacher=TEACHER))
+    average = copy.deepcopy(student)
+    student.set_mesa(average, 1.0)
+    losses = student(*batch, "loss")
     probabilities = average.eval()(batch[0]).softmax(1)
-    mean = sum(classifier.model(batch[0])) / 2
+    mean = sum(student.model(batch[0])) / 2
     torch.testing.assert_close(losses["loss_mesa"], F.cross_entropy(mean, probabilities))
     assert set(losses) == {"loss_base", "loss_distillation", "loss_mesa"}
 

@@ -77,6 +77,12 @@ class _Teacher(_Outside):
         # Published weights say which scale of images they were trained on; other weights are taken to fit the run.
         if options.get("pretrained"):
             cfg = self.model.pretrained_cfg
+            if cfg.get("num_classes") != self.model.num_classes:
+                # timm would put a random classifier in place of the trained one.
+                raise ModelError(
+                    f"The weights of the teacher '{options['name']}' are for {cfg.get('num_classes')} classes, not for "
+                    f"{self.model.num_classes}."
+                )
             mean, std = cfg.get("mean", IMAGENET_DEFAULT_MEAN), cfg.get("std", IMAGENET_DEFAULT_STD)
             if (tuple(mean), tuple(std)) != (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
                 ours, its = (
@@ -120,7 +126,7 @@ class TimmClassifier(BaseModel):
         data_preprocessor: See mmengine's BaseModel; the default moves tensors to the model's device.
 
     Raises:
-        ModelError: The model's name or an option of it is unknown.
+        ModelError: The model's name or an option of it is unknown, or the teacher has no name.
         ConfigError: An option of ``mixup`` or ``distillation`` is unknown or cannot be used.
     """
 

@@ -1,5 +1,5 @@
-# The official VMamba recipe: 300 epochs of AdamW at 1024 images per step, 20 epochs of warm-up, cosine to 1e-5.
-# It ran in float16 mixed precision: add --amp.
+# The official VMamba recipe, which several families share: 300 epochs of AdamW at 1024 images per step, 20 epochs of
+# warm-up, cosine to 1e-5. It ran in float16 mixed precision: add --amp.
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="TimmOptimWrapperConstructor",
@@ -26,9 +26,17 @@ train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = {}
 test_cfg = {}
 
-# timm's ModelEma with decay 0.9999; evaluation and the published weights are those of the average.
+# timm's ModelEma with decay 0.9999, batch norm's statistics included; evaluation and the published weights are those
+# of the average.
 custom_hooks = [
-    dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1e-4, strict_load=True, priority="ABOVE_NORMAL")
+    dict(
+        type="EMAHook",
+        ema_type="ExponentialMovingAverage",
+        momentum=1e-4,
+        update_buffers=True,
+        strict_load=True,
+        priority="ABOVE_NORMAL",
+    )
 ]
 
 # 8 processes x 128 images. With another total, `--cfg-options auto_scale_lr.enable=True` scales the rate.

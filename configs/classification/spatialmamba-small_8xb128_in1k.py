@@ -1,0 +1,21 @@
+# spatialmamba_small: 43.07 M parameters, 7.12 GFLOPs at 224 pixels; published ImageNet-1k top-1 84.6 %.
+_base_ = ["_base_/default_runtime.py", "_base_/imagenet_224.py", "_base_/schedule_300e.py"]
+
+model = dict(
+    type="TimmClassifier",
+    model=dict(name="spatialmamba_small", pretrained=False, num_classes=1000, drop_path_rate=0.3),
+    mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch"),
+    label_smoothing=0.1,
+)
+
+custom_hooks = [
+    dict(
+        type="EMAHook",
+        ema_type="ExponentialMovingAverage",
+        momentum=1e-4,
+        update_buffers=True,
+        strict_load=True,
+        priority="ABOVE_NORMAL",
+    ),
+    dict(type="MESAHook", weight=1.5, start=0.25),
+]
