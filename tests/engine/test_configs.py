@@ -5,7 +5,7 @@ import re
 import pytest
 import timm
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, PARAM_SCHEDULERS
 
 from vssm.engine import TimmClassifier, load_config
@@ -131,6 +131,33 @@ def test_what_families_differ_in(name):
     if distillation:
         assert timm.is_model(distillation.teacher.name) and distillation.teacher.pretrained
         assert (distillation.kind, distillation.alpha, distillation.tau) == ("hard", 0.5, 1.0)
+
+
+# Which parameters of the state space the official training decays: those of two dimensions there.
+DECAYED = {
+    "vmamba-tiny-s1l8_8xb128": {"A_logs", "dt_projs_bias"},
+    "efficientvmamba-tiny_16xb128": {"A_logs", "dt_projs_bias"},
+    "groupmamba-tiny_8xb128": {"A_logs", "dt_projs_bias"},
+    "msvmamba-nano_8xb128": {"A_logs", "dt_projs_bias"},
+    "msvmambav3-tiny_8xb128": {"A_logs", "dt_projs_bias"},
+    "spatialmamba-tiny_8xb128": {"A_logs"},
+    "vssd-micro_8xb128": set(),
+    "efficientvim-m1_8xb256": set(),
+}
+
+
+@pytest.mark.parametrize("name", DECAYED)
+def test_the_official_weight_decay(name):
+    cfg = load_config(str(REPO / f"configs/classification/{name}_in1k.py"))
+    with torch.device("meta"):
+        classifier = TimmClassifier(dict(cfg.model.model))
+    wrapper = build_optim_wrapper(classifier, cfg.optim_wrapper)
+    decayed = {id(p) for group in wrapper.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    model = classifier.model
+    state = {key: value for key, value in model.named_parameters() if key in model.no_weight_decay()}
+    assert {key.rpartition(".")[2] for key, value in state.items() if id(value) in decayed} == DECAYED[name]
+    for key, value in model.named_parameters():
+        assert (id(value) in decayed) == (value.ndim > 1 and not key.endswith(".bias")), key
 
 
 @pytest.mark.parametrize(("name", "edge"), [("efficientvim-m3_8xb256", 256), ("efficientvim-m4-dist_8xb256", 292)])
