@@ -8,6 +8,9 @@ model = dict(
     label_smoothing=0.1,
 )
 
+# The official dt bias has one dimension and is not decayed.
+optim_wrapper = dict(paramwise_cfg=dict(no_weight_decay=("dt_projs_bias",)))
+
 custom_hooks = [
     dict(
         type="EMAHook",

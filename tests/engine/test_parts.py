@@ -122,6 +122,16 @@ def test_weight_decay_of_d_in_the_ssd_form():
     assert skips and all(official[name][0] == 0.05 and usual[name][0] == 0 for name in skips)
 
 
+def test_weight_decay_spares_names():
+    official, spared = (
+        groups(dict(model_no_weight_decay=False, **more)) for more in ({}, dict(no_weight_decay=["A_logs"]))
+    )
+    changed = {name.rsplit(".", 1)[-1] for name in official if official[name] != spared[name]}
+    assert changed == {"A_logs"} and all(spared[name][0] == 0 for name in spared if name.endswith("A_logs"))
+    with pytest.raises(ConfigError, match="no_weight_decay names 'A_log', which the model lacks"):
+        groups(dict(no_weight_decay=["A_log", "Ds"]))
+
+
 def test_layer_decay():
     found = groups(dict(layer_decay=0.75))
     rates = {rate for _, rate, _ in found.values()}

@@ -1,6 +1,6 @@
 """Parameter groups as timm makes them, and mixed precision that also runs on a CPU."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from .config import check_options, on_gpu
+from .config import ConfigError, check_options, on_gpu
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -22,6 +22,7 @@ class TimmOptimWrapperConstructor:
 
     - ``model_no_weight_decay`` (default True): also spare what the model's ``no_weight_decay()`` lists. False decays
       those too, which is what the official VMamba training does (its A, dt bias and, for SSD variants, D are decayed).
+    - ``no_weight_decay`` (default none): further parameters to spare, by the last part of their names.
     - ``layer_decay`` (default None): multiply the learning rate by this factor per layer, going from the head to the
       stem, after the model's ``group_matcher``. Schedules that end at a fixed ``eta_min`` would flatten the factors:
       use ``eta_min_ratio``.
@@ -31,7 +32,7 @@ class TimmOptimWrapperConstructor:
         paramwise_cfg: The options above.
 
     Raises:
-        ConfigError: An option is unknown.
+        ConfigError: An option is unknown, or no parameter has a name that is to be spared.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None):
@@ -53,9 +54,21 @@ class TimmOptimWrapperConstructor:
         return OPTIM_WRAPPERS.build(cfg, default_args={"optimizer": OPTIMIZERS.build(optimizer_cfg)})
 
     def _groups(
-        self, model: nn.Module, model_no_weight_decay: bool = True, layer_decay: float | None = None
+        self,
+        model: nn.Module,
+        model_no_weight_decay: bool = True,
+        no_weight_decay: Sequence[str] = (),
+        layer_decay: float | None = None,
     ) -> list[dict[str, Any]]:
-        spared = model.no_weight_decay() if model_no_weight_decay and hasattr(model, "no_weight_decay") else ()
+        names = [name for name, _ in model.named_parameters()]
+        absent = set(no_weight_decay) - {name.rpartition(".")[2] for name in names}
+        if absent:
+            raise ConfigError(
+                f"optim_wrapper.paramwise_cfg.no_weight_decay names '{min(absent)}', which the model lacks."
+            )
+        spared = {name for name in names if name.rpartition(".")[2] in no_weight_decay}
+        if model_no_weight_decay and hasattr(model, "no_weight_decay"):
+            spared |= set(model.no_weight_decay())
         if layer_decay is None:
             return param_groups_weight_decay(model, self.weight_decay, no_weight_decay_list=spared)
         groups = param_groups_layer_decay(
