@@ -11,14 +11,4 @@ model = dict(
 
 train_dataloader = dict(batch_size=256)
 
-custom_hooks = [
-    dict(
-        type="EMAHook",
-        ema_type="ExponentialMovingAverage",
-        momentum=5e-4,
-        update_buffers=True,
-        strict_load=True,
-        priority="ABOVE_NORMAL",
-    ),
-    dict(type="MESAHook", weight=1.0, begin_epoch=75),
-]
+custom_hooks = [*_base_.custom_hooks, dict(type="MESAHook", weight=1.0, begin_epoch=75)]

@@ -11,14 +11,4 @@ model = dict(
 # The official dt bias has one dimension and is not decayed.
 optim_wrapper = dict(paramwise_cfg=dict(no_weight_decay=("dt_projs_bias",)))
 
-custom_hooks = [
-    dict(
-        type="EMAHook",
-        ema_type="ExponentialMovingAverage",
-        momentum=1e-4,
-        update_buffers=True,
-        strict_load=True,
-        priority="ABOVE_NORMAL",
-    ),
-    dict(type="MESAHook", weight=1.5, start=0.25),
-]
+custom_hooks = [*_base_.custom_hooks, dict(type="MESAHook", weight=1.5, start=0.25)]

@@ -8,14 +8,4 @@ model = dict(
     label_smoothing=0.1,
 )
 
-custom_hooks = [
-    dict(
-        type="EMAHook",
-        ema_type="ExponentialMovingAverage",
-        momentum=1e-4,
-        update_buffers=True,
-        strict_load=True,
-        priority="ABOVE_NORMAL",
-    ),
-    dict(type="MESAHook", weight=1.5, start=0.25),
-]
+custom_hooks = [*_base_.custom_hooks, dict(type="MESAHook", weight=1.5, start=0.25)]
