@@ -46,6 +46,8 @@ class Backbone(nn.Module):
         drop_rate: dropout before the classifier.
     """
 
+    # Operators that the paper's count of FLOPs leaves out, see `vssm.profiling.paper_flops`.
+    uncounted_operators: Tuple[str, ...] = ()
     # Names of parameters of the state space, which weight decay spares; norms and biases are exempt by their shape.
     state_space_parameters: Tuple[str, ...] = ("A_logs", "Ds", "dt_projs_bias")
 

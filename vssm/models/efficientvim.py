@@ -228,6 +228,8 @@ class EfficientViM(Backbone):
         ValueError: lengths of `embed_dim`, `depths` and `d_state` that differ; another `global_pool`; "" with classes.
     """
 
+    # The official code writes both by hand, and fvcore does not know them.
+    uncounted_operators = ("aten::layer_norm", "aten::mean")
     state_space_parameters = ("A", "D")
     pooled: torch.jit.Final[bool]
 
