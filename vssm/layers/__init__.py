@@ -1,5 +1,6 @@
 """Parts that several families share; timm.layers has the rest."""
 
+from .conv_block import ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from .conv_ffn import ConvFFN
 from .conv_norm import ConvNorm, LinearNorm
 from .mlp import DepthwiseMlp
@@ -8,10 +9,13 @@ from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem
 __all__ = [
     "ConvDownsample",
     "ConvFFN",
+    "ConvMixerBlock",
     "ConvNorm",
     "ConvStem",
     "DepthwiseMlp",
+    "InvertedDownsample",
     "LinearNorm",
     "PatchMerging",
     "PatchStem",
+    "ResidualConvStem",
 ]

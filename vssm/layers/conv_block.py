@@ -1,0 +1,87 @@
+"""Stem, downsampling and block of the families whose maps pass through many small convolutions (VSSD, Spatial-Mamba).
+
+The stem and the downsampling come from MILA (arXiv 2405.16605). Stems take images (B, C, H, W); everything else is
+channels-last (B, H, W, C).
+"""
+
+import torch.nn as nn
+from timm.layers import ConvNormAct, DropPath, Mlp
+from torch import Tensor
+
+__all__ = ["ConvMixerBlock", "InvertedDownsample", "ResidualConvStem"]
+
+
+class ResidualConvStem(nn.Module):
+    """Stride 2, a residual pair, stride 2 into four times the width, 1 x 1; each convolution with a BatchNorm.
+
+    (B, in_chans, H, W) to (B, ceil(H / 4), ceil(W / 4), dim).
+    """
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        half = dim // 2
+        self.conv1 = ConvNormAct(in_chans, half, 3, stride=2, **dd)
+        self.conv2 = nn.Sequential(ConvNormAct(half, half, 3, **dd), ConvNormAct(half, half, 3, apply_act=False, **dd))
+        self.conv3 = nn.Sequential(
+            ConvNormAct(half, 4 * dim, 3, stride=2, **dd), ConvNormAct(4 * dim, dim, 1, apply_act=False, **dd)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = x + self.conv2(x)
+        # Channels-last in memory too, once: every layer that follows keeps the layout it is given.
+        return self.conv3(x).permute(0, 2, 3, 1).contiguous()
+
+
+class InvertedDownsample(nn.Module):
+    """1 x 1 into four times the new width, depth-wise 3 x 3 of stride 2, 1 x 1 back and BatchNorm.
+
+    (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out).
+    """
+
+    def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        hidden = 4 * dim_out
+        self.expand = nn.Conv2d(dim, hidden, 1, **dd)
+        self.act1 = nn.ReLU()
+        self.conv = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1, groups=hidden, **dd)
+        self.act2 = nn.ReLU()
+        self.project = ConvNormAct(hidden, dim_out, 1, bias=True, apply_act=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.expand(x.permute(0, 3, 1, 2)))
+        return self.project(self.act2(self.conv(x))).permute(0, 2, 3, 1)
+
+
+class ConvMixerBlock(nn.Module):
+    """A token mixer and an MLP on residual branches, each behind a residual depth-wise 3 x 3 convolution.
+
+    x + pos_conv1(x), x + mixer(norm1(x)), x + pos_conv2(x), x + mlp(norm2(x)); (B, H, W, dim) to the same.
+
+    Args:
+        dim: width.
+        mixer: maps (B, H, W, dim) to (B, H, W, dim).
+        mlp_ratio: hidden width of the MLP as a multiple of the width.
+        drop_path: rate of the stochastic depth of the mixer and of the MLP.
+    """
+
+    def __init__(
+        self, dim: int, mixer: nn.Module, mlp_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.pos_conv1 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.mixer = mixer
+        self.pos_conv2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.norm2 = nn.LayerNorm(dim, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.pos_conv1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        x = x + self.pos_conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
