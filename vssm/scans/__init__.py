@@ -6,6 +6,7 @@ from .grouped import GroupedSS2D
 from .hidden_mixer import HiddenStateMixer
 from .multihead import MultiHeadSS2D
 from .multiscale import MultiScaleSS2D
+from .noncausal import NonCausalSSD2D
 from .routes import (
     ATROUS,
     BIDIRECTIONAL,
@@ -39,6 +40,7 @@ __all__ = [
     "HiddenStateMixer",
     "MultiHeadSS2D",
     "MultiScaleSS2D",
+    "NonCausalSSD2D",
     "Route",
     "encode_routes",
     "route_order",

@@ -1,11 +1,12 @@
 """Parameters of the selective scan: how they start, and in what precision they are used."""
 
+import contextlib
 import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["at_least_float32", "init_state_space", "init_step_bias"]
+__all__ = ["at_least_float32", "init_state_space", "init_step_bias", "outside_autocast"]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -15,6 +16,17 @@ def at_least_float32(x: Tensor) -> Tensor:
     `torch.fx.wrap("at_least_float32")`, which makes it a call of its own in the graph.
     """
     return x if x.dtype == torch.float64 else x.float()
+
+
+def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """A context in which autocast does not lower what is computed from `x`.
+
+    FX does not record contexts: a function that enters one is wrapped by `torch.fx.wrap` where it is called.
+    """
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind):  # not on the meta device
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
 
 
 def init_step_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:

@@ -1,0 +1,117 @@
+"""The non-causal state-space dual of VSSD (arXiv 2407.18559, section 3): every token sees one state made of all tokens.
+
+Letters: B batch, H x W map, L = H W tokens, C width of the block, D inner width, M heads, N states.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor
+
+from ._parameters import at_least_float32, init_step_bias, outside_autocast
+
+__all__ = ["NonCausalSSD2D", "noncausal_ssd"]
+
+torch.fx.wrap("at_least_float32")
+torch.fx.wrap("noncausal_ssd")
+
+
+def noncausal_ssd(v: Tensor, weight: Tensor, k: Tensor, q: Tensor, skip: Tensor) -> Tensor:
+    """y_l = q_l S + skip v_l, with the one state S = sum over all tokens t of k_t^T (weight_t v_t).
+
+    The heads differ in `weight` and `skip` alone, so they are scaled on the values and all share one product.
+
+    Args:
+        v: values (B, L, D), D = M heads of D / M channels each.
+        weight: of each token for each head, (B, L, M).
+        k, q: keys and queries (B, L, N), shared by the heads.
+        skip: (M,).
+
+    Returns:
+        (B, L, D). Float16 inputs are raised to float32, and autocast does not lower the two products: S grows with the
+        number of tokens and leaves the range of float16 (TorchScript cannot leave autocast, so a scripted model should
+        not run under a float16 one). Bfloat16 has float32's range, so its products stay in bfloat16.
+    """
+    if v.dtype == torch.float16:
+        v, k, q = v.float(), k.float(), q.float()
+    heads = weight.shape[-1]
+    weighted = (v.unflatten(-1, (heads, -1)) * weight.unsqueeze(-1)).flatten(-2).to(v.dtype)
+    if torch.jit.is_scripting():
+        y = q @ (k.transpose(-2, -1) @ weighted)
+    else:
+        with outside_autocast(v):
+            y = q @ (k.transpose(-2, -1) @ weighted)
+    return y + (v.unflatten(-1, (heads, -1)) * skip.unsqueeze(-1)).flatten(-2)
+
+
+class NonCausalSSD2D(nn.Module):
+    """VSSD's mixer: Mamba-2's parameters, but one state summed over all tokens, without decay, order or mask.
+
+    One projection gives the gate z, the values x, keys B, queries C and the steps. A depth-wise convolution and SiLU go
+    over x, B and C together. A token weighs step * exp(A_log) > 0. The result is normalised, then gated with the raw z.
+
+    Args:
+        dim: width C of the input and output.
+        num_heads: heads M, which must divide the inner width.
+        d_state: states N.
+        ssm_ratio: inner width D as a multiple of C.
+        d_conv: kernel size of the depth-wise convolution, odd.
+
+    Raises:
+        ValueError: the heads do not divide the inner width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        d_state: int = 64,
+        ssm_ratio: float = 2.0,
+        d_conv: int = 3,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.d_inner = int(ssm_ratio * dim)
+        self.d_state = d_state
+        self.num_heads = num_heads
+        if self.d_inner % num_heads:
+            raise ValueError(f"NonCausalSSD2D: the inner width {self.d_inner} is not divisible by {num_heads} heads")
+        inner, convolved = self.d_inner, self.d_inner + 2 * d_state
+
+        self.in_proj = nn.Linear(dim, inner + convolved + num_heads, bias=False, **dd)
+        self.conv = nn.Conv2d(convolved, convolved, d_conv, padding=d_conv // 2, groups=convolved, **dd)
+        self.act = nn.SiLU()
+        self.dt_bias = nn.Parameter(torch.empty(num_heads, **dd))
+        self.A_log = nn.Parameter(torch.empty(num_heads, **dd))
+        self.D = nn.Parameter(torch.empty(num_heads, **dd))
+        self.out_norm = nn.LayerNorm(inner, **dd)
+        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """The initialisation of the official code, which is Mamba-2's."""
+        for linear in (self.in_proj, self.out_proj):
+            trunc_normal_(linear.weight, std=0.02)
+        init_step_bias(self.dt_bias)
+        self.A_log.uniform_(1, 16).log_()
+        self.D.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
+        height = x.shape[1]
+        width = x.shape[2]
+        convolved = self.d_inner + 2 * self.d_state
+        z, x, dt = self.in_proj(x).split([self.d_inner, convolved, self.num_heads], dim=-1)
+        x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
+        v, k, q = x.split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        weight = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias)).flatten(1, 2)
+        weight = weight * torch.exp(at_least_float32(self.A_log))
+        y = noncausal_ssd(v, weight, k, q, self.D).unflatten(1, (height, width))
+        # In the dtype of y, not of the parameters: this norm is what brings y back into the range of float16.
+        norm_weight, norm_bias = self.out_norm.weight.to(y.dtype), self.out_norm.bias.to(y.dtype)
+        y = F.layer_norm(y, [self.d_inner], norm_weight, norm_bias, self.out_norm.eps)
+        return self.out_proj(y.to(z.dtype) * z)
