@@ -1,18 +1,27 @@
 """Reading official checkpoints safely, and fitting their keys to ours."""
 
 import pickle
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EARLY_VMAMBA_NAMES", "check_fit", "read_checkpoint", "unwrap_state_dict"]
+__all__ = [
+    "CONV_BLOCK_RENAMES",
+    "EARLY_VMAMBA_NAMES",
+    "check_fit",
+    "read_checkpoint",
+    "rename",
+    "unwrap_state_dict",
+]
 
 # Where training programs keep the weights, the averaged ones first.
 _WEIGHT_KEYS = ("state_dict_ema", "model_ema", "ema_model", "state_dict", "model")
+_AVERAGED = _WEIGHT_KEYS[:3]
 # Wrappers of parallel training, and of this package's own training runs.
 _PREFIXES = ("module.", "model.")
 # Regular expression -> name: what the first VMamba release called things, which the codes derived from it still read.
@@ -23,6 +32,22 @@ EARLY_VMAMBA_NAMES = (
     (r"^head\.", "classifier.head."),
     (r"\.ln_1\.", ".norm."),
     (r"\.self_attention\.", ".op."),
+)
+
+# Official name -> ours, for the layers of vssm.layers.conv_block: a downsampling layer moves to the next stage's start.
+CONV_BLOCK_RENAMES = (
+    (r"^patch_embed\.", "stem."),
+    (r"^head\.", "head.fc."),
+    (r"^(stem\..*)\.norm\.", r"\1.bn."),
+    (r"^layers\.0\.downsample\.", "stages.1.downsample."),
+    (r"^layers\.1\.downsample\.", "stages.2.downsample."),
+    (r"^layers\.2\.downsample\.", "stages.3.downsample."),
+    (r"\.downsample\.conv\.0\.conv\.", ".downsample.expand."),
+    (r"\.downsample\.conv\.1\.conv\.", ".downsample.conv."),
+    (r"\.downsample\.conv\.2\.norm\.", ".downsample.project.bn."),
+    (r"\.downsample\.conv\.2\.", ".downsample.project."),
+    (r"^layers\.", "stages."),
+    (r"\.cpe([12])\.", r".pos_conv\1."),
 )
 
 
@@ -101,15 +126,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def unwrap_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint: nested or bare, averaged ones preferred, the prefixes of wrappers removed.
+def unwrap_state_dict(checkpoint: Mapping[str, Any], averaged: bool = True) -> dict[str, Tensor]:
+    """The weights of a checkpoint: nested or bare, the prefixes of wrappers removed.
+
+    Args:
+        checkpoint: as `read_checkpoint` gives it.
+        averaged: where there are both, take the weights averaged over training; else the raw ones.
 
     Raises:
         ValueError: it holds no tensors.
     """
-    for key in _WEIGHT_KEYS:
+    for key in _WEIGHT_KEYS if averaged else sorted(_WEIGHT_KEYS, key=_AVERAGED.__contains__):
         if isinstance(checkpoint.get(key), Mapping) and checkpoint[key]:
-            return unwrap_state_dict(checkpoint[key])
+            return unwrap_state_dict(checkpoint[key], averaged)
     weights = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
     if not weights:
         raise ValueError(f"the checkpoint holds no weights; its keys are {_some(checkpoint)}")
@@ -117,6 +146,17 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in weights)), ""):
         weights = {k[len(prefix) :]: v for k, v in weights.items()}
     return weights
+
+
+def rename(weights: Mapping[str, Tensor], renames: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """The weights under new names: each (pattern, replacement) is applied to every name, in order."""
+
+    def new(name: str) -> str:
+        for pattern, replacement in renames:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    return {new(name): value for name, value in weights.items()}
 
 
 def _some(names, limit: int = 5) -> str:
