@@ -77,3 +77,21 @@ def test_what_is_left_out_can_be_said():
     assert 0 < norms < 0.2 * whole
     model.uncounted_operators = ("aten::layer_norm",)
     assert whole - paper_flops(model, (3, 64, 64)) == norms
+
+
+class _Attention(torch.nn.Module):
+    def __init__(self, fused: bool):
+        super().__init__()
+        self.proj = torch.nn.Conv2d(3, 8, 1)
+        self.fused = fused
+
+    def forward(self, x):
+        q = self.proj(x).flatten(2).unflatten(1, (2, 4)).transpose(-2, -1)
+        k = v = q[:, :, ::2]
+        if self.fused:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+def test_fused_attention_is_two_matrix_products():
+    assert paper_flops(_Attention(True), (3, 6, 5)) == paper_flops(_Attention(False), (3, 6, 5)) > 0

@@ -1,6 +1,6 @@
 """The families; importing this registers them with timm."""
 
-from . import efficientvim, efficientvmamba, groupmamba, msvmamba, vmamba
+from . import efficientvim, efficientvmamba, groupmamba, msvmamba, vmamba, vssd
 from ._checkpoint import read_checkpoint
 
-__all__ = ["efficientvim", "efficientvmamba", "groupmamba", "msvmamba", "read_checkpoint", "vmamba"]
+__all__ = ["efficientvim", "efficientvmamba", "groupmamba", "msvmamba", "read_checkpoint", "vmamba", "vssd"]

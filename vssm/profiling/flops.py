@@ -49,6 +49,11 @@ def _ssd(inputs, outputs) -> int:
     return ssd_flops(*x, B[3], with_D=D is not None)
 
 
+def _attention(inputs, outputs) -> int:
+    q, k, v = map(_shape, inputs[:3])
+    return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])  # its two matrix products; fvcore skips the fused op
+
+
 def paper_flops(
     model: nn.Module, input_size: Sequence[int] = (3, 224, 224), uncounted: Sequence[str] | None = None
 ) -> int:
@@ -77,6 +82,7 @@ def paper_flops(
             analysis.set_op_handle("vssm::selective_scan", _selective_scan)
             analysis.set_op_handle("vssm::selective_scan_2d", _selective_scan_2d)
             analysis.set_op_handle("vssm::ssd", _ssd)
+            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
             # fvcore counts a pooling layer one per input element; over a channels-last map the pool is a mean.
             analysis.set_op_handle("aten::mean", lambda inputs, outputs: math.prod(_shape(inputs[0])))
             if uncounted is None:

@@ -1,0 +1,227 @@
+"""VSSD: hierarchical backbones of non-causal state-space duals, with softmax attention in the last stage.
+
+Paper: VSSD: Vision Mamba with Non-Causal State Space Duality, arXiv 2407.18559 (ICCV 2025).
+Official code: https://github.com/YuHengsss/VSSD (no licence). Written anew from the paper, the released checkpoints'
+shapes and the numbers of the official model; none of the official code is in this file.
+
+This is the 2024 version. The checkpoints that the authors call `iccv2025` belong to another architecture (rotary
+positions, another norm in the mixer), which this package does not have.
+
+What differs from the official code:
+- images of any size: the official classifier refuses sides that are not multiples of 32, its detector does not;
+- the heads share keys and queries, so one matrix product for all heads makes the state, and one reads it;
+- under float16 these products are made in float32: the state is a plain sum over all tokens;
+- maps are channels-last, and downsampling stands at the start of a stage;
+- names say what a thing is (`stem.conv1`, `pos_conv1`, `mixer.in_proj`); `checkpoint_filter_fn` maps the official ones.
+
+The official weight decay spares 1-D tensors and biases, hence A_log, D and dt_bias, which `no_weight_decay()` names.
+The published GFLOPs, which the docstrings below repeat, count the two products of an SSD for one of its heads: fvcore
+does not see that the others share the keys and queries. `paper_flops` counts them all: 2.41, 4.69, 7.76, 16.72.
+Tags: `in1k`, and `mesa_in1k` for training with MESA, a sharpness-aware loss on an averaged teacher.
+"""
+
+from functools import partial
+from typing import Tuple
+
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import generate_default_cfgs, register_model
+from timm.models.vision_transformer import Attention
+from torch import Tensor
+
+from ..layers import ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..scans import NonCausalSSD2D
+from ._backbone import Backbone
+from ._builder import build_model
+from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
+
+__all__ = ["VSSD"]
+
+
+class MapAttention(nn.Module):
+    """Softmax attention among the tokens of a channels-last map: (B, H, W, C) to the same."""
+
+    def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
+        super().__init__()
+        self.attn = Attention(dim, num_heads, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn(x.flatten(1, 2)).view(x.shape)
+
+
+class VSSD(Backbone):
+    """VSSD (arXiv 2407.18559), the version of 2024.
+
+    Args:
+        in_chans: channels of the image.
+        num_classes: outputs of the classifier; 0 for none.
+        global_pool: pooling of the head, timm's names; "" for none.
+        depths: blocks in each stage; the last stage mixes by softmax attention, the others by non-causal SSD.
+        embed_dim: width of the first stage, doubled by every further one.
+        num_heads: heads in each stage.
+        d_state: states of the SSD.
+        ssm_ratio: inner width of the SSD as a multiple of the width.
+        mlp_ratio: hidden width of the MLP as a multiple of the width.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0.2 for micro
+            and tiny, 0.4 for small, 0.6 for base.
+
+    Input (B, in_chans, H, W) of any size. `forward_features` gives (B, H / 32, W / 32, C), sizes rounded up.
+
+    Raises:
+        ValueError: `depths` and `num_heads` differ in length, or heads do not divide a width.
+    """
+
+    state_space_parameters = ("A_log", "D", "dt_bias")
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        depths: Tuple[int, ...] = (2, 4, 8, 4),
+        embed_dim: int = 64,
+        num_heads: Tuple[int, ...] = (2, 4, 8, 16),
+        d_state: int = 64,
+        ssm_ratio: float = 2.0,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        if len(num_heads) != len(depths):
+            raise ValueError(f"VSSD: num_heads needs one number for each of the {len(depths)} stages, got {num_heads}")
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        if dims[-1] % num_heads[-1]:
+            raise ValueError(f"VSSD: the last stage's width {dims[-1]} is not divisible by {num_heads[-1]} heads")
+        super().__init__(in_chans, num_classes, drop_rate)
+
+        def block(stage: int, dim: int, rate: float) -> nn.Module:
+            if stage == len(depths) - 1:
+                mixer = MapAttention(dim, num_heads[stage], **dd)
+            else:
+                mixer = NonCausalSSD2D(dim, num_heads[stage], d_state=d_state, ssm_ratio=ssm_ratio, **dd)
+            return ConvMixerBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
+
+        self.stem = ResidualConvStem(in_chans, embed_dim, **dd)
+        self.build_stages(dims, depths, drop_path_rate, block, partial(InvertedDownsample, **dd))
+        self.build_head(dims[-1], global_pool, **dd)
+        self.init_weights()
+
+
+# Official name -> ours, in order.
+_RENAMES = (
+    *CONV_BLOCK_RENAMES,
+    (r"\.attn\.to_qkv\.", ".mixer.attn.qkv."),
+    (r"\.attn\.to_out\.", ".mixer.attn.proj."),
+    (r"(blocks\.\d+)\.attn\.norm\.", r"\1.mixer.out_norm."),
+    (r"(blocks\.\d+)\.attn\.conv2d\.", r"\1.mixer.conv."),
+    (r"(blocks\.\d+)\.attn\.", r"\1.mixer."),
+)
+
+
+def checkpoint_filter_fn(state_dict, model: nn.Module, averaged: bool = True) -> dict:
+    """Official checkpoints, nested or not, and our own, to our names.
+
+    Args:
+        state_dict: the checkpoint.
+        model: the model it is meant for.
+        averaged: prefer the averaged weights where there are both. The published accuracies are theirs, except micro's.
+
+    Raises:
+        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
+    """
+    weights = unwrap_state_dict(state_dict, averaged)
+    if not any(name.startswith("stem.") for name in weights):
+        weights = rename(weights, _RENAMES)
+    try:
+        check_fit(weights, model, optional=_adapted)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; only checkpoints of the 2024 version fit, those called iccv2025 are of another architecture"
+        ) from None
+    return weights
+
+
+def _adapted(name: str) -> bool:
+    """Whether timm adapts or drops this tensor when classes or image channels differ."""
+    return name.startswith("head.fc.") or name == "stem.conv1.conv.weight"
+
+
+def _cfg(url: str = "", **kwargs) -> dict:
+    return dict(
+        url=url,
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation="bicubic",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        first_conv="stem.conv1.conv",
+        classifier="head.fc",
+        license="unspecified (the official repository grants none)",
+        origin_url="https://github.com/YuHengsss/VSSD",
+        paper_ids="arXiv:2407.18559",
+        paper_name="VSSD: Vision Mamba with Non-Causal State Space Duality",
+        **kwargs,
+    )
+
+
+_RELEASE = "https://huggingface.co/YuhengSSS/VSSD/resolve/main/"
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vssd_micro.in1k": _cfg(_RELEASE + "vssd_micro_best.pth"),
+        "vssd_tiny.in1k": _cfg(_RELEASE + "vssd_tiny_best_ema.pth"),
+        "vssd_tiny.mesa_in1k": _cfg(_RELEASE + "vssd_tiny_e300_with_mesa.pth"),
+        "vssd_small.in1k": _cfg(_RELEASE + "vssd_small_best_ema.pth"),
+        "vssd_small.mesa_in1k": _cfg(_RELEASE + "vssd_small_e300_with_mesa.pth"),
+        "vssd_base.in1k": _cfg(_RELEASE + "vssd_base_best_ema.pth"),
+        "vssd_base.mesa_in1k": _cfg(_RELEASE + "vssd_base_e300_with_mesa.pth"),
+        "vssd_pico.untrained": _cfg(description="Of this package, for demos and tests: no published weights."),
+    }
+)
+
+
+def _create_vssd(variant: str, pretrained: bool = False, averaged: bool = True, **kwargs) -> VSSD:
+    filter_fn = partial(checkpoint_filter_fn, averaged=averaged)
+    return build_model(VSSD, variant, pretrained, pretrained_filter_fn=filter_fn, **kwargs)
+
+
+@register_model
+def vssd_micro(pretrained: bool = False, **kwargs) -> VSSD:
+    """VSSD-M: 13.5 M parameters, 2.3 GFLOPs, published ImageNet-1k top-1 82.5 %."""
+    args = dict(depths=(2, 2, 8, 4), embed_dim=48, num_heads=(2, 4, 8, 16), d_state=48)
+    # Its file is the only one that is not called "ema": the raw weights were the best.
+    return _create_vssd("vssd_micro", pretrained, averaged=False, **dict(args, **kwargs))
+
+
+@register_model
+def vssd_tiny(pretrained: bool = False, **kwargs) -> VSSD:
+    """VSSD-T: 24.3 M parameters, 4.5 GFLOPs, published ImageNet-1k top-1 83.6 %, with MESA 84.1 %."""
+    args = dict(depths=(2, 4, 8, 4), embed_dim=64, num_heads=(2, 4, 8, 16), d_state=64)
+    return _create_vssd("vssd_tiny", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vssd_small(pretrained: bool = False, **kwargs) -> VSSD:
+    """VSSD-S: 40.1 M parameters, 7.4 GFLOPs, published ImageNet-1k top-1 84.1 %, with MESA 84.5 %."""
+    args = dict(depths=(3, 4, 21, 5), embed_dim=64, num_heads=(2, 4, 8, 16), d_state=64)
+    return _create_vssd("vssd_small", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vssd_base(pretrained: bool = False, **kwargs) -> VSSD:
+    """VSSD-B: 88.8 M parameters, 16.1 GFLOPs, published ImageNet-1k top-1 84.7 %, with MESA 85.4 %."""
+    args = dict(depths=(3, 4, 21, 5), embed_dim=96, num_heads=(3, 6, 12, 24), d_state=64)
+    return _create_vssd("vssd_base", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def vssd_pico(pretrained: bool = False, **kwargs) -> VSSD:
+    """A VSSD of this package for demos and tests; no published weights."""
+    args = dict(depths=(1, 1, 2, 1), embed_dim=16, num_heads=(1, 2, 4, 8), d_state=16)
+    return _create_vssd("vssd_pico", pretrained, **dict(args, **kwargs))
