@@ -21,6 +21,7 @@ from .routes import (
     encode_routes,
     route_order,
 )
+from .spatial_fusion import SpatialFusionSS2D
 
 __all__ = [
     "ATROUS",
@@ -42,6 +43,7 @@ __all__ = [
     "MultiScaleSS2D",
     "NonCausalSSD2D",
     "Route",
+    "SpatialFusionSS2D",
     "encode_routes",
     "route_order",
 ]
