@@ -1,6 +1,15 @@
 """The families; importing this registers them with timm."""
 
-from . import efficientvim, efficientvmamba, groupmamba, msvmamba, vmamba, vssd
+from . import efficientvim, efficientvmamba, groupmamba, msvmamba, spatialmamba, vmamba, vssd
 from ._checkpoint import read_checkpoint
 
-__all__ = ["efficientvim", "efficientvmamba", "groupmamba", "msvmamba", "read_checkpoint", "vmamba", "vssd"]
+__all__ = [
+    "efficientvim",
+    "efficientvmamba",
+    "groupmamba",
+    "msvmamba",
+    "read_checkpoint",
+    "spatialmamba",
+    "vmamba",
+    "vssd",
+]

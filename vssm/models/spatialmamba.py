@@ -1,0 +1,179 @@
+"""Spatial-Mamba: hierarchical backbones of a state space whose states are fused with their neighbours'.
+
+Paper: Spatial-Mamba: Effective Visual State Space Models via Structure-Aware State Fusion, arXiv 2410.15091 (ICLR
+2025).
+Official code: https://github.com/EdwardChasel/Spatial-Mamba (Apache-2.0). Written anew from the paper, the shapes of
+its checkpoints and the numbers of the official model.
+
+What differs from the official code:
+- the fusion is three dilated convolutions in training and in evaluation, and always in float32; nothing is cached. The
+  official evaluation keeps the merged kernel of its first forward pass for good, whatever is trained or loaded later,
+  and has no backward pass. `timm.utils.reparameterize_model` merges the kernels here, when asked to;
+- maps are channels-last, and downsampling stands at the start of a stage;
+- names say what a thing is (`stem.conv1`, `pos_conv1`, `mixer.x_proj`); `checkpoint_filter_fn` maps the official ones.
+
+The official weight decay spares 1-D tensors and biases, so it decays A_logs; `no_weight_decay()` spares that as well.
+Both decay the fusion kernels.
+"""
+
+from functools import partial
+from typing import Tuple
+
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import generate_default_cfgs, register_model
+
+from ..layers import ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..scans import SpatialFusionSS2D
+from ._backbone import Backbone
+from ._builder import build_model
+from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
+
+__all__ = ["SpatialMamba"]
+
+
+class SpatialMamba(Backbone):
+    """Spatial-Mamba (arXiv 2410.15091).
+
+    Args:
+        in_chans: channels of the image.
+        num_classes: outputs of the classifier; 0 for none.
+        global_pool: pooling of the head, timm's names; "" for none.
+        depths: blocks in each stage.
+        embed_dim: width of the first stage, doubled by every further one.
+        ssm_ratio: inner width of the scan as a multiple of the width.
+        mlp_ratio: hidden width of the MLP as a multiple of the width.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0.2 for tiny,
+            0.3 for small, 0.5 for base.
+
+    Input (B, in_chans, H, W) of any size. `forward_features` gives (B, H / 32, W / 32, C), sizes rounded up.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        depths: Tuple[int, ...] = (2, 4, 8, 4),
+        embed_dim: int = 64,
+        ssm_ratio: float = 2.0,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(in_chans, num_classes, drop_rate)
+
+        def block(stage: int, dim: int, rate: float) -> nn.Module:
+            mixer = SpatialFusionSS2D(dim, ssm_ratio=ssm_ratio, **dd)
+            return ConvMixerBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
+
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.stem = ResidualConvStem(in_chans, embed_dim, **dd)
+        self.build_stages(dims, depths, drop_path_rate, block, partial(InvertedDownsample, **dd))
+        self.build_head(dims[-1], global_pool, **dd)
+        self.init_weights()
+
+
+# Official name -> ours, in order.
+_RENAMES = (
+    *CONV_BLOCK_RENAMES,
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.", ".mixer."),
+    (r"\.mixer\.conv2d\.", ".mixer.conv."),
+    (r"\.mixer\.x_proj_weight$", ".mixer.x_proj.weight"),
+    (r"\.state_fusion\.alpha$", ".fusion.alpha"),
+    (r"\.state_fusion\.kernel_3$", ".fusion.kernel1"),
+    (r"\.state_fusion\.kernel_3_1$", ".fusion.kernel3"),
+    (r"\.state_fusion\.kernel_3_2$", ".fusion.kernel5"),
+)
+
+
+def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
+    """Official checkpoints, nested or not, and our own, to our names and shapes.
+
+    Raises:
+        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
+    """
+    weights = unwrap_state_dict(state_dict)
+    if not any(name.startswith("stem.") for name in weights):
+        weights = rename(weights, _RENAMES)
+        for name, value in weights.items():
+            if name.endswith((".dt_projs_weight", ".dt_projs_bias")):
+                weights[name] = value.unsqueeze(0)  # one route
+    check_fit(weights, model, optional=_adapted)
+    return weights
+
+
+def _adapted(name: str) -> bool:
+    """Whether timm adapts or drops this tensor when classes or image channels differ."""
+    return name.startswith("head.fc.") or name == "stem.conv1.conv.weight"
+
+
+def _cfg(url: str = "", **kwargs) -> dict:
+    return dict(
+        url=url,
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation="bicubic",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        first_conv="stem.conv1.conv",
+        classifier="head.fc",
+        license="apache-2.0",
+        origin_url="https://github.com/EdwardChasel/Spatial-Mamba",
+        paper_ids="arXiv:2410.15091",
+        paper_name="Spatial-Mamba: Effective Visual State Space Models via Structure-Aware State Fusion",
+        **kwargs,
+    )
+
+
+def _drive(file_id: str) -> dict:
+    return _cfg(description=f"Not published as a direct download: https://drive.google.com/file/d/{file_id}/view.")
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "spatialmamba_tiny.in1k": _drive("19kXoqGSTuKKs4AHbdUSrdKZTwTWenLIW"),
+        "spatialmamba_small.in1k": _drive("1Wb3sYoWLpgmWrmHMYKwdgDwGPZaqM28O"),
+        "spatialmamba_base.in1k": _drive("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM"),
+        "spatialmamba_pico.untrained": _cfg(description="Of this package, for demos and tests: no published weights."),
+    }
+)
+
+
+def _create_spatialmamba(variant: str, pretrained: bool = False, **kwargs) -> SpatialMamba:
+    return build_model(SpatialMamba, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+
+
+@register_model
+def spatialmamba_tiny(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-T: 26.7 M parameters, 4.5 GFLOPs, published ImageNet-1k top-1 83.5 %."""
+    args = dict(depths=(2, 4, 8, 4), embed_dim=64)
+    return _create_spatialmamba("spatialmamba_tiny", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def spatialmamba_small(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-S: 43.1 M parameters, 7.1 GFLOPs, published ImageNet-1k top-1 84.6 %."""
+    args = dict(depths=(2, 4, 21, 5), embed_dim=64)
+    return _create_spatialmamba("spatialmamba_small", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def spatialmamba_base(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-B: 95.7 M parameters, 15.8 GFLOPs, published ImageNet-1k top-1 85.3 %."""
+    args = dict(depths=(2, 4, 21, 5), embed_dim=96)
+    return _create_spatialmamba("spatialmamba_base", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def spatialmamba_pico(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """A Spatial-Mamba of this package for demos and tests; no published weights."""
+    args = dict(depths=(1, 1, 2, 1), embed_dim=16)
+    return _create_spatialmamba("spatialmamba_pico", pretrained, **dict(args, **kwargs))
