@@ -33,7 +33,6 @@ EARLY_VMAMBA_NAMES = (
     (r"\.ln_1\.", ".norm."),
     (r"\.self_attention\.", ".op."),
 )
-
 # Official name -> ours, for the layers of vssm.layers.conv_block: a downsampling layer moves to the next stage's start.
 CONV_BLOCK_RENAMES = (
     (r"^patch_embed\.", "stem."),
