@@ -33,6 +33,11 @@ PUBLISHED = {
     "msvmambav3_tiny": "5.1339",
     "msvmambav3_small": "8.7715",
     "msvmambav3_base": "16.2825",
+    # Counted in training mode, where a BatchNorm counts more: tests/models/test_spatialmamba.py has the digits.
+    "spatialmamba_tiny": "4.5",
+    "spatialmamba_small": "7.1",
+    "spatialmamba_base": "15.8",
+    # VSSD's figures count one head's products: see tests/models/test_vssd.py.
     "vssm_efficientvim_m1": "0.2389",
     "vssm_efficientvim_m2": "0.3551",
     "vssm_efficientvim_m3": "0.6560",
