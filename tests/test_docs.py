@@ -5,6 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import timm
+
+import vssm
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,3 +37,20 @@ def test_links_and_pictures_exist(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+
+
+def test_table_of_models():
+    """Every published name is in it, with its parameters."""
+    listed: dict[str, str] = {}
+    for line in README.split("## Models")[1].split("## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 5 and cells[2].startswith("`"):
+            before, choices, after = re.fullmatch(r"`(\w+)\{(.+)\}(\w*)`.?", cells[2]).groups()
+            names = [f"{before}{choice}{after}" for choice in choices.split(",")]
+            for column in cells[3:6]:
+                assert column == "–" or len(column.split(", ")) == len(names), line
+            listed |= dict(zip(names, cells[3].split(", "), strict=True))
+    assert set(listed) == {name for name in vssm.list_models() if not name.endswith("_pico")}
+    for name, millions in listed.items():
+        parameters = sum(p.numel() for p in timm.create_model(name, device="meta").parameters())
+        assert f"{parameters / 1e6:.1f}" == millions, name

@@ -51,6 +51,10 @@ class ChannelGate(nn.Module):
         weight = self.mlp(self.norm(x).mean(dim=(1, 2), keepdim=True))
         return x * weight.sigmoid()
 
+    def paper_flops_offset(self, x: Tensor) -> int:
+        """The official mean is no pooling layer, so fvcore does not see it; ours counts every mean."""
+        return -x.numel()
+
 
 class EVSSBlock(nn.Module):
     """x + gate(scan(norm(x))) + gate(convolutions(norm(x))), one gate for both branches. Channels-last (B, H, W, C)."""

@@ -111,3 +111,8 @@ class MultiScaleSS2D(SS2D):
         if not self.norm_before_merge:
             y = self.out_norm(y)
         return self.se(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def paper_flops_offset(self, x: Tensor) -> int:
+        """The official code applies the half branch's projection to each of its three directions, here to their map."""
+        height, width = (int(size + 1) // 2 for size in x.shape[1:3])
+        return 2 * height * width * self.d_inner * (self.dt_rank + 2 * self.d_state)

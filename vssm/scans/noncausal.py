@@ -115,3 +115,8 @@ class NonCausalSSD2D(nn.Module):
         norm_weight, norm_bias = self.out_norm.weight.to(y.dtype), self.out_norm.bias.to(y.dtype)
         y = F.layer_norm(y, [self.d_inner], norm_weight, norm_bias, self.out_norm.eps)
         return self.out_proj(y.to(z.dtype) * z)
+
+    def paper_flops_offset(self, x: Tensor) -> int:
+        """The official products are broadcast over the heads, and fvcore counts them for one head only."""
+        tokens, head_dim = int(x.shape[1]) * int(x.shape[2]), self.d_inner // self.num_heads
+        return -2 * tokens * self.d_state * (self.d_inner - head_dim)
