@@ -167,7 +167,7 @@ def test_contract(name):
     assert [f.shape for f in as_list(unpooled(x))] == shapes
 
     model.to(dtype=torch.float64)
-    model.reset_classifier(5, "avg")
+    model.reset_classifier(5)  # timm keeps the pooling, which has just been taken away, or brings it back
     heads = model.get_classifier()  # a distilled model has two
     for head in heads if isinstance(heads, tuple) else (heads,):
         parameters = list(head.parameters())

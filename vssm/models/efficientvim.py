@@ -295,7 +295,9 @@ class EfficientViM(Backbone):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         self.num_classes = num_classes
-        self._set_pool(self.global_pool if global_pool is None else global_pool)
+        # New classifiers bring the pooling back that an earlier call took away.
+        kept = "avg" if num_classes > 0 else self.global_pool
+        self._set_pool(kept if global_pool is None else global_pool)
         for name in self._heads():
             getattr(self, name).reset(num_classes)
 

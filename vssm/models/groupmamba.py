@@ -186,7 +186,9 @@ class GroupMamba(Backbone):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         like = next(self.parameters())
-        pool = self.global_pool if global_pool is None else global_pool
+        # New classifiers bring the pooling back that an earlier call took away.
+        kept = "avg" if num_classes > 0 else self.global_pool
+        pool = kept if global_pool is None else global_pool
         self._build_classifiers(num_classes, pool, self.dist_head is not None, like.device, like.dtype)
 
     def prune_intermediate_layers(
