@@ -44,6 +44,9 @@ def test_forward_and_checkpointing(model, x):
     checkpointed = model(x)
     model.set_grad_checkpointing(False)
     assert torch.allclose(y, checkpointed, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(x).float()
+    assert (rounded - y).norm() < 0.1 * y.norm()
 
 
 @torch.no_grad()
