@@ -25,7 +25,7 @@ namespace vssm {
 namespace {
 
 // Raised whenever a signature or a meaning below changes; cpu.py refuses any other.
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
@@ -137,6 +137,72 @@ void sum_in_order(const T *parts_data, int64_t parts, int64_t stride, int64_t co
     }
 }
 
+// ---- the 2-D scan --------------------------------------------------------------------------------------------------------
+
+// Whether to give every sequence to a thread of its own, with a result of its own that is added up afterwards: where there
+// is too little else to share out. The sum is made in the order of the sequential walk, so that the bits are the same.
+bool split_routes(int64_t sequences, int64_t units, int threads) {
+    return threads > 1 && sequences > 1 && units < 2 * threads;
+}
+
+// Adds up the results kept apart, (images, positions, routes, channels), into (images, positions, channels).
+bool sum_routes(const Scan2d &s, const float *apart, int64_t images, bool backwards, int threads, float *out) {
+    constexpr int64_t kPositions = 64;
+    std::vector<int64_t> order;
+    for (int64_t k = 0; k < s.sequences; ++k)
+        for (int64_t i = 0, count = s.first_route[k + 1] - s.first_route[k]; i < count; ++i)
+            order.push_back(s.first_route[k] + (backwards ? count - 1 - i : i));
+    const int64_t rows = images * s.positions;
+    const auto work = [&](int64_t unit, void *) {
+        for (int64_t row = unit * kPositions; row < std::min(rows, (unit + 1) * kPositions); ++row) {
+            float *to = out + row * s.channels;
+            const float *from = apart + row * s.routes * s.channels;
+            std::memcpy(to, from + order[0] * s.channels, s.channels * sizeof(float));
+            for (size_t i = 1; i < order.size(); ++i)
+                for (int64_t c = 0; c < s.channels; ++c) to[c] += from[order[i] * s.channels + c];
+        }
+    };
+    return parallel((rows + kPositions - 1) / kPositions, threads, 0, work);
+}
+
+// Adds up the strips' shares of one sequence of an image and puts the rows back on the maps.
+void place_shares(const Backward2d &args, int64_t unit, float *grad_dt, float *grad_B, float *grad_C) {
+    const Scan2d &s = *args.scan;
+    const int64_t i = unit / s.sequences, k = unit % s.sequences, length = s.length(k), stride = length * args.rows();
+    const int32_t *visited = s.visited + s.starts[k];
+    const float *share = args.share(i, k, 0);
+    const auto place = [&](float *map, int64_t width) {
+        map += ((args.image + i) * s.positions * s.sequences + k) * width;
+        const int64_t step = s.sequences * width;
+        const bool add = !s.simple(k);
+        if (add)
+            for (int64_t p = 0; p < s.positions; ++p) std::fill_n(map + p * step, width, 0.0f);
+        // A stretch of the rows at a time, so that the lines of the map are still in the cache for the next row.
+        constexpr int64_t kSteps = 64;
+        for (int64_t start = 0; start < length; start += kSteps) {
+            const int64_t count = std::min(kSteps, length - start);
+            for (int64_t n = 0; n < width; ++n) {
+                float sum[kSteps];
+                std::memcpy(sum, share + n * length + start, count * sizeof(float));
+                for (int64_t strip = 1; strip < args.strips; ++strip)
+                    for (int64_t t = 0; t < count; ++t) sum[t] += share[strip * stride + n * length + start + t];
+                for (int64_t t = 0; t < count; ++t) {
+                    float &to = map[visited[start + t] * step + n];
+                    to = add ? to + sum[t] : sum[t];
+                }
+            }
+        }
+        share += width * length;
+    };
+    place(grad_B, s.states);
+    if (s.C.data) place(grad_C, s.states);
+    if (s.rank) place(grad_dt, s.rank);
+}
+
+typedef std::unique_ptr<void, void (*)(void *)> Memory;
+
+Memory allocate(int64_t bytes) { return Memory(std::malloc(bytes + 1), std::free); }
+
 }  // namespace
 }  // namespace vssm
 
@@ -184,11 +250,10 @@ VSSM_EXPORT int vssm_selective_scan_bwd(const float *grad_y, const float *grad_l
                       grad_B, grad_C, nullptr, nullptr, nullptr};
     const int64_t rows = batch * channels, strips = args.strips(), shared = states * length;
 
-    typedef std::unique_ptr<void, void (*)(void *)> Memory;
-    const Memory images(std::malloc(rows * (states + 2) * sizeof(double) + 1), std::free);
+    const Memory images = allocate(rows * (states + 2) * sizeof(double));
     // With one strip to a group its share is the gradient.
     const size_t share_bytes = strips > 1 ? batch * groups * strips * shared * sizeof(float) : 0;
-    const Memory shares(std::malloc(2 * share_bytes + 1), std::free);
+    const Memory shares = allocate(2 * share_bytes);
     if (!images || !shares) return 1;
     args.image_A = static_cast<double *>(images.get());
     args.image_D = args.image_A + rows * states;
@@ -214,5 +279,74 @@ VSSM_EXPORT int vssm_selective_scan_bwd(const float *grad_y, const float *grad_l
     sum_in_order(args.image_A, batch, channels * states, channels * states, grad_A);
     if (D) sum_in_order(args.image_D, batch, channels, channels, grad_D);
     if (delta_bias) sum_in_order(args.image_bias, batch, channels, channels, grad_bias);
+    return 0;
+}
+
+// y is (batch, positions, channels), or (batch, positions, routes, channels) where the routes are not merged.
+// Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_scan_2d_fwd(const Scan2d *scan, float *y, int threads) {
+    const Kernels &k = kernels();
+    Forward2d args{scan, !scan->merge, y};
+    const bool split = scan->merge && split_routes(scan->sequences, k.forward_2d_units(args), threads);
+    const int64_t apart_bytes = scan->batch * scan->positions * scan->routes * scan->channels * sizeof(float);
+    const Memory apart = allocate(split ? apart_bytes : 0);
+    if (!apart) return 1;
+    if (split) {
+        args.by_route = true;
+        args.y = static_cast<float *>(apart.get());
+    }
+    const auto work = [&](int64_t unit, void *scratch) { k.forward_2d(args, unit, scratch); };
+    if (!parallel(k.forward_2d_units(args), threads, k.forward_2d_scratch_bytes(*scan), work)) return 1;
+    return split && !sum_routes(*scan, args.y, scan->batch, false, threads, y);
+}
+
+// Contiguous: grad_y as y above, the gradients as (batch, positions, [sequences,] ...) and as the parameters. Null where the
+// argument is. Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_scan_2d_bwd(const Scan2d *scan, const float *grad_y, float *grad_u, float *grad_dt, float *grad_A,
+                                 float *grad_B, float *grad_C, float *grad_D, float *grad_bias, float *grad_weight,
+                                 int threads) {
+    const Kernels &k = kernels();
+    const Scan2d &s = *scan;
+    const int64_t slab = std::min(s.batch, kSlab), parameters = s.sequences * s.channels;
+    Backward2d args{};
+    args.scan = scan;
+    args.grad_y = grad_y;
+    args.grad_dt = grad_dt;
+
+    // Enough strips to share out, and no more: they all have shares. This looks at the shape alone, since how the sums are
+    // cut decides their last bits.
+    constexpr int64_t kUnits = 24;
+    const int64_t wanted = slab ? (kUnits + slab - 1) / slab : 1;
+    args.strip = ((s.channels + wanted - 1) / wanted + kStrip - 1) / kStrip * kStrip;
+    args.strips = (s.channels + args.strip - 1) / args.strip;
+    args.by_route = s.own_input || split_routes(s.sequences, slab * args.strips, threads);
+    const bool split = args.by_route && !s.own_input;
+
+    const int64_t map = s.positions * s.channels;
+    const int64_t share_count = slab * s.starts[s.sequences] * args.strips * args.rows();
+    const int64_t sum_count = slab * parameters * (s.states + 2 + s.rank);
+    const Memory shares = allocate(share_count * sizeof(float)), sums(std::calloc(sum_count + 1, sizeof(double)), std::free);
+    const Memory apart = allocate(split ? slab * s.routes * map * sizeof(float) : 0);
+    if (!shares || !sums || !apart) return 1;
+    args.shares = static_cast<float *>(shares.get());
+    args.sum_A = static_cast<double *>(sums.get());
+    args.sum_D = args.sum_A + slab * parameters * s.states;
+    args.sum_bias = args.sum_D + slab * parameters;
+    args.sum_weight = args.sum_bias + slab * parameters;
+    args.grad_u = split ? static_cast<float *>(apart.get()) : grad_u;
+
+    const auto scan_strip = [&](int64_t unit, void *scratch) { k.backward_2d(args, unit, scratch); };
+    const auto place = [&](int64_t unit, void *) { place_shares(args, unit, grad_dt, grad_B, grad_C); };
+    for (args.image = 0; args.image < s.batch; args.image += slab) {
+        args.images = std::min(slab, s.batch - args.image);
+        if (!parallel(k.backward_2d_units(args), threads, k.backward_2d_scratch_bytes(s), scan_strip)) return 1;
+        if (!parallel(args.images * s.sequences, threads, 0, place)) return 1;
+        if (split && !sum_routes(s, args.grad_u, args.images, true, threads, grad_u + args.image * map)) return 1;
+    }
+
+    sum_in_order(args.sum_A, slab, parameters * s.states, parameters * s.states, grad_A);
+    if (s.D) sum_in_order(args.sum_D, slab, parameters, parameters, grad_D);
+    if (s.delta_bias) sum_in_order(args.sum_bias, slab, parameters, parameters, grad_bias);
+    if (s.rank) sum_in_order(args.sum_weight, slab, parameters * s.rank, parameters * s.rank, grad_weight);
     return 0;
 }

@@ -38,6 +38,76 @@ struct BackwardArgs {
     int64_t strips() const { return (shape.group_size() + kStrip - 1) / kStrip; }
 };
 
+// A channels-last map. The values of sequence k at position p of image b lie side by side from
+// data + b * batch + p * position + k * sequence on.
+struct Map {
+    const float *data;
+    int64_t batch, position, sequence;
+
+    const float *at(int64_t b, int64_t k) const { return data + b * batch + k * sequence; }
+};
+
+// A scan of maps along routes: sequence k joins the routes first_route[k] up to first_route[k + 1], and its steps are the
+// entries starts[k] up to starts[k + 1] of the two tables. A route visits no position twice. Handed over by cpu.py, which
+// declares the same fields.
+struct Scan2d {
+    int64_t batch, positions, channels, sequences, routes, states;
+    int64_t rank;                // of the step size; 0 when it is given in full
+    int64_t softplus;            // whether it goes through softplus
+    int64_t merge;               // whether the routes' results are summed
+    int64_t own_input;           // whether every sequence has a u of its own
+    const int64_t *starts;       // (sequences + 1)
+    const int64_t *first_route;  // (sequences + 1)
+    const int32_t *visited;      // the position at every step
+    const int32_t *route_rows;   // position * routes + route at every step: the row of a result kept apart
+    const uint8_t *covers;       // (routes): whether a route visits every position
+    Map u, dt, B, C;             // C.data null: the states are summed
+    const float *A;              // (sequences, channels, states)
+    const float *D, *delta_bias;  // (sequences, channels) or null
+    const float *dt_weight;      // (sequences, channels, rank) or null
+
+    int64_t length(int64_t k) const { return starts[k + 1] - starts[k]; }
+    int64_t longest() const {
+        int64_t longest = 0;
+        for (int64_t k = 0; k < sequences; ++k) longest = length(k) > longest ? length(k) : longest;
+        return longest;
+    }
+    // One route that visits every position: each row of a result is written exactly once.
+    bool simple(int64_t k) const { return first_route[k + 1] - first_route[k] == 1 && covers[first_route[k]]; }
+};
+
+struct Forward2d {
+    const Scan2d *scan;
+    bool by_route;  // y is (batch, positions, routes, channels), and a unit is one sequence; else summed over the routes
+    float *y;
+};
+
+// The images of a backward pass go in slabs of this many, which bounds the shares below.
+constexpr int64_t kSlab = 8;
+
+struct Backward2d {
+    const Scan2d *scan;
+    bool by_route;          // as in the forward, for a grad_u that the sequences share
+    int64_t image, images;  // of this slab
+    int64_t strip, strips;  // channels to a strip, and how many; as in the 1-D scan
+    const float *grad_y;
+    float *grad_u;   // of by_route: starts at the slab
+    float *grad_dt;  // of a step size given in full
+    // Sums over the channels of a strip, as rows over the steps of a sequence: the states of B, those of C if there is one,
+    // the ranks of dt. (images, sequences, strips, rows, steps).
+    float *shares;
+    // Sums over the positions, to be added to: (place in a slab, sequences, channels[, states or rank]).
+    double *sum_A, *sum_D, *sum_bias, *sum_weight;
+
+    int64_t rows() const { return scan->states * (scan->C.data ? 2 : 1) + scan->rank; }
+    // `i` is the place in the slab.
+    float *share(int64_t i, int64_t k, int64_t s) const {
+        const int64_t *starts = scan->starts;
+        const int64_t steps = (i * starts[scan->sequences] + starts[k]) * strips + s * scan->length(k);
+        return shares + steps * rows();
+    }
+};
+
 // One work unit is independent of every other one. `scratch` is private to the calling thread and 64-byte aligned.
 struct Kernels {
     const char *name;
@@ -47,6 +117,12 @@ struct Kernels {
     int64_t (*backward_units)(const Shape &);
     size_t (*backward_scratch_bytes)(const Shape &);
     void (*backward)(const BackwardArgs &, int64_t unit, void *scratch);
+    int64_t (*forward_2d_units)(const Forward2d &);
+    size_t (*forward_2d_scratch_bytes)(const Scan2d &);
+    void (*forward_2d)(const Forward2d &, int64_t unit, void *scratch);
+    int64_t (*backward_2d_units)(const Backward2d &);
+    size_t (*backward_2d_scratch_bytes)(const Scan2d &);
+    void (*backward_2d)(const Backward2d &, int64_t unit, void *scratch);
 };
 
 extern const Kernels baseline_kernels;

@@ -304,6 +304,11 @@ VSSM_INLINE void transpose_parts(Vec (&v)[kLanes]) {
 #endif
 }
 
+VSSM_INLINE void transpose(Vec (&v)[kLanes]) {
+    transpose_parts(v);
+    if constexpr (kHalf < kLanes) exchange<kHalf>(v);
+}
+
 // Lane i of the result is the sum of the lanes of v[i], added pairwise: a transpose folded into its own reduction.
 VSSM_INLINE Vec sum_each(Vec (&v)[kLanes]) {
 #if VSSM_LANES >= 16

@@ -1,24 +1,51 @@
 """Binds the compiled CPU library built from kernels/csrc, a plain C ABI that is reached through ctypes.
 
 The library is optional: without a compiler at installation it is not there, and `unavailable_reason` says so. Nothing
-is loaded before the first use. The functions take what those of `reference.py` take, float64 excepted, with B and C
-always (Bt, G, N, L).
+is loaded before the first use. The 1-D functions take what those of `reference.py` take, float64 excepted, with B and C
+always (Bt, G, N, L); the 2-D ones take what those of `scan_2d.py` take.
 """
 
 import ctypes
 import threading
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 1
+from .routes import decode_routes, route_order
+
+ABI_VERSION = 2
 _INSTALL = "install a C++ compiler (GCC or Clang) and reinstall vssm"
 _HALVES = (torch.bfloat16, torch.float16)
 
 _lock = threading.Lock()
 _library: ctypes.CDLL | None = None
 _reason: str | None = None
+
+
+class _Map(ctypes.Structure):
+    """`Map` of kernels/csrc/scan_args.h."""
+
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "position", "sequence"))]
+
+
+class _Scan2d(ctypes.Structure):
+    """`Scan2d` of kernels/csrc/scan_args.h, field for field."""
+
+    _sizes = ("batch", "positions", "channels", "sequences", "routes", "states", "rank")
+    _flags = ("softplus", "merge", "own_input")
+    _tables = ("starts", "first_route", "visited", "route_rows", "covers")
+    _maps = ("u", "dt", "B", "C")
+    _parameters = ("A", "D", "delta_bias", "dt_weight")
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in _sizes + _flags),
+        *((name, ctypes.c_void_p) for name in _tables),
+        *((name, _Map) for name in _maps),
+        *((name, ctypes.c_void_p) for name in _parameters),
+    ]
 
 
 def _library_files() -> list[Path]:
@@ -46,6 +73,8 @@ def _open(path: Path) -> ctypes.CDLL:
         raise OSError(f"it has interface version {version} where this package needs {ABI_VERSION}")
     library.vssm_selective_scan_fwd.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
     library.vssm_selective_scan_bwd.argtypes = [ctypes.c_void_p] * 16 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
+    library.vssm_scan_2d_fwd.argtypes = [ctypes.POINTER(_Scan2d), ctypes.c_void_p, ctypes.c_int]
+    library.vssm_scan_2d_bwd.argtypes = [ctypes.POINTER(_Scan2d)] + [ctypes.c_void_p] * 9 + [ctypes.c_int]
     library.vssm_set_gomp_parallel.argtypes = [ctypes.c_void_p]
     library.vssm_set_gomp_parallel.restype = None
     library.vssm_variant.restype = ctypes.c_char_p
@@ -172,3 +201,117 @@ def selective_scan_bwd(
         grad_D,
         grad_bias,
     )
+
+
+class _Walk(NamedTuple):
+    """The steps of all sequences on one size of map, as tables; see `Scan2d` of kernels/csrc/scan_args.h."""
+
+    starts: Tensor
+    first_route: Tensor
+    visited: Tensor
+    route_rows: Tensor
+    covers: Tensor
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)  # what is kept must serve training too
+def _walk(code: tuple[int, ...], height: int, width: int) -> _Walk:
+    if height * width * len(code) > torch.iinfo(torch.int32).max:
+        raise ValueError(f"the cpp backend cannot number the positions of a {height} x {width} map")
+    sequences = decode_routes(code)
+    routes = sum(len(sequence) for sequence in sequences)
+    starts, first_route, visited, rows, covers = [0], [0], [], [], []
+    for sequence in sequences:
+        for route in sequence:
+            order = route_order(route, height, width)
+            visited.append(order)
+            rows.append(order * routes + len(covers))
+            covers.append(len(order) == height * width)
+        starts.append(sum(map(len, visited)))
+        first_route.append(len(covers))
+    return _Walk(
+        torch.tensor(starts),
+        torch.tensor(first_route),
+        torch.cat(visited).int(),
+        torch.cat(rows).int(),
+        torch.tensor(covers, dtype=torch.uint8),
+    )
+
+
+def _as_map(x: Tensor | None, height: int, width: int) -> tuple[Tensor | None, _Map]:
+    """`x` (Bt, H, W, [K,] C) as the library reads it; copied only where rows and columns are no one stride apart."""
+    if x is None:
+        return None, _Map()
+    if x.dtype != torch.float32 or not x.is_cpu:
+        x = _float32(x)
+    batch, down, right, *_, last = x.stride()
+    position = right if width > 1 else down
+    if (x.shape[-1] > 1 and last != 1) or (height > 1 and width > 1 and down != width * right):
+        x = x.contiguous()
+        batch, _, position, *_ = x.stride()
+        if width == 1:
+            position = x.stride(1)
+    return x, _Map(x.data_ptr(), batch, position, x.stride(3) if x.dim() == 5 else 0)
+
+
+class _Inputs:
+    """The argument structure of the 2-D functions, and the tensors that it points into."""
+
+    def __init__(self, u, dt, A, B, C, D, delta_bias, dt_weight, code, delta_softplus, merge):
+        height, width = u.shape[1:3]
+        walk = _walk(tuple(code), height, width)
+        maps = [_as_map(x, height, width) for x in (u, dt, B, C)]
+        parameters = [_float32(x) for x in (A, D, delta_bias, dt_weight)]
+        self.kept = (walk, maps, parameters)
+        sizes = (u.shape[0], height * width, u.shape[-1], A.shape[0], len(walk.covers), A.shape[2])
+        rank = 0 if dt_weight is None else dt_weight.shape[2]
+        flags = (delta_softplus, merge, u.dim() == 5)
+        self.struct = _Scan2d(*sizes, rank, *flags, *_pointers(*walk), *(m for _, m in maps), *_pointers(*parameters))
+
+
+def selective_scan_2d_fwd(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    code: Sequence[int],
+    delta_softplus: bool,
+    merge: bool,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """See `scan_2d.scan_2d_fwd`. Nothing is laid out in sequences: the library walks the map by tables of positions."""
+    library = _get_library()
+    inputs = _Inputs(u, dt, A, B, C, D, delta_bias, dt_weight, code, delta_softplus, merge)
+    shape = (*u.shape[:3], u.shape[-1]) if merge else (*u.shape[:3], inputs.struct.routes, u.shape[-1])
+    y = torch.empty(shape, dtype=torch.float32)
+    _call(library.vssm_scan_2d_fwd, inputs.struct, y.data_ptr())
+    return y.to(out_dtype)
+
+
+def selective_scan_2d_bwd(
+    grad: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    code: Sequence[int],
+    delta_softplus: bool,
+    merge: bool,
+) -> tuple[Tensor | None, ...]:
+    """See `scan_2d.scan_2d_bwd`. The same bits in every run and for every number of threads."""
+    library = _get_library()
+    inputs = _Inputs(u, dt, A, B, C, D, delta_bias, dt_weight, code, delta_softplus, merge)
+    grad = _float32(grad)
+    given = (u, dt, A, B, C, D, delta_bias, dt_weight)
+    grads = [None if x is None else torch.empty(x.shape, dtype=torch.float32) for x in given]
+    _call(library.vssm_scan_2d_bwd, inputs.struct, *_pointers(grad, *grads))
+    # Those of the parameters stay in float32.
+    return tuple(g.to(x.dtype) if i in (0, 1, 3, 4) and g is not None else g for i, (g, x) in enumerate(zip(grads, given, strict=True)))

@@ -4,6 +4,8 @@
 counters see, whichever backend runs. The functions of this module are their documented Python faces.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -267,10 +269,10 @@ def _scan_2d_kernel(
     u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend
 ) -> Tensor:
     _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype)
-    scan = choose_backend(backend, u.device, u.dtype, _scan_2d_work(u, A)).selective_scan_fwd
-    return scan_2d_fwd(
-        scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype or u.dtype
-    )
+    module = choose_backend(backend, u.device, u.dtype, _scan_2d_work(u, A))
+    # A backend without a fused 2-D scan composes it from its 1-D one.
+    scan = getattr(module, "selective_scan_2d_fwd", None) or partial(scan_2d_fwd, module.selective_scan_fwd)
+    return scan(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype or u.dtype)
 
 
 def _scan_2d_fake(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
@@ -290,8 +292,9 @@ _scan_2d_op = _register(
 
 
 def _scan_2d_bwd_kernel(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, backend):
-    scan_bwd = choose_backend(backend, u.device, u.dtype, _scan_2d_work(u, A)).selective_scan_bwd
-    grads = scan_2d_bwd(scan_bwd, grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge)
+    module = choose_backend(backend, u.device, u.dtype, _scan_2d_work(u, A))
+    scan_bwd = getattr(module, "selective_scan_2d_bwd", None) or partial(scan_2d_bwd, module.selective_scan_bwd)
+    grads = scan_bwd(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge)
     return [_present(g, u) for g in grads]
 
 
