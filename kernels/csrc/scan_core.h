@@ -268,7 +268,7 @@ VSSM_INLINE void scan_forward(const View &view, const Channels &channels, int64_
         const int count = length - start < kChunk ? static_cast<int>(length - start) : kChunk;
         view.read_inputs(start, count, x);
         view.read_C(start, count, x);
-        discretise(x.step, x.u, x.input, nullptr, bias, channels.softplus, count, view.ahead(start));
+        discretise(x.step, x.u, x.input, nullptr, bias, channels.softplus, count, view.ahead(start, count));
         over_states(channels.states, Advance<View>{x, channels.states, count, D, channels.D != nullptr});
         view.write_y(start, count, x.y);
     }
@@ -305,7 +305,16 @@ struct BackwardScratch : Inputs {
 
 // A sum over a whole sequence: floats inside a chunk, doubles across chunks.
 VSSM_INLINE void add_to(double *sum, Vec v) {
-    for (int r = 0; r < kLanes; ++r) sum[r] += v[r];
+    typedef float Half __attribute__((vector_size(4 * kHalf)));
+    typedef double Doubles __attribute__((vector_size(8 * kHalf)));
+    for (int r = 0; r < kLanes; r += kHalf) {
+        Half half;
+        Doubles total;
+        memcpy(&half, reinterpret_cast<const float *>(&v) + r, sizeof half);
+        memcpy(&total, sum + r, sizeof total);
+        total += __builtin_convertvector(half, Doubles);
+        memcpy(sum + r, &total, sizeof total);
+    }
 }
 
 // Advances a block of states from one edge of a chunk to the next.
@@ -436,7 +445,7 @@ VSSM_INLINE void scan_backward(const View &view, const Channels &channels, const
     for (int64_t k = 0; k < last; ++k) {
         const int64_t start = k * kChunk;
         view.read_inputs(start, kChunk, x);
-        discretise(x.step, x.u, x.input, nullptr, bias, channels.softplus, kChunk, view.ahead(start));
+        discretise(x.step, x.u, x.input, nullptr, bias, channels.softplus, kChunk, view.ahead(start, kChunk));
         over_states(states, AdvanceEdge<View>{x, states, x.edges + k * states, x.edges + (k + 1) * states});
     }
 
@@ -446,7 +455,7 @@ VSSM_INLINE void scan_backward(const View &view, const Channels &channels, const
         view.read_inputs(start, count, x);
         view.read_C(start, count, x);
         view.read_grad_y(start, count, x.grad_y);
-        discretise(x.step, x.u, x.input, x.slope, bias, channels.softplus, count, view.behind(start));
+        discretise(x.step, x.u, x.input, x.slope, bias, channels.softplus, count, view.behind(start, count));
         for (int64_t t = 0; t < count; ++t) x.grad_input[t] = x.grad_step[t] = Vec{};
         over_states(states, Reverse<View>{x, states, length, count, x.edges + k * states, first, out_B + start,
                                           out_C ? out_C + start : nullptr});

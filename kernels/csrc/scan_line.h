@@ -101,7 +101,7 @@ struct LineView {
 struct LineForward : LineView<ForwardArgs> {
     using LineView::LineView;
 
-    VSSM_MEMBER Ahead ahead(int64_t start) const {
+    VSSM_MEMBER Ahead ahead(int64_t start, int) const {
         const int64_t here = row + start, next = here + kChunk;
         return {{args.delta + next, args.u + next}, args.y + here, true, length(), block.lanes};
     }
@@ -112,12 +112,12 @@ struct LineForward : LineView<ForwardArgs> {
 struct LineBackward : LineView<BackwardArgs> {
     using LineView::LineView;
 
-    VSSM_MEMBER Ahead ahead(int64_t start) const {
+    VSSM_MEMBER Ahead ahead(int64_t start, int) const {
         const int64_t next = row + start + kChunk;
         return {{args.delta + next, args.u + next}, args.u + next, false, length(), block.lanes};
     }
 
-    VSSM_MEMBER Ahead behind(int64_t start) const {
+    VSSM_MEMBER Ahead behind(int64_t start, int) const {
         const int64_t next = row + start - kChunk;
         return {{args.delta + next, args.u + next}, args.grad_y + next, false, length(), block.lanes};
     }

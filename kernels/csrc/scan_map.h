@@ -67,22 +67,21 @@ VSSM_INLINE void read_scalars(Rows<const float> rows, int64_t start, int64_t sta
     for (int64_t i = count * states; i < padded(count) * states; ++i) out[i] = 0;
 }
 
-// Rows of the next chunk that are far apart, asked for a few at a time as in the 1-D scan. `last` is the last step there is.
+// Rows that are wanted soon, asked for by hand as in the 1-D scan: no hardware follows a column. Those to be read are of the
+// chunk from step `next` on, if it is whole; those to be written are of this chunk, where `here` is not negative.
+template <int Reads>
 struct RowsAhead {
-    Rows<const float> u, dt, other;
-    bool other_is_written;
-    int64_t next, last;
+    Rows<const float> reads[Reads];
+    Rows<float> written;
+    int64_t next, here, length;
+    int count;
 
     VSSM_MEMBER void prefetch(int64_t t) const {
-        for (int64_t i = next + t; i < next + t + kWide; ++i) {
-            const int64_t step = i < 0 ? 0 : i > last ? last : i;
-            __builtin_prefetch(u.at(step));
-            __builtin_prefetch(dt.at(step));
-            if (other_is_written)
-                __builtin_prefetch(other.at(step), 1);
-            else
-                __builtin_prefetch(other.at(step));
-        }
+        if (next + kChunk <= length)
+            for (int64_t i = t; i < t + kWide; ++i)
+                for (const Rows<const float> &rows : reads) __builtin_prefetch(rows.at(next + i));
+        if (here >= 0 && t + kWide <= count)
+            for (int64_t i = t; i < t + kWide; ++i) __builtin_prefetch(written.at(here + i), 1);
     }
 };
 
@@ -228,8 +227,8 @@ struct MapForward : MapView {
         y = result_rows(s, k, args.by_route, k == 0, lanes, map, add);
     }
 
-    VSSM_MEMBER RowsAhead ahead(int64_t start) const {
-        return {u, dt, {y.base, y.stride, y.index}, true, start + kChunk, length() - 1};
+    VSSM_MEMBER RowsAhead<2> ahead(int64_t start, int count) const {
+        return {{u, dt}, y, start + kChunk, start, length(), count};
     }
 
     VSSM_MEMBER void write_y(int64_t start, int count, const Vec *in) const {
@@ -300,10 +299,12 @@ struct MapBackward : MapView {
         return {map, stride, visited};
     }
 
-    VSSM_MEMBER RowsAhead ahead(int64_t start) const { return {u, dt, u, false, start + kChunk, length() - 1}; }
+    VSSM_MEMBER RowsAhead<2> ahead(int64_t start, int count) const {
+        return {{u, dt}, grad_u, start + kChunk, -1, length(), count};
+    }
 
-    VSSM_MEMBER RowsAhead behind(int64_t start) const {
-        return {u, dt, grad_y, false, start - kChunk, length() - 1};
+    VSSM_MEMBER RowsAhead<3> behind(int64_t start, int count) const {
+        return {{u, dt, grad_y}, grad_u, start > 0 ? start - kChunk : length(), start, length(), count};
     }
 
     VSSM_MEMBER void read_grad_y(int64_t start, int count, Vec *out) const {

@@ -216,10 +216,10 @@ class _Walk(NamedTuple):
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # what is kept must serve training too
 def _walk(code: tuple[int, ...], height: int, width: int) -> _Walk:
-    if height * width * len(code) > torch.iinfo(torch.int32).max:
-        raise ValueError(f"the cpp backend cannot number the positions of a {height} x {width} map")
     sequences = decode_routes(code)
-    routes = sum(len(sequence) for sequence in sequences)
+    routes = sum(map(len, sequences))
+    if height * width * routes > torch.iinfo(torch.int32).max:
+        raise ValueError(f"the cpp backend cannot number {routes} routes on a map of {height} x {width}")
     starts, first_route, visited, rows, covers = [0], [0], [], [], []
     for sequence in sequences:
         for route in sequence:
@@ -314,4 +314,7 @@ def selective_scan_2d_bwd(
     grads = [None if x is None else torch.empty(x.shape, dtype=torch.float32) for x in given]
     _call(library.vssm_scan_2d_bwd, inputs.struct, *_pointers(grad, *grads))
     # Those of the parameters stay in float32.
-    return tuple(g.to(x.dtype) if i in (0, 1, 3, 4) and g is not None else g for i, (g, x) in enumerate(zip(grads, given, strict=True)))
+    return tuple(
+        g.to(x.dtype) if i in (0, 1, 3, 4) and g is not None else g
+        for i, (g, x) in enumerate(zip(grads, given, strict=True))
+    )

@@ -252,6 +252,8 @@ def _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype) 
     states = A.shape[2]
     _check_tensor(op, "dt_weight", dt_weight, (sequences, channels, None))
     rank = channels if dt_weight is None else dt_weight.shape[2]
+    if rank == 0:
+        raise ValueError(f"{op}: dt_weight must have a rank of at least 1, got shape {tuple(dt_weight.shape)}")
     _check_tensor(op, "dt", dt, (batch, height, width, sequences, rank), dtype=u.dtype)
     _check_tensor(op, "B", B, (batch, height, width, sequences, states), dtype=u.dtype)
     _check_tensor(op, "C", C, (batch, height, width, sequences, states), dtype=u.dtype)

@@ -536,6 +536,8 @@ def test_bad_scan_2d_input():
         selective_scan_2d(**inputs, routes=(Route(),))
     with pytest.raises(ValueError, match="dt must have shape"):
         selective_scan_2d(**dict(inputs, dt_weight=None), routes=CROSS)
+    with pytest.raises(ValueError, match=r"rank of at least 1, got shape \(4, 3, 0\)"):
+        selective_scan_2d(**dict(inputs, dt_weight=torch.zeros(4, 3, 0)), routes=CROSS)
 
 
 def test_bad_ssd_input():
