@@ -20,6 +20,7 @@ if importlib.util.find_spec("vssm_kernels") is None:  # a checkout that is not i
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import selective_scan  # noqa: E402, F401  (registers its benchmarks)
+import selective_scan_2d  # noqa: E402, F401
 from registry import BENCHMARKS, Benchmark  # noqa: E402
 
 # A candidate slower than this in the warm-up is called a few times only.

@@ -1,0 +1,103 @@
+"""The fused scan of a map against the one composed of gathers, the 1-D scan and scatters, at the stages of VMamba."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from registry import Benchmark, Ratio, register
+
+from vssm_kernels import Route, backends, encode_routes
+from vssm_kernels.scan_2d import scan_2d_bwd, scan_2d_fwd
+
+CROSS = encode_routes((Route(), Route(transpose=True), Route(reverse=True), Route(transpose=True, reverse=True)))
+# Size of the map, channels and rank of the step size in the four stages of VMamba-T, for images of 224 x 224.
+STAGES = ((56, 96, 6), (28, 192, 12), (14, 384, 24), (7, 768, 48))
+
+
+def make_inputs(batch: int, size: int, channels: int, rank: int, states: int, device: torch.device) -> list:
+    gen = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=gen).to(device)
+
+    # Views of one projection, as in a model.
+    projected = randn(batch, size, size, 4, rank + 2 * states)
+    dt, B, C = projected.split([rank, states, states], dim=-1)
+    A = -torch.arange(1.0, states + 1, device=device).repeat(4, channels, 1)
+    D, bias = torch.ones(4, channels, device=device), randn(4, channels) - 4
+    return [randn(batch, size, size, channels), dt, A, B, C, D, bias, randn(4, channels, rank) * rank**-0.5]
+
+
+def build(shape: tuple[int, ...], device: torch.device) -> dict[str, Callable[[], object] | str]:
+    inputs = make_inputs(*shape, device)
+    u, dt, A, B, C, D, bias, weight = inputs
+    grad = torch.randn(u.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    every_step = torch.einsum("bhwkr,kdr->bhwkd", dt, weight)
+    candidates: dict[str, Callable[[], object] | str] = {
+        # The least that plain PyTorch could spend on N = 1, with the step size given.
+        "exp(softplus) alone": lambda: torch.exp(F.softplus(every_step + bias) * A[..., 0]),
+    }
+
+    def add(name: str, forward: Callable, backward: Callable, inputs: list) -> None:
+        def run_forward() -> object:
+            return forward(*inputs, CROSS, True, True, torch.float32)
+
+        candidates[f"{name} fwd"] = run_forward
+        candidates[f"{name} fwd+bwd"] = lambda: (run_forward(), backward(grad, *inputs, CROSS, True, True))
+
+    backend = "cpp" if device.type == "cpu" else "triton"
+    reason = backends.unavailable_reason(backend, device, torch.float32)
+    if reason is not None:
+        return candidates | {f"{name} {part}": reason for name in ("composed", "fused") for part in ("fwd", "fwd+bwd")}
+    module = backends.choose_backend(backend, device, torch.float32, 0)
+    composed = partial(scan_2d_fwd, module.selective_scan_fwd), partial(scan_2d_bwd, module.selective_scan_bwd)
+    add("composed", *composed, inputs)
+    if not hasattr(module, "selective_scan_2d_fwd"):
+        return candidates | dict.fromkeys(("fused fwd", "fused fwd+bwd"), f"backend '{backend}' has no fused 2-D scan")
+    fused = module.selective_scan_2d_fwd, module.selective_scan_2d_bwd
+    add("fused", *fused, inputs)
+
+    def expanded_before() -> object:
+        positions = dt.shape[:3].numel()
+        steps = torch.bmm(dt.reshape(positions, 4, -1).transpose(0, 1), weight.mT).view(4, *u.shape)
+        return fused[0](u, steps.permute(1, 2, 3, 0, 4), A, B, C, D, bias, None, CROSS, True, True, torch.float32)
+
+    candidates["step size by a matrix product, fused fwd"] = expanded_before
+    return candidates
+
+
+def add_benchmark(name: str, batch: int, size: int, channels: int, rank: int, states: int, ratios: list[Ratio]) -> None:
+    register(
+        Benchmark(
+            name=name,
+            about=f"B {batch}, {size} x {size}, D {channels}, 4 routes, R {rank}, N {states}",
+            build=lambda device: build((batch, size, channels, rank, states), device),
+            ratios=ratios,
+        )
+    )
+
+
+for batch in (1, 8):
+    for stage, (size, channels, rank) in enumerate(STAGES, start=1):
+        add_benchmark(
+            f"selective_scan_2d_n1_stage{stage}_b{batch}",
+            *(batch, size, channels, rank, 1),
+            [
+                Ratio("composed fwd", "fused fwd", at_least=5),
+                Ratio("composed fwd+bwd", "fused fwd+bwd", at_least=2.5),
+                Ratio("fused fwd", "exp(softplus) alone", at_most=0.5 if rank < 24 else None),
+                Ratio("step size by a matrix product, fused fwd", "fused fwd", at_least=1),
+            ],
+        )
+    # Vanilla VMamba-T: inner width twice the width, sixteen states.
+    for stage, (size, channels, rank) in ((1, (56, 192, 6)), (3, (14, 768, 24))):
+        add_benchmark(
+            f"selective_scan_2d_n16_stage{stage}_b{batch}",
+            *(batch, size, channels, rank, 16),
+            [
+                Ratio("composed fwd", "fused fwd", at_least=2),
+                Ratio("composed fwd+bwd", "fused fwd+bwd", at_least=1.5),
+                Ratio("step size by a matrix product, fused fwd", "fused fwd"),
+            ],
+        )
