@@ -199,6 +199,28 @@ void place_shares(const Backward2d &args, int64_t unit, float *grad_dt, float *g
     if (s.rank) place(grad_dt, s.rank);
 }
 
+// Adds up the sums of a block of channels over the places of a slab. Any gradient but that of A may be null.
+void add_sums(const Scan2d &s, const double *sums, int64_t places, int lanes, int64_t unit, float *grad_A, float *grad_D,
+              float *grad_bias, float *grad_weight) {
+    const int64_t blocks = (s.channels + lanes - 1) / lanes, values = s.states + 2 + s.rank;
+    const int64_t k = unit / blocks, first = unit % blocks * lanes, count = std::min<int64_t>(lanes, s.channels - first);
+    const auto add = [&](float *out, int64_t value, int64_t width) {
+        if (!out) return;
+        out += (k * s.channels + first) * width;
+        for (int64_t i = 0; i < width; ++i)
+            for (int64_t r = 0; r < count; ++r) {
+                double sum = 0;
+                for (int64_t p = 0; p < places; ++p)
+                    sum += sums[((p * s.sequences * blocks + unit) * values + value + i) * lanes + r];
+                out[r * width + i] = static_cast<float>(sum);
+            }
+    };
+    add(grad_A, 0, s.states);
+    add(grad_D, s.states, 1);
+    add(grad_bias, s.states + 1, 1);
+    add(grad_weight, s.states + 2, s.rank);
+}
+
 typedef std::unique_ptr<void, void (*)(void *)> Memory;
 
 Memory allocate(int64_t bytes) { return Memory(std::malloc(bytes + 1), std::free); }
@@ -307,7 +329,7 @@ VSSM_EXPORT int vssm_scan_2d_bwd(const Scan2d *scan, const float *grad_y, float 
                                  int threads) {
     const Kernels &k = kernels();
     const Scan2d &s = *scan;
-    const int64_t slab = std::min(s.batch, kSlab), parameters = s.sequences * s.channels;
+    const int64_t slab = std::min(s.batch, kSlab), blocks = s.sequences * ((s.channels + k.lanes - 1) / k.lanes);
     Backward2d args{};
     args.scan = scan;
     args.grad_y = grad_y;
@@ -315,7 +337,7 @@ VSSM_EXPORT int vssm_scan_2d_bwd(const Scan2d *scan, const float *grad_y, float 
 
     // Enough strips to share out, and no more: they all have shares. This looks at the shape alone, since how the sums are
     // cut decides their last bits.
-    constexpr int64_t kUnits = 24;
+    constexpr int64_t kUnits = 8;
     const int64_t wanted = slab ? (kUnits + slab - 1) / slab : 1;
     args.strip = ((s.channels + wanted - 1) / wanted + kStrip - 1) / kStrip * kStrip;
     args.strips = (s.channels + args.strip - 1) / args.strip;
@@ -324,15 +346,12 @@ VSSM_EXPORT int vssm_scan_2d_bwd(const Scan2d *scan, const float *grad_y, float 
 
     const int64_t map = s.positions * s.channels;
     const int64_t share_count = slab * s.starts[s.sequences] * args.strips * args.rows();
-    const int64_t sum_count = slab * parameters * (s.states + 2 + s.rank);
+    const int64_t sum_count = slab * blocks * (s.states + 2 + s.rank) * k.lanes;
     const Memory shares = allocate(share_count * sizeof(float)), sums(std::calloc(sum_count + 1, sizeof(double)), std::free);
     const Memory apart = allocate(split ? slab * s.routes * map * sizeof(float) : 0);
     if (!shares || !sums || !apart) return 1;
     args.shares = static_cast<float *>(shares.get());
-    args.sum_A = static_cast<double *>(sums.get());
-    args.sum_D = args.sum_A + slab * parameters * s.states;
-    args.sum_bias = args.sum_D + slab * parameters;
-    args.sum_weight = args.sum_bias + slab * parameters;
+    args.sums = static_cast<double *>(sums.get());
     args.grad_u = split ? static_cast<float *>(apart.get()) : grad_u;
 
     const auto scan_strip = [&](int64_t unit, void *scratch) { k.backward_2d(args, unit, scratch); };
@@ -344,9 +363,8 @@ VSSM_EXPORT int vssm_scan_2d_bwd(const Scan2d *scan, const float *grad_y, float 
         if (split && !sum_routes(s, args.grad_u, args.images, true, threads, grad_u + args.image * map)) return 1;
     }
 
-    sum_in_order(args.sum_A, slab, parameters * s.states, parameters * s.states, grad_A);
-    if (s.D) sum_in_order(args.sum_D, slab, parameters, parameters, grad_D);
-    if (s.delta_bias) sum_in_order(args.sum_bias, slab, parameters, parameters, grad_bias);
-    if (s.rank) sum_in_order(args.sum_weight, slab, parameters * s.rank, parameters * s.rank, grad_weight);
-    return 0;
+    const auto add = [&](int64_t unit, void *) {
+        add_sums(s, args.sums, slab, k.lanes, unit, grad_A, grad_D, grad_bias, grad_weight);
+    };
+    return !parallel(blocks, threads, 0, add);
 }

@@ -96,8 +96,10 @@ struct Backward2d {
     // Sums over the channels of a strip, as rows over the steps of a sequence: the states of B, those of C if there is one,
     // the ranks of dt. (images, sequences, strips, rows, steps).
     float *shares;
-    // Sums over the positions, to be added to: (place in a slab, sequences, channels[, states or rank]).
-    double *sum_A, *sum_D, *sum_bias, *sum_weight;
+    // Sums over the positions, to be added to, `lanes` of them side by side for a block of as many channels:
+    // (place in a slab, sequences, blocks, values, lanes). The values are the states of A, D, delta_bias, the ranks of
+    // dt_weight.
+    double *sums;
 
     int64_t rows() const { return scan->states * (scan->C.data ? 2 : 1) + scan->rank; }
     // `i` is the place in the slab.
@@ -111,6 +113,7 @@ struct Backward2d {
 // One work unit is independent of every other one. `scratch` is private to the calling thread and 64-byte aligned.
 struct Kernels {
     const char *name;
+    int lanes;
     int64_t (*forward_units)(const Shape &);
     size_t (*forward_scratch_bytes)(const Shape &);
     void (*forward)(const ForwardArgs &, int64_t unit, void *scratch);

@@ -282,10 +282,20 @@ VSSM_INLINE void scan_forward(const View &view, const Channels &channels, int64_
 //     dC_t = sum over channels of grad_y_t h_t           dB_t = sum over channels of g_t step_t u_t
 //     d(step_t u_t) = sum over states of g_t B_t         d(step_t A) = g_t decay_t h_{t-1}
 
+// Sums over whole sequences, each kLanes side by side: those of A for every state, of D and delta_bias, and of the rows of
+// dt_weight where the step size is of low rank. Doubles, which scan_backward adds to.
+struct Sums {
+    double *A, *D, *bias, *weight;
+
+    static int64_t count(int64_t states, int64_t rank) { return (states + 2 + rank) * kLanes; }
+
+    Sums(double *memory, int64_t states)
+        : A(memory), D(A + states * kLanes), bias(D + kLanes), weight(bias + kLanes) {}
+};
+
 struct BackwardScratch : Inputs {
     Vec *slope, *grad_y, *grad_input, *grad_step;
     Vec *A, *carry, *edges, *decay, *state;
-    double *sum_A, *sum_D, *sum_bias;
 
     BackwardScratch(int64_t states, int64_t length, Arena &arena) : Inputs(states, arena) {
         slope = arena.take<Vec>(kChunk);
@@ -297,9 +307,6 @@ struct BackwardScratch : Inputs {
         edges = arena.take<Vec>((chunks(length) + 1) * states);
         decay = arena.take<Vec>(kChunk * kStates);
         state = arena.take<Vec>((kChunk + 1) * kStates);
-        sum_A = arena.take<double>(states * kLanes);
-        sum_D = arena.take<double>(kLanes);
-        sum_bias = arena.take<double>(kLanes);
     }
 };
 
@@ -366,6 +373,7 @@ VSSM_INLINE void reduce_rows(const Vec *rows, int stride, int count, bool first,
 template <class View>
 struct Reverse {
     const BackwardScratch &x;
+    const Sums &sums;
     int64_t states;
     int64_t length;
     int count;
@@ -417,7 +425,7 @@ struct Reverse {
         }
         for (int n = 0; n < States; ++n) {
             x.carry[n0 + n] = g[n];
-            add_to(x.sum_A + (n0 + n) * kLanes, sum_A[n]);
+            add_to(sums.A + (n0 + n) * kLanes, sum_A[n]);
             reduce_rows(x.decay + n, States, count, first, out_B + (n0 + n) * length);
             if (out_C) reduce_rows(x.state + States + n, States, count, first, out_C + (n0 + n) * length);
         }
@@ -425,10 +433,10 @@ struct Reverse {
 };
 
 // Rows n of dB and dC, `length` apart, are at out_B and out_C (null: not wanted); `first` sets them, else they are added to.
-// grad_last_state may be null. Leaves the gradients of A, D and delta_bias in x.sum_*.
+// grad_last_state may be null.
 template <class View>
 VSSM_INLINE void scan_backward(const View &view, const Channels &channels, const float *grad_last_state, int64_t length,
-                               bool first, float *out_B, float *out_C, const BackwardScratch &x) {
+                               bool first, float *out_B, float *out_C, const Sums &sums, const BackwardScratch &x) {
     const int64_t states = channels.states;
     const Vec bias = load_lanes(channels.delta_bias, channels.lanes), D = load_lanes(channels.D, channels.lanes);
     load_states(channels.A, states, channels.lanes, x.A);
@@ -438,8 +446,6 @@ VSSM_INLINE void scan_backward(const View &view, const Channels &channels, const
         x.edges[n] = Vec{};
         if (!grad_last_state) x.carry[n] = Vec{};
     }
-    for (int64_t i = 0; i < states * kLanes; ++i) x.sum_A[i] = 0;
-    for (int r = 0; r < kLanes; ++r) x.sum_D[r] = x.sum_bias[r] = 0;
 
     const int64_t last = chunks(length) - 1;
     for (int64_t k = 0; k < last; ++k) {
@@ -457,7 +463,7 @@ VSSM_INLINE void scan_backward(const View &view, const Channels &channels, const
         view.read_grad_y(start, count, x.grad_y);
         discretise(x.step, x.u, x.input, x.slope, bias, channels.softplus, count, view.behind(start, count));
         for (int64_t t = 0; t < count; ++t) x.grad_input[t] = x.grad_step[t] = Vec{};
-        over_states(states, Reverse<View>{x, states, length, count, x.edges + k * states, first, out_B + start,
+        over_states(states, Reverse<View>{x, sums, states, length, count, x.edges + k * states, first, out_B + start,
                                           out_C ? out_C + start : nullptr});
 
         Vec sum_D = Vec{}, sum_bias = Vec{};
@@ -470,8 +476,8 @@ VSSM_INLINE void scan_backward(const View &view, const Channels &channels, const
             x.grad_input[t] = grad_input * x.step[t];
             if (channels.D) x.grad_input[t] += x.grad_y[t] * D;
         }
-        add_to(x.sum_D, sum_D);
-        add_to(x.sum_bias, sum_bias);
+        add_to(sums.D, sum_D);
+        add_to(sums.bias, sum_bias);
         view.write_grads(start, count, x.grad_input, x.grad_step);
     }
 }

@@ -6,7 +6,7 @@
 
 #define VSSM_KERNELS(name)                                                                                              \
     {                                                                                                                   \
-        name, forward_units, forward_scratch_bytes, forward, backward_units, backward_scratch_bytes, backward,          \
+        name, kLanes, forward_units, forward_scratch_bytes, forward, backward_units, backward_scratch_bytes, backward,  \
             forward_2d_units, forward_2d_scratch_bytes, forward_2d, backward_2d_units, backward_2d_scratch_bytes,       \
             backward_2d                                                                                                 \
     }

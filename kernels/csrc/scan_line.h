@@ -159,17 +159,20 @@ static void backward(const BackwardArgs &args, int64_t unit, void *memory) {
     const int64_t share = unit * s.states * s.length;
     Arena arena(memory);
     const BackwardScratch x(s.states, s.length, arena);
+    double *memory_of_sums = arena.take<double>(Sums::count(s.states, 0));
+    const Sums sums(memory_of_sums, s.states);
     for (int64_t channel = begin; channel < end; channel += kLanes) {
         const Block block(s, unit / strips / s.groups, unit / strips % s.groups, channel, end);
         const LineBackward view(args, block);
         const int64_t row = block.row(s);
         const float *last = args.grad_last_state ? args.grad_last_state + row * s.states : nullptr;
+        for (int64_t i = 0; i < Sums::count(s.states, 0); ++i) memory_of_sums[i] = 0;
         scan_backward(view, view.channels(), last, s.length, channel == begin, args.strip_B + share,
-                      args.strip_C + share, x);
+                      args.strip_C + share, sums, x);
         for (int r = 0; r < block.lanes; ++r) {
-            for (int64_t n = 0; n < s.states; ++n) args.image_A[(row + r) * s.states + n] = x.sum_A[n * kLanes + r];
-            args.image_D[row + r] = x.sum_D[r];
-            args.image_bias[row + r] = x.sum_bias[r];
+            for (int64_t n = 0; n < s.states; ++n) args.image_A[(row + r) * s.states + n] = sums.A[n * kLanes + r];
+            args.image_D[row + r] = sums.D[r];
+            args.image_bias[row + r] = sums.bias[r];
         }
     }
 }
@@ -181,6 +184,7 @@ static int64_t backward_units(const Shape &s) {
 static size_t backward_scratch_bytes(const Shape &s) {
     Arena arena(nullptr);
     BackwardScratch(s.states, s.length, arena);
+    arena.take<double>(Sums::count(s.states, 0));
     return arena.used();
 }
 

@@ -105,17 +105,17 @@ VSSM_INLINE void expand(Rows<const float> dt, int64_t start, const Vec *weight, 
 
 // The adjoint of `expand` for the weights: sum[r] += sum over t of grad_t dt_t[r].
 template <int Ranks>
-VSSM_INLINE void expand_weight(Rows<const float> dt, int64_t start, int64_t r, int count, const Vec *grad, double *sum) {
+VSSM_INLINE void expand_weight(const float *const *dt, int64_t r, int count, const Vec *grad, double *sum) {
     Vec total[Ranks] = {};
-    for (int64_t t = 0; t < count; ++t) {
-        const float *row = dt.at(start + t) + r;
-        for (int i = 0; i < Ranks; ++i) total[i] += grad[t] * row[i];
-    }
+    for (int64_t t = 0; t < count; ++t)
+        for (int i = 0; i < Ranks; ++i) total[i] += grad[t] * dt[t][r + i];
     for (int i = 0; i < Ranks; ++i) add_to(sum + (r + i) * kLanes, total[i]);
 }
 
 // Vectors of positions to a channel of a turned chunk, and how many of them are taken together.
 constexpr int kTurned = kChunk / kLanes, kParts = 2;
+// Ranks taken together in the adjoints, whose sums are to stay in registers: AVX-512 has twice as many.
+constexpr int kRanks = kLanes == 16 ? 8 : 4;
 
 // The adjoint of `expand` for dt, with positions on the lanes: row r, `stride` apart, of kParts vectors of positions is
 // the sum over the channels c of grad[c] weight[c, r].
@@ -287,7 +287,6 @@ struct MapBackward : MapView {
             grad_u = result_rows(s, k, args.by_route, k == 0, lanes,
                                  args.grad_u + (args.by_route ? image * s.routes : b) * map + channel, add_u);
         if (!s.rank) grad_dt = own_rows(args.grad_dt, add_dt);
-        for (int64_t i = 0; i < s.rank * kLanes; ++i) sum_weight[i] = 0;
     }
 
     // Of a map (batch, positions, sequences, channels).
@@ -322,18 +321,21 @@ struct MapBackward : MapView {
     VSSM_MEMBER void expand_backward(int64_t start, int count, Vec *grad) const {
         for (int64_t t = count; t < kChunk; ++t) grad[t] = Vec{};
         transpose_chunk(grad, turned);
+        const float *rows[kChunk];
+        for (int64_t t = 0; t < count; ++t) rows[t] = dt.at(start + t);
         int64_t r = 0;
-        ranks<4>(r, start, count, grad);
-        ranks<2>(r, start, count, grad);
-        ranks<1>(r, start, count, grad);
+        ranks<kRanks>(r, start, count, rows, grad);
+        if (kRanks > 4) ranks<4>(r, start, count, rows, grad);
+        ranks<2>(r, start, count, rows, grad);
+        ranks<1>(r, start, count, rows, grad);
     }
 
     // The ranks from r on, as many as go in blocks of this many.
     template <int Ranks>
-    VSSM_MEMBER void ranks(int64_t &r, int64_t start, int count, const Vec *grad) const {
+    VSSM_MEMBER void ranks(int64_t &r, int64_t start, int count, const float *const *rows, const Vec *grad) const {
         const float *from = s.dt_weight + parameter() * s.rank;
         for (; r + Ranks <= s.rank; r += Ranks) {
-            expand_weight<Ranks>(dt, start, r, count, grad, sum_weight);
+            expand_weight<Ranks>(rows, r, count, grad, sum_weight);
             for (int p = 0; p * kLanes < count; p += kParts)
                 expand_input<Ranks>(turned + p, from + r, s.rank, lanes, count - p * kLanes, first, length(),
                                     share_dt + r * length() + start + p * kLanes);
@@ -351,26 +353,18 @@ static void backward_2d(const Backward2d &args, int64_t unit, void *memory) {
     Arena arena(memory);
     const BackwardScratch x(s.states, s.longest(), arena);
     Vec *weight = arena.take<Vec>(s.rank + kChunk);
-    double *sum_weight = arena.take<double>(s.rank * kLanes);
     Vec *turned = arena.take<Vec>(kChunk);
+    const int64_t blocks = (s.channels + kLanes - 1) / kLanes, count = Sums::count(s.states, s.rank);
 
-    const auto keep = [](double *to, const double *from, int64_t count, int lanes) {
-        for (int r = 0; r < lanes; ++r)
-            for (int64_t n = 0; n < count; ++n) to[r * count + n] += from[n * kLanes + r];
-    };
-    for (int64_t k = args.by_route ? part : 0; k < (args.by_route ? part + 1 : s.sequences); ++k) {
-        float *share_B = args.share(image, k, strip);
-        float *share_C = s.C.data ? share_B + s.states * s.length(k) : nullptr;
-        for (int64_t channel = begin; channel < end; channel += kLanes) {
-            const MapBackward view(args, image, k, strip, channel, end, weight, sum_weight, turned, x);
-            scan_backward(view, view.channels(), nullptr, s.length(k), channel == begin, share_B, share_C, x);
-            const int64_t p = image * s.sequences * s.channels + view.parameter();
-            keep(args.sum_A + p * s.states, x.sum_A, s.states, view.lanes);
-            keep(args.sum_D + p, x.sum_D, 1, view.lanes);
-            keep(args.sum_bias + p, x.sum_bias, 1, view.lanes);
-            keep(args.sum_weight + p * s.rank, sum_weight, s.rank, view.lanes);
+    // All routes of a few channels, then the next channels: what the routes share is still in the cache.
+    for (int64_t channel = begin; channel < end; channel += kLanes)
+        for (int64_t k = args.by_route ? part : 0; k < (args.by_route ? part + 1 : s.sequences); ++k) {
+            float *share_B = args.share(image, k, strip);
+            float *share_C = s.C.data ? share_B + s.states * s.length(k) : nullptr;
+            const Sums sums(args.sums + ((image * s.sequences + k) * blocks + channel / kLanes) * count, s.states);
+            const MapBackward view(args, image, k, strip, channel, end, weight, sums.weight, turned, x);
+            scan_backward(view, view.channels(), nullptr, s.length(k), channel == begin, share_B, share_C, sums, x);
         }
-    }
 }
 
 static int64_t backward_2d_units(const Backward2d &args) {
@@ -381,7 +375,6 @@ static size_t backward_2d_scratch_bytes(const Scan2d &s) {
     Arena arena(nullptr);
     BackwardScratch(s.states, s.longest(), arena);
     arena.take<Vec>(s.rank + kChunk);
-    arena.take<double>(s.rank * kLanes);
     arena.take<Vec>(kChunk);
     return arena.used();
 }
