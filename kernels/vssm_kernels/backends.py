@@ -1,7 +1,8 @@
 """Which implementation runs an op: `reference`, `torch`, `cpp` or `triton`.
 
 A backend is a module with `selective_scan_fwd` and `selective_scan_bwd` (contracts in reference.py) and, unless it runs
-everywhere, an `unavailable_reason`.
+everywhere, an `unavailable_reason`. It may have `selective_scan_2d_fwd` and `selective_scan_2d_bwd` (contracts in
+scan_2d.py); without them the 2-D scan is composed from its 1-D one.
 """
 
 import os
