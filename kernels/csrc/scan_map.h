@@ -203,17 +203,17 @@ struct MapView {
     }
 };
 
-// Where the results of one sequence go: rows of a map (positions, routes, channels) or (positions, channels). `owned`: no
-// other sequence adds to these rows before this one, which therefore has to start them.
-static Rows<float> result_rows(const Scan2d &s, int64_t k, bool by_route, bool owned, int lanes, float *map, bool &add) {
+// Where the results of one sequence go: rows of a map (positions, routes, channels), or of (positions, channels), which the
+// `first` sequence has to start and the others add to.
+static Rows<float> result_rows(const Scan2d &s, int64_t k, bool by_route, bool first, int lanes, float *map, bool &add) {
     if (by_route) {
         for (int64_t r = s.first_route[k]; r < s.first_route[k + 1]; ++r)
             if (!s.covers[r]) zero_rows(map + r * s.channels, s.routes * s.channels, s.positions, lanes);
         add = false;
         return {map, s.channels, s.route_rows + s.starts[k]};
     }
-    add = !owned || !s.simple(k);
-    if (owned && add) zero_rows(map, s.channels, s.positions, lanes);
+    add = !first || !s.simple(k);
+    if (first && add) zero_rows(map, s.channels, s.positions, lanes);
     return {map, s.channels, s.visited + s.starts[k]};
 }
 
@@ -236,6 +236,7 @@ struct MapForward : MapView {
     }
 };
 
+// A block of channels of one image: all sequences, or one.
 static void forward_2d(const Forward2d &args, int64_t unit, void *memory) {
     const Scan2d &s = *args.scan;
     const int64_t blocks = (s.channels + kLanes - 1) / kLanes, parts = args.by_route ? s.sequences : 1;
@@ -264,10 +265,11 @@ static size_t forward_2d_scratch_bytes(const Scan2d &s) {
 struct MapBackward : MapView {
     Rows<const float> grad_y;
     Rows<float> grad_u, grad_dt;
-    bool add_u, add_dt, first;
+    bool add_u, add_dt;
+    bool first;  // of its strip: starts the shares
     float *share_dt;
     double *sum_weight;
-    Vec *turned;
+    Vec *turned;  // a chunk with positions on the lanes
 
     MapBackward(const Backward2d &args, int64_t image, int64_t k, int64_t strip, int64_t channel, int64_t end, Vec *weight,
                 double *sum_weight, Vec *turned, const Inputs &x)
@@ -318,6 +320,7 @@ struct MapBackward : MapView {
             write_rows<true>(grad_dt, add_dt, start, lanes, count, of_delta);
     }
 
+    // The chunk's gradient of the full step size, to the weights and the low-rank step size.
     VSSM_MEMBER void expand_backward(int64_t start, int count, Vec *grad) const {
         for (int64_t t = count; t < kChunk; ++t) grad[t] = Vec{};
         transpose_chunk(grad, turned);
