@@ -4,13 +4,30 @@ from collections.abc import Callable
 from typing import Any
 from urllib.error import URLError
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._hub import download_cached_file
 from torch import nn
 
 from ._checkpoint import read_checkpoint
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "imagenet_cfg"]
+
+
+def imagenet_cfg(**fields) -> dict[str, Any]:
+    """A pretrained config in timm's sense: how all families here were trained and tested on ImageNet, and `fields`."""
+    common = dict(
+        url="",
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation="bicubic",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        classifier="head.fc",
+    )
+    return common | fields
 
 
 def _published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) -> dict[str, Any] | None:

@@ -22,7 +22,6 @@ from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, SqueezeExcite
 from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -32,7 +31,7 @@ from torch import Tensor
 from ..layers import ConvNorm, LinearNorm
 from ..scans import HiddenStateMixer
 from ._backbone import Backbone, Stage
-from ._builder import build_model
+from ._builder import build_model, imagenet_cfg
 from ._checkpoint import check_fit, unwrap_state_dict
 
 __all__ = ["EfficientViM", "EfficientViMBlock", "EfficientViMDistilled", "to_timm_state_dict"]
@@ -513,31 +512,24 @@ def to_timm_state_dict(model: EfficientViM) -> Dict[str, Tensor]:
     return weights
 
 
-def _cfg(timm_id: str = "", distilled: bool = False, **kwargs) -> dict:
+def _cfg(distilled: bool = False, **kwargs) -> dict:
     heads = ("head", "head_dist") if distilled else ("head",)
-    cfg = dict(
-        url="",
-        num_classes=1000,
-        input_size=(3, 224, 224),
+    return imagenet_cfg(
         pool_size=None,  # forward_features gives a list
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
         first_conv="stem.convs.0.conv",
         classifier=tuple(f"{head}.fcs.{i}" for head in heads for i in range(4)),
         license="mit",
         origin_url="https://github.com/mlvlab/EfficientViM",
         paper_ids="arXiv:2411.15241",
         paper_name="EfficientViM: Efficient Vision Mamba with Hidden State Mixer based State Space Duality",
+        **kwargs,
     )
-    return {**cfg, **(dict(hf_hub_id=f"timm/{timm_id}") if timm_id else {}), **kwargs}
 
 
 def _cfgs(variant: str, **kwargs) -> dict:
     """The published trainings of a variant, as timm's hub has them. The first is the default: the more accurate."""
-    cfgs = {f"vssm_{variant}.{tag}": _cfg(f"{variant}.{tag}", **kwargs) for tag in ("e450_in1k", "e300_in1k")}
-    return {**cfgs, f"vssm_{variant}_dist.in1k": _cfg(f"{variant}_dist.in1k", distilled=True, **kwargs)}
+    tags = (f"{variant}.e450_in1k", f"{variant}.e300_in1k", f"{variant}_dist.in1k")
+    return {f"vssm_{tag}": _cfg("_dist" in tag, hf_hub_id=f"timm/{tag}", **kwargs) for tag in tags}
 
 
 default_cfgs = generate_default_cfgs(

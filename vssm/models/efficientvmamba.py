@@ -21,7 +21,6 @@ import re
 from typing import Tuple
 
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ConvNormAct, DropPath, Mlp, SqueezeExcite
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
@@ -29,7 +28,7 @@ from torch import Tensor
 from ..layers import PatchMerging, PatchStem
 from ..scans import AtrousSS2D
 from ._backbone import Backbone
-from ._builder import build_model
+from ._builder import build_model, imagenet_cfg
 from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, unwrap_state_dict
 
 __all__ = ["EVSSBlock", "EfficientVMamba", "InvertedResidual"]
@@ -213,17 +212,9 @@ def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
 
 
 def _cfg(url: str = "", **kwargs) -> dict:
-    return dict(
+    return imagenet_cfg(
         url=url,
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
         first_conv="stem.conv",
-        classifier="head.fc",
         license="unspecified (the official repository grants none; its README names Apache-2.0)",
         origin_url="https://github.com/TerryPei/EfficientVMamba",
         paper_ids="arXiv:2403.09977",

@@ -25,7 +25,6 @@ from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ConvNormAct, DropPath, Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
@@ -33,7 +32,7 @@ from torch import Tensor
 from ..layers import ConvDownsample, DepthwiseMlp
 from ..scans import GroupedSS2D
 from ._backbone import Backbone
-from ._builder import build_model
+from ._builder import build_model, imagenet_cfg
 from ._checkpoint import check_fit, unwrap_state_dict
 
 __all__ = ["GroupMamba", "GroupMambaBlock"]
@@ -285,15 +284,7 @@ def _adapted(name: str) -> bool:
 
 
 def _cfg(**kwargs) -> dict:
-    return dict(
-        url="",
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
+    return imagenet_cfg(
         first_conv="stem.conv1.conv",
         classifier=("head", "dist_head"),
         license="mit",

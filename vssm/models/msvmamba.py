@@ -23,7 +23,6 @@ import re
 from typing import Tuple
 
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
@@ -32,7 +31,7 @@ from ..layers import ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem
 from ..scans import MultiScaleSS2D
 from . import vmamba
 from ._backbone import Backbone
-from ._builder import build_model
+from ._builder import build_model, imagenet_cfg
 from ._checkpoint import unwrap_state_dict
 
 __all__ = ["MSVMamba", "MSVMambaBlock"]
@@ -175,16 +174,8 @@ def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
 
 
 def _cfg(url: str = "", **kwargs) -> dict:
-    return dict(
+    return imagenet_cfg(
         url=url,
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        classifier="head.fc",
         license="unspecified (the official repository grants none)",
         origin_url="https://github.com/YuHengsss/MSVMamba",
         paper_ids="arXiv:2405.14174",

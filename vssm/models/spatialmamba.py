@@ -20,13 +20,12 @@ from functools import partial
 from typing import Tuple
 
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model
 
 from ..layers import ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from ..scans import SpatialFusionSS2D
 from ._backbone import Backbone
-from ._builder import build_model
+from ._builder import build_model, imagenet_cfg
 from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
 
 __all__ = ["SpatialMamba"]
@@ -114,17 +113,9 @@ def _adapted(name: str) -> bool:
 
 
 def _cfg(url: str = "", **kwargs) -> dict:
-    return dict(
+    return imagenet_cfg(
         url=url,
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
         first_conv="stem.conv1.conv",
-        classifier="head.fc",
         license="apache-2.0",
         origin_url="https://github.com/EdwardChasel/Spatial-Mamba",
         paper_ids="arXiv:2410.15091",

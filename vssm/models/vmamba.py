@@ -19,7 +19,6 @@ import re
 from typing import Tuple
 
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
@@ -27,7 +26,7 @@ from torch import Tensor
 from ..layers import ConvDownsample, ConvStem, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
 from ._backbone import Backbone
-from ._builder import build_model
+from ._builder import build_model, imagenet_cfg
 from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, unwrap_state_dict
 
 __all__ = ["VMamba", "VMambaBlock"]
@@ -203,17 +202,9 @@ def _adapted(name: str) -> bool:
 
 
 def _cfg(url: str = "", **kwargs) -> dict:
-    return dict(
+    return imagenet_cfg(
         url=url,
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
         first_conv="stem.conv1",
-        classifier="head.fc",
         license="mit",
         origin_url="https://github.com/MzeroMiko/VMamba",
         paper_ids="arXiv:2401.10166",

@@ -24,7 +24,6 @@ from functools import partial
 from typing import Tuple
 
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Attention
 from torch import Tensor
@@ -32,7 +31,7 @@ from torch import Tensor
 from ..layers import ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from ..scans import NonCausalSSD2D
 from ._backbone import Backbone
-from ._builder import build_model
+from ._builder import build_model, imagenet_cfg
 from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
 
 __all__ = ["VSSD"]
@@ -151,17 +150,9 @@ def _adapted(name: str) -> bool:
 
 
 def _cfg(url: str = "", **kwargs) -> dict:
-    return dict(
+    return imagenet_cfg(
         url=url,
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
         first_conv="stem.conv1.conv",
-        classifier="head.fc",
         license="unspecified (the official repository grants none)",
         origin_url="https://github.com/YuHengsss/VSSD",
         paper_ids="arXiv:2407.18559",
