@@ -16,7 +16,7 @@ What differs from the official code:
 
 The official weight decay spares 1-D tensors and biases, hence A_log, D and dt_bias, which `no_weight_decay()` names.
 The published GFLOPs, which the docstrings below repeat, count the two products of an SSD for one of its heads: fvcore
-does not see that the others share the keys and queries. `paper_flops` counts them all: 2.41, 4.69, 7.76, 16.72.
+does not see that the others share the keys and queries. All heads together: 2.41, 4.69, 7.76, 16.72.
 Tags: `in1k`, and `mesa_in1k` for training with MESA, a sharpness-aware loss on an averaged teacher.
 """
 
