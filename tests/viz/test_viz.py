@@ -10,13 +10,16 @@ from torch import nn
 from vssm._errors import UserError
 from vssm.engine import Digits, TimmClassifier, create_model
 from vssm.viz import (
+    PATTERNS,
     effective_receptive_field,
     high_contribution_side,
     plot_learning_curve,
     plot_predictions,
     plot_receptive_fields,
+    plot_routes,
     read_log,
 )
+from vssm_kernels import Route
 
 
 class OneConv(nn.Module):
@@ -110,3 +113,15 @@ def test_a_resumed_log_reads_as_one(tmp_path):
 def test_no_log(tmp_path):
     with pytest.raises(UserError, match="holds no log"):
         read_log(tmp_path)
+
+
+def test_every_pattern_is_drawn(tmp_path):
+    path = plot_routes(tmp_path / "all.png")
+    with Image.open(path) as picture:
+        assert picture.height > picture.width * len(PATTERNS) / 5
+    one = {"strided": (Route(stride=(2, 2), offset=(1, 1)),)}
+    # A stride that leaves no pixel of a map of one, and a map of one.
+    assert plot_routes(tmp_path / "one.png", one, height=1, width=1).stat().st_size > 0
+    assert plot_routes(tmp_path / "dot.png", {"row": (Route(),)}, height=1, width=1).stat().st_size > 0
+    with pytest.raises(ValueError, match="needs a pattern and a map, got 0 patterns of 6 x 6"):
+        plot_routes(tmp_path / "none.png", {})

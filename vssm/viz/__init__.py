@@ -2,12 +2,15 @@
 
 from .plots import plot_learning_curve, plot_predictions, plot_receptive_fields, read_log
 from .receptive_field import effective_receptive_field, high_contribution_side
+from .routes import PATTERNS, plot_routes
 
 __all__ = [
+    "PATTERNS",
     "effective_receptive_field",
     "high_contribution_side",
     "plot_learning_curve",
     "plot_predictions",
     "plot_receptive_fields",
+    "plot_routes",
     "read_log",
 ]
