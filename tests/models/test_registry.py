@@ -26,9 +26,19 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def model(name):
+def depths(name):
+    """At most two blocks a stage: more of the same test nothing else here, and took most of the time.
+
+    `test_contract` builds every name whole, and the families' own tests count the parameters of that.
+    """
+    stages = timm.create_model(name, device="meta").stages
+    return tuple(min(len(stage.blocks), 2) for stage in stages)
+
+
+@pytest.fixture(scope="module")
+def model(name, depths):
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=42).eval()
+    return timm.create_model(name, num_classes=42, depths=depths).eval()
 
 
 @pytest.fixture
@@ -84,8 +94,8 @@ def share_weights(of, name, **kwargs):
 
 
 @torch.no_grad()
-def test_features_only_is_nchw(name, model, x):
-    backbone = share_weights(model, name, features_only=True)
+def test_features_only_is_nchw(name, model, depths, x):
+    backbone = share_weights(model, name, depths=depths, features_only=True)
     channels = backbone.feature_info.channels()
     maps = backbone(x)
     assert channels == [info["num_chs"] for info in model.feature_info] and len(maps) == len(channels) >= 3
@@ -126,9 +136,9 @@ def test_fx_graph_is_bit_equal_and_differentiable(model, x):
 
 
 @torch.no_grad()
-def test_torchscript(name, model, x):
+def test_torchscript(name, model, depths, x):
     with timm.layers.set_scriptable(True):
-        scriptable = share_weights(model, name, num_classes=42)
+        scriptable = share_weights(model, name, depths=depths, num_classes=42)
     assert torch.allclose(torch.jit.script(scriptable)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
