@@ -104,11 +104,78 @@ def _reverse_lanes(x, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, LANES: tl.co
 @triton.jit
 def _enter_runs(a, b, state, LANES: tl.constexpr):
     """The state before each run and after the last, from the state before the first; a run's total is h -> a h + b."""
+    if LANES == 1:
+        return state[:, :, None], tl.reshape(a, state.shape) * state + tl.reshape(b, state.shape)
     a_before, b_before, _a, _b = tl.associative_scan(
         (tl.zeros_like(a) + 1.0, tl.zeros_like(b), a, b), 2, _then_last_apart
     )
     before = a_before * state[:, :, None] + b_before
     return before, _element(a * before + b, LANES - 1, 2, 3)
+
+
+@triton.jit
+def _scan_states(decay, inputs, state, RUN: tl.constexpr, LANES: tl.constexpr):
+    """States h_t = decay_t h_{t-1} + inputs_t of a tile [RUN, N, D, LANES], from the state before it; the state after
+    it; the products of the decays within each run."""
+    decays, h = tl.associative_scan((decay, inputs), 0, _then)
+    before, state = _enter_runs(_element(decays, RUN - 1, 0, 4), _element(h, RUN - 1, 0, 4), state, LANES)
+    return h + decays * before[None, :, :, :], state, decays
+
+
+@triton.jit
+def _tile_gradients(
+    gy,
+    u,
+    raw,
+    e,
+    step,
+    A,
+    B,
+    C,
+    edge,
+    from_right,
+    SOFTPLUS: tl.constexpr,
+    RUN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Gradients of a tile's u (without D's share), step before the softplus, A (lanes apart), B and C.
+
+    `edge` is the state before the tile. `from_right` is a_t g_t at the first position right of it; the last value
+    returned is the same for the tile to the left. Where `step` is 0 the gradients of u and of the step have no meaning.
+    """
+    step_u = step * u
+    decay = tl.exp2(step[:, None, :, :] * (A * 1.4426950408889634)[None, :, :, None])
+
+    # The gradients of the states, from right to left: g_t = C_t gy_t + a_{t+1} g_{t+1}.
+    direct = _reverse_runs(gy[:, None, :, :] * C[:, :, None, :], RUN, BLOCK_N, BLOCK_D, LANES)
+    decay_rev = _reverse_runs(decay, RUN, BLOCK_N, BLOCK_D, LANES)
+    decays, g, _last = tl.associative_scan((tl.zeros_like(direct) + 1.0, direct, decay_rev), 0, _then_last_decay_apart)
+    leftmost = _element(decay_rev, RUN - 1, 0, 4)
+    a = _reverse_lanes(leftmost * _element(decays, RUN - 1, 0, 4), BLOCK_N, BLOCK_D, LANES)
+    b = _reverse_lanes(leftmost * _element(g, RUN - 1, 0, 4), BLOCK_N, BLOCK_D, LANES)
+    after, from_right = _enter_runs(a, b, from_right, LANES)
+    g += decays * _reverse_lanes(after, BLOCK_N, BLOCK_D, LANES)[None, :, :, :]
+    g = _reverse_runs(g, RUN, BLOCK_N, BLOCK_D, LANES)
+
+    # The states: h_t = inherited_t + inputs_t, where inherited_t = a_t h_{t-1}.
+    inputs = step_u[:, None, :, :] * B[:, :, None, :]
+    decays, inherited, _last = tl.associative_scan((decay, tl.zeros_like(inputs), inputs), 0, _then_last_input_apart)
+    a = _element(decays, RUN - 1, 0, 4)
+    b = _element(inherited + inputs, RUN - 1, 0, 4)
+    before, _end = _enter_runs(a, b, edge, LANES)
+    inherited += decays * before[None, :, :, :]
+
+    gC = tl.sum(gy[:, None, :, :] * (inherited + inputs), 2)
+    gB = tl.sum(g * step_u[:, None, :, :], 2)
+    through_decay = g * inherited
+    gA = tl.sum(through_decay * step[:, None, :, :], 0)
+    through_input = tl.sum(g * B[:, :, None, :], 1)
+    gdelta = through_input * u + tl.sum(through_decay * A[None, :, :, None], 1)
+    if SOFTPLUS:  # times sigmoid(raw)
+        gdelta *= tl.where(raw >= 0.0, 1.0, e) / (1.0 + e)
+    return through_input * step, gdelta, gA, gB, gC, from_right
 
 
 @triton.jit
@@ -226,11 +293,9 @@ def _scan_kernel(
             edge += N
         decay = tl.exp2(step[:, None, :, :] * A_log2[None, :, :, None])
         inputs = (step * u)[:, None, :, :] * B[:, :, None, :]
-        decays, h = tl.associative_scan((decay, inputs), 0, _then)
-        before, state = _enter_runs(_element(decays, RUN - 1, 0, 4), _element(h, RUN - 1, 0, 4), state, LANES)
+        h, state, _decays = _scan_states(decay, inputs, state, RUN, LANES)
 
         if edges_ptr is None:
-            h += decays * before[None, :, :, :]
             C = tl.load(C_row + t, mask=nt_mask, other=0.0).to(tl.float32)
             y = tl.sum(h * C[:, :, None, :], 1)
             if D_ptr is not None:
@@ -291,7 +356,6 @@ def _scan_bwd_kernel(
     nd_offset = channel[None, :] * N + n[:, None]
 
     A = tl.load(A_ptr + d[None, :] * N + n[:, None], mask=nd_mask, other=0.0)
-    A_log2 = A * 1.4426950408889634
     bias = tl.zeros([BLOCK_D], tl.float32)
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + d, mask=d_mask, other=0.0)
@@ -329,52 +393,23 @@ def _scan_bwd_kernel(
         nt_mask = n_mask[None, :, None] & (t < L)
         raw = tl.load(delta_row + t, mask=dt_mask, other=0.0).to(tl.float32) + bias[None, :, None]
         step = raw
+        e = _exp_of_minus_abs(raw)
         if SOFTPLUS:
-            e = _exp_of_minus_abs(raw)
             step = _softplus(raw, e)
         step = tl.where(dt_mask, step, 0.0)  # makes the decay 1 and the input 0
         u = tl.load(u_row + t, mask=dt_mask, other=0.0).to(tl.float32)
         gy = tl.load(gy_row + t, mask=dt_mask, other=0.0).to(tl.float32)
         B = tl.load(B_row + t, mask=nt_mask, other=0.0).to(tl.float32)
         C = tl.load(C_row + t, mask=nt_mask, other=0.0).to(tl.float32)
-        step_u = step * u
-        decay = tl.exp2(step[:, None, :, :] * A_log2[None, :, :, None])
-
-        # The gradients of the states, from right to left: g_t = C_t gy_t + a_{t+1} g_{t+1}.
-        direct = _reverse_runs(gy[:, None, :, :] * C[:, :, None, :], RUN, BLOCK_N, BLOCK_D, LANES)
-        decay_rev = _reverse_runs(decay, RUN, BLOCK_N, BLOCK_D, LANES)
-        decays, g, _last = tl.associative_scan(
-            (tl.zeros_like(direct) + 1.0, direct, decay_rev), 0, _then_last_decay_apart
-        )
-        leftmost = _element(decay_rev, RUN - 1, 0, 4)
-        a = _reverse_lanes(leftmost * _element(decays, RUN - 1, 0, 4), BLOCK_N, BLOCK_D, LANES)
-        b = _reverse_lanes(leftmost * _element(g, RUN - 1, 0, 4), BLOCK_N, BLOCK_D, LANES)
-        after, from_right = _enter_runs(a, b, from_right, LANES)
-        g += decays * _reverse_lanes(after, BLOCK_N, BLOCK_D, LANES)[None, :, :, :]
-        g = _reverse_runs(g, RUN, BLOCK_N, BLOCK_D, LANES)
-
-        # The states: h_t = inherited_t + inputs_t, where inherited_t = a_t h_{t-1}.
-        inputs = step_u[:, None, :, :] * B[:, :, None, :]
-        decays, inherited, _last = tl.associative_scan(
-            (decay, tl.zeros_like(inputs), inputs), 0, _then_last_input_apart
-        )
         edge = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         if edges_ptr is not None:  # absent when there is but one tile
             edge = tl.load(edges_ptr + (channel[None, :] * tiles + tile) * N + n[:, None], mask=nd_mask, other=0.0)
-        a = _element(decays, RUN - 1, 0, 4)
-        b = _element(inherited + inputs, RUN - 1, 0, 4)
-        before, _end = _enter_runs(a, b, edge, LANES)
-        inherited += decays * before[None, :, :, :]
-
-        tl.store(gC_row + t, tl.sum(gy[:, None, :, :] * (inherited + inputs), 2), mask=nt_mask)
-        tl.store(gB_row + t, tl.sum(g * step_u[:, None, :, :], 2), mask=nt_mask)
-        through_decay = g * inherited
-        gA += tl.sum(through_decay * step[:, None, :, :], 0)
-        through_input = tl.sum(g * B[:, :, None, :], 1)
-        gu = through_input * step
-        gdelta = through_input * u + tl.sum(through_decay * A[None, :, :, None], 1)
-        if SOFTPLUS:  # times sigmoid(raw)
-            gdelta *= tl.where(raw >= 0.0, 1.0, e) / (1.0 + e)
+        gu, gdelta, gA_tile, gB, gC, from_right = _tile_gradients(
+            gy, u, raw, e, step, A, B, C, edge, from_right, SOFTPLUS, RUN, BLOCK_N, BLOCK_D, LANES
+        )
+        gA += gA_tile
+        tl.store(gC_row + t, gC, mask=nt_mask)
+        tl.store(gB_row + t, gB, mask=nt_mask)
         if D_ptr is not None:
             gu += gy * D[None, :, None]
             gD += tl.sum(gy * u, 0)
