@@ -42,9 +42,9 @@ def available_backends(device: torch.device | str = "cpu", dtype: torch.dtype = 
 
 def _module(name: str) -> ModuleType:
     if name == "triton":
-        from .triton import selective_scan
+        from .triton import selective_scan_2d
 
-        return selective_scan
+        return selective_scan_2d  # it has the 1-D functions too
     return {"cpp": cpu, "torch": chunked, "reference": reference}[name]
 
 

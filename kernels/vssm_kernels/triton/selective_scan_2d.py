@@ -1,0 +1,825 @@
+"""The selective scan of channels-last maps in Triton, forward and backward: nothing is laid out in sequences.
+
+One program owns one image, one sequence and BLOCK_D channels, and walks the sequence in tiles of RUN positions. The tile
+is that of `selective_scan.py` with LANES = 1: channels lie side by side over the threads, which is how they lie in
+memory, and each thread holds a run of positions in its registers, so the scan needs no exchange between threads at all.
+
+A route is six numbers: the pixel at step s is base + (s // inner) * slow + (s % inner) * fast. Transposition, reversal,
+stride, offset and mirror only change the numbers, which are read from a table on the device: kernels are not compiled
+again for other routes or sizes of map. Paths that are not straight (snake, diagonal, spiral) have no such form; they
+take the composed scan of `scan_2d.py`.
+
+Results that are summed over routes (the merged map, the gradient of a shared input) go to one map for each set of
+routes that visit no pixel twice, and the maps are summed afterwards: deterministic, without atomics. The four routes of
+a cross scan make four such maps, the disjoint strided routes of an atrous scan only one, which is the result itself.
+
+Where there are too few programs to fill a GPU (small batches of large maps), sequences are cut into chunks of tiles. A
+first pass makes the chunks' totals (the sum of the step sizes, which gives the decay; the state at the end; for the
+backward the gradient at the start); every program of the passes after it starts from the totals of the chunks before
+its own.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import gcd
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..routes import Route, decode_routes
+from ..scan_2d import scan_2d_bwd, scan_2d_fwd
+from .selective_scan import (
+    Blocks,
+    _check_dtypes,
+    _element,
+    _exp_of_minus_abs,
+    _on_device_of,
+    _parameter,
+    _scan_states,
+    _softplus,
+    _tile_gradients,
+    selective_scan_bwd,
+    selective_scan_fwd,
+)
+
+__all__ = ["selective_scan_2d_bwd", "selective_scan_2d_fwd", "selective_scan_bwd", "selective_scan_fwd"]
+
+# Above this rank the step size is expanded by a matrix product before the scan.
+MAX_RANK = 32
+# The two-pass form is for fewer programs than this; it then makes about as many.
+FEW_PROGRAMS = 1024
+# Chunks shorter than this many tiles are not worth a pass of their own.
+TILES_PER_CHUNK = 4
+_ROUTE_FIELDS = tl.constexpr(9)
+
+
+@triton.jit
+def _program(sequences, channels, chunks, BLOCK_D: tl.constexpr):
+    """Block of channels, sequence, chunk, image of this program; channels, which of them exist."""
+    blocks = tl.cdiv(channels, BLOCK_D)
+    pid = tl.program_id(0)
+    block = pid % blocks
+    pid = pid // blocks
+    k = pid % sequences
+    pid = pid // sequences
+    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    return block, k, pid % chunks, (pid // chunks).to(tl.int64), d, d < channels
+
+
+@triton.jit
+def _tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
+    """The first tile and the one after the last of those of a route that lie in a chunk, and the route's first tile in
+    its sequence."""
+    length = tl.load(route_ptr + 5)
+    start = tl.load(route_ptr + 6)
+    first = tl.maximum(chunk * tiles_per_chunk - start, 0)
+    last = tl.minimum((chunk + 1) * tiles_per_chunk - start, tl.cdiv(length, RUN))
+    return first, last, start
+
+
+@triton.jit
+def _pixels(route_ptr, tile, RUN: tl.constexpr):
+    """The pixels that a route visits in one of its tiles, and which of the places are within its length."""
+    base = tl.load(route_ptr)
+    inner = tl.load(route_ptr + 1)
+    reciprocal = tl.load(route_ptr + 2)
+    slow = tl.load(route_ptr + 3)
+    fast = tl.load(route_ptr + 4)
+    length = tl.load(route_ptr + 5)
+    s = tile * RUN + tl.arange(0, RUN)
+    # s // inner, or one more, by a multiplication: nobody divides by a number known at run time only.
+    quotient = tl.umulhi(s.to(tl.uint32), reciprocal.to(tl.uint32, bitcast=True)).to(tl.int32)
+    rest = s - quotient * inner
+    quotient = tl.where(rest < 0, quotient - 1, quotient)
+    rest = tl.where(rest < 0, rest + inner, rest)
+    return base + quotient * slow + rest * fast, s < length
+
+
+@triton.jit
+def _load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R: tl.constexpr):
+    r = tl.arange(0, BLOCK_R)
+    at = (k * channels + d)[None, :] * rank + r[:, None]
+    return tl.load(weight_ptr + at, mask=d_mask[None, :] & (r < rank)[:, None], other=0.0)
+
+
+@triton.jit
+def _load_low_rank(dt_row, pixel, stride, rank, mask, BLOCK_R: tl.constexpr):
+    r = tl.arange(0, BLOCK_R)
+    return tl.load(dt_row + (pixel * stride)[:, None] + r[None, :], mask=mask[:, None] & (r < rank)[None, :], other=0.0)
+
+
+@triton.jit
+def _load_rows(row_ptr, pixel, stride, column, mask, column_mask):
+    """[RUN, columns, 1]: the values of some columns at every pixel of a tile."""
+    at = (pixel * stride)[:, None] + column[None, :]
+    x = tl.load(row_ptr + at, mask=mask[:, None] & column_mask[None, :], other=0.0).to(tl.float32)
+    return x[:, :, None]
+
+
+@triton.jit
+def _store_rows(row_ptr, pixel, stride, column, x, mask, column_mask):
+    at = (pixel * stride)[:, None] + column[None, :]
+    x = tl.reshape(x, at.shape).to(row_ptr.dtype.element_ty)
+    tl.store(row_ptr + at, x, mask=mask[:, None] & column_mask[None, :])
+
+
+@triton.jit(do_not_specialize=["pixels", "chunks", "tiles", "tiles_per_chunk"])
+def _scan_2d_kernel(
+    u_ptr,
+    dt_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    bias_ptr,
+    weight_ptr,
+    gy_ptr,
+    y_ptr,
+    edges_ptr,
+    steps_ptr,
+    ends_ptr,
+    starts_ptr,
+    routes_ptr,
+    first_route_ptr,
+    sequences,
+    channels,
+    states,
+    rank,
+    maps,
+    pixels,
+    chunks,
+    tiles,
+    tiles_per_chunk,
+    u_stride_b,
+    u_stride_p,
+    u_stride_k,
+    dt_stride_b,
+    dt_stride_p,
+    dt_stride_k,
+    B_stride_b,
+    B_stride_p,
+    B_stride_k,
+    C_stride_b,
+    C_stride_p,
+    C_stride_k,
+    gy_stride_b,
+    gy_stride_p,
+    gy_stride_r,
+    MERGE: tl.constexpr,
+    TOTALS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    """Write the results (y_ptr given), the state before every tile (edges_ptr) or the totals of the chunks (TOTALS)."""
+    _block, k, chunk, batch, d, d_mask = _program(sequences, channels, chunks, BLOCK_D)
+    n = tl.arange(0, BLOCK_N)
+    n_mask = n < states
+    nd_mask = n_mask[:, None] & d_mask[None, :]
+    nd = n[:, None] * channels + d[None, :]
+    A = tl.load(A_ptr + (k * channels + d)[None, :] * states + n[:, None], mask=nd_mask, other=0.0)
+    A_log2 = A * 1.4426950408889634
+    bias = tl.zeros([BLOCK_D], tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + k * channels + d, mask=d_mask, other=0.0)
+    if D_ptr is not None:
+        D = tl.load(D_ptr + k * channels + d, mask=d_mask, other=0.0)
+    if weight_ptr is not None:
+        weight = _load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R).to(dt_ptr.dtype.element_ty)
+
+    u_row = u_ptr + batch * u_stride_b + k * u_stride_k
+    dt_row = dt_ptr + batch * dt_stride_b + k * dt_stride_k
+    B_row = B_ptr + batch * B_stride_b + k * B_stride_k
+    if C_ptr is not None:
+        C_row = C_ptr + batch * C_stride_b + k * C_stride_k
+
+    total = (batch * sequences + k) * chunks  # the place of the first chunk
+    state = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    if TOTALS:
+        steps = tl.zeros([BLOCK_D], tl.float32)
+        gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+        passed = tl.zeros([BLOCK_N, BLOCK_D], tl.float32) + 1.0
+    elif ends_ptr is not None:
+        for c in range(0, chunk):
+            step_sum = tl.load(steps_ptr + (total + c) * channels + d, mask=d_mask, other=0.0)
+            end = tl.load(ends_ptr + (total + c) * states * channels + nd, mask=nd_mask, other=0.0)
+            state = tl.exp2(step_sum[None, :] * A_log2) * state + end
+
+    for route in range(tl.load(first_route_ptr + k), tl.load(first_route_ptr + k + 1)):
+        route_ptr = routes_ptr + route * _ROUTE_FIELDS
+        first, last, start = _tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN)
+        if y_ptr is not None:
+            map_ = route
+            if MERGE:
+                map_ = tl.load(route_ptr + 7)
+            y_row = y_ptr + (batch * pixels * maps + map_) * channels
+        for tile in range(first, last):
+            pixel, mask = _pixels(route_ptr, tile, RUN)
+            if weight_ptr is not None:
+                raw = tl.dot(
+                    _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R), weight, input_precision="ieee"
+                )[:, :, None]
+            else:
+                raw = _load_rows(dt_row, pixel, dt_stride_p, d, mask, d_mask)
+            step = raw + bias[None, :, None]
+            if SOFTPLUS:
+                step = _softplus(step, _exp_of_minus_abs(step))
+            step = tl.where(mask[:, None, None] & d_mask[None, :, None], step, 0.0)  # makes the decay 1, the input 0
+            u = _load_rows(u_row, pixel, u_stride_p, d, mask, d_mask)
+            B = _load_rows(B_row, pixel, B_stride_p, n, mask, n_mask)
+            if edges_ptr is not None:
+                edge = ((batch * sequences + k) * tiles + start + tile) * states * channels
+                tl.store(edges_ptr + edge + nd, state, mask=nd_mask)
+            decay = tl.exp2(step[:, None, :, :] * A_log2[None, :, :, None])
+            inputs = (step * u)[:, None, :, :] * B[:, :, None, :]
+            h, state, decays = _scan_states(decay, inputs, state, RUN, 1)
+
+            if y_ptr is not None:
+                if C_ptr is not None:
+                    h *= _load_rows(C_row, pixel, C_stride_p, n, mask, n_mask)[:, :, None, :]
+                y = tl.sum(h, 1)
+                if D_ptr is not None:
+                    y += D[None, :, None] * u
+                _store_rows(y_row, pixel, maps * channels, d, y, mask, d_mask)
+            if TOTALS:
+                steps += tl.sum(tl.reshape(step, [RUN, BLOCK_D]), 0)
+                if gy_ptr is not None:
+                    gy_row = gy_ptr + batch * gy_stride_b + route * gy_stride_r
+                    gh = _load_rows(gy_row, pixel, gy_stride_p, d, mask, d_mask)[:, None, :, :]
+                    if C_ptr is not None:
+                        gh *= _load_rows(C_row, pixel, C_stride_p, n, mask, n_mask)[:, :, None, :]
+                    gradient += passed * tl.reshape(tl.sum(decays * gh, 0), [BLOCK_N, BLOCK_D])
+                    passed *= tl.reshape(_element(decays, RUN - 1, 0, 4), [BLOCK_N, BLOCK_D])
+
+    if TOTALS:
+        total += chunk
+        tl.store(steps_ptr + total * channels + d, steps, mask=d_mask)
+        tl.store(ends_ptr + total * states * channels + nd, state, mask=nd_mask)
+        if gy_ptr is not None:
+            tl.store(starts_ptr + total * states * channels + nd, gradient, mask=nd_mask)
+
+
+@triton.jit(do_not_specialize=["pixels", "chunks", "tiles", "tiles_per_chunk"])
+def _scan_2d_bwd_kernel(
+    gy_ptr,
+    u_ptr,
+    dt_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    bias_ptr,
+    weight_ptr,
+    edges_ptr,
+    steps_ptr,
+    starts_ptr,
+    gu_ptr,
+    gdt_ptr,
+    gA_ptr,
+    gB_ptr,
+    gC_ptr,
+    gD_ptr,
+    gbias_ptr,
+    gweight_ptr,
+    routes_ptr,
+    first_route_ptr,
+    sequences,
+    channels,
+    states,
+    rank,
+    maps,
+    columns,
+    pixels,
+    chunks,
+    tiles,
+    tiles_per_chunk,
+    gy_stride_b,
+    gy_stride_p,
+    gy_stride_r,
+    u_stride_b,
+    u_stride_p,
+    u_stride_k,
+    dt_stride_b,
+    dt_stride_p,
+    dt_stride_k,
+    B_stride_b,
+    B_stride_p,
+    B_stride_k,
+    C_stride_b,
+    C_stride_p,
+    C_stride_k,
+    OWN_INPUT: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    """Gradients of u and of a full dt; partial sums of those of B, C and a low-rank dt for every block of channels, of
+    those of A, D, bias and weight for every image and chunk."""
+    block, k, chunk, batch, d, d_mask = _program(sequences, channels, chunks, BLOCK_D)
+    n = tl.arange(0, BLOCK_N)
+    n_mask = n < states
+    nd_mask = n_mask[:, None] & d_mask[None, :]
+    nd = n[:, None] * channels + d[None, :]
+    A = tl.load(A_ptr + (k * channels + d)[None, :] * states + n[:, None], mask=nd_mask, other=0.0)
+    bias = tl.zeros([BLOCK_D], tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + k * channels + d, mask=d_mask, other=0.0)
+    if D_ptr is not None:
+        D = tl.load(D_ptr + k * channels + d, mask=d_mask, other=0.0)
+    r = tl.arange(0, BLOCK_R)
+    if weight_ptr is not None:
+        weight = _load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R).to(dt_ptr.dtype.element_ty)
+        gweight = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+
+    u_row = u_ptr + batch * u_stride_b + k * u_stride_k
+    dt_row = dt_ptr + batch * dt_stride_b + k * dt_stride_k
+    B_row = B_ptr + batch * B_stride_b + k * B_stride_k
+    if C_ptr is not None:
+        C_row = C_ptr + batch * C_stride_b + k * C_stride_k
+    images = tl.num_programs(0) // (tl.cdiv(channels, BLOCK_D) * sequences * chunks)
+    partial = (block * images.to(tl.int64) + batch) * pixels * columns
+
+    from_right = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    if starts_ptr is not None:
+        total = (batch * sequences + k) * chunks
+        for i in range(0, chunks - 1 - chunk):
+            c = chunks - 1 - i
+            step_sum = tl.load(steps_ptr + (total + c) * channels + d, mask=d_mask, other=0.0)
+            first_gradient = tl.load(starts_ptr + (total + c) * states * channels + nd, mask=nd_mask, other=0.0)
+            from_right = tl.exp2(step_sum[None, :] * (A * 1.4426950408889634)) * from_right + first_gradient
+    gA = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    gD = tl.zeros([BLOCK_D], tl.float32)
+    gbias = tl.zeros([BLOCK_D], tl.float32)
+
+    first_route = tl.load(first_route_ptr + k)
+    last_route = tl.load(first_route_ptr + k + 1)
+    for i in range(first_route, last_route):
+        route = first_route + last_route - 1 - i
+        route_ptr = routes_ptr + route * _ROUTE_FIELDS
+        first, last, start = _tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN)
+        column = tl.load(route_ptr + 8)
+        map_ = column
+        if not OWN_INPUT:
+            map_ = tl.load(route_ptr + 7)
+        gu_row = gu_ptr + (batch * pixels * maps + map_) * channels
+        gy_row = gy_ptr + batch * gy_stride_b + route * gy_stride_r
+        for j in range(first, last):
+            tile = first + last - 1 - j
+            pixel, mask = _pixels(route_ptr, tile, RUN)
+            td_mask = mask[:, None, None] & d_mask[None, :, None]
+            if weight_ptr is not None:
+                low_rank = _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R)
+                raw = tl.dot(low_rank, weight, input_precision="ieee")[:, :, None]
+            else:
+                raw = _load_rows(dt_row, pixel, dt_stride_p, d, mask, d_mask)
+            raw += bias[None, :, None]
+            step = raw
+            e = _exp_of_minus_abs(raw)
+            if SOFTPLUS:
+                step = _softplus(raw, e)
+            step = tl.where(td_mask, step, 0.0)
+            u = _load_rows(u_row, pixel, u_stride_p, d, mask, d_mask)
+            gy = _load_rows(gy_row, pixel, gy_stride_p, d, mask, d_mask)
+            B = _load_rows(B_row, pixel, B_stride_p, n, mask, n_mask)
+            if C_ptr is not None:
+                C = _load_rows(C_row, pixel, C_stride_p, n, mask, n_mask)
+            else:
+                C = tl.where(mask[:, None, None] & n_mask[None, :, None], 1.0, 0.0)
+            edge = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+            if edges_ptr is not None:  # absent when there is but one tile
+                at = ((batch * sequences + k) * tiles + start + tile) * states * channels
+                edge = tl.load(edges_ptr + at + nd, mask=nd_mask, other=0.0)
+            gu, gdelta, gA_tile, gB, gC, from_right = _tile_gradients(
+                gy, u, raw, e, step, A, B, C, edge, from_right, SOFTPLUS, RUN, BLOCK_N, BLOCK_D, 1
+            )
+            gA += tl.reshape(gA_tile, [BLOCK_N, BLOCK_D])
+            _store_rows(gB_ptr + (partial + column) * states, pixel, columns * states, n, gB, mask, n_mask)
+            if C_ptr is not None:
+                _store_rows(gC_ptr + (partial + column) * states, pixel, columns * states, n, gC, mask, n_mask)
+            if D_ptr is not None:
+                gu += gy * D[None, :, None]
+                gD += tl.sum(tl.reshape(gy * u, [RUN, BLOCK_D]), 0)
+            gdelta = tl.where(td_mask, gdelta, 0.0)
+            gdelta = tl.reshape(gdelta, [RUN, BLOCK_D])
+            gbias += tl.sum(gdelta, 0)
+            _store_rows(gu_row, pixel, maps * channels, d, gu, mask, d_mask)
+            if weight_ptr is not None:
+                gdelta = gdelta.to(dt_ptr.dtype.element_ty)
+                gdt = tl.dot(gdelta, tl.trans(weight), input_precision="ieee")
+                _store_rows(gdt_ptr + (partial + column) * rank, pixel, columns * rank, r, gdt, mask, r < rank)
+                gweight += tl.dot(tl.trans(low_rank), gdelta, input_precision="ieee")
+            else:
+                gdt_row = gdt_ptr + (batch * pixels * columns + column) * channels
+                _store_rows(gdt_row, pixel, columns * channels, d, gdelta, mask, d_mask)
+
+    parameter = (batch * chunks + chunk) * sequences + k
+    tl.store(gA_ptr + parameter * states * channels + nd, gA, mask=nd_mask)
+    if D_ptr is not None:
+        tl.store(gD_ptr + parameter * channels + d, gD, mask=d_mask)
+    if bias_ptr is not None:
+        tl.store(gbias_ptr + parameter * channels + d, gbias, mask=d_mask)
+    if weight_ptr is not None:
+        at = parameter * rank * channels + r[:, None] * channels + d[None, :]
+        tl.store(gweight_ptr + at, gweight, mask=d_mask[None, :] & (r < rank)[:, None])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# routes as numbers
+
+
+class _Walk(NamedTuple):
+    """The sequences on one size of map. `table` (routes, 9): base, inner, reciprocal of inner, slow, fast, length, first
+    tile in the sequence, map, column; `first_route` (K + 1,): the routes of each sequence.
+
+    Routes with the same map visit no pixel twice, nor do those with the same column, which belong to one sequence.
+    """
+
+    table: Tensor
+    first_route: Tensor
+    routes: list[tuple[int, int]]  # of each sequence: the first, and the one after the last
+    tiles: int
+    maps: int
+    columns: int
+    # Whether all maps, columns, routes visit every pixel
+    maps_covered: bool
+    columns_covered: bool
+    routes_covered: bool
+
+
+def is_straight(code: Sequence[int]) -> bool:
+    """Whether every route has the form base + (s // inner) * slow + (s % inner) * fast."""
+    return all(route.path == "raster" for sequence in decode_routes(code) for route in sequence)
+
+
+def _steps(route: Route, height: int, width: int) -> tuple[int, int, int, int, int]:
+    """base, inner, slow, fast and length of a straight route."""
+    rows = len(range(route.offset[0], height, route.stride[0]))
+    columns = len(range(route.offset[1], width, route.stride[1]))
+    base = route.offset[0] * width + route.offset[1]
+    down, right = route.stride[0] * width, route.stride[1]
+    if route.mirror[0]:
+        base, down = base + (rows - 1) * down, -down
+    if route.mirror[1]:
+        base, right = base + (columns - 1) * right, -right
+    outer, inner, slow, fast = rows, columns, down, right
+    if route.transpose:
+        outer, inner, slow, fast = columns, rows, right, down
+    if route.reverse:
+        base, slow, fast = base + (outer - 1) * slow + (inner - 1) * fast, -slow, -fast
+    if inner == 1:  # the reciprocal of 1 does not fit: walk along the other side
+        inner, fast = outer, slow
+    return base, inner, slow, fast, rows * columns
+
+
+def _are_disjoint(a: Route, b: Route) -> bool:
+    """Whether two routes share no pixel of any map."""
+    return any((a.offset[i] - b.offset[i]) % gcd(a.stride[i], b.stride[i]) for i in range(2))
+
+
+def _sets_of_disjoint(routes: list[Route]) -> list[int]:
+    """The number of the set that each route is in; no two routes of a set share a pixel."""
+    numbers: list[int] = []
+    for i, route in enumerate(routes):
+        taken = {numbers[j] for j in range(i) if not _are_disjoint(route, routes[j])}
+        numbers.append(next(number for number in range(i + 1) if number not in taken))
+    return numbers
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)  # what is kept must serve training too
+def _walk(code: tuple[int, ...], height: int, width: int, run: int, device: torch.device) -> _Walk:
+    sequences = decode_routes(code)
+    maps = _sets_of_disjoint([route for sequence in sequences for route in sequence])
+    one_each = all(max(_sets_of_disjoint(sequence)) == 0 for sequence in sequences)
+    table: list[list[int]] = []
+    first_route, tiles = [0], [0] * len(sequences)
+    for k, sequence in enumerate(sequences):
+        for route in sequence:
+            base, inner, slow, fast, length = _steps(route, height, width)
+            reciprocal = 2**32 // inner + 1 if inner > 1 else 0
+            reciprocal -= 2**32 if reciprocal >= 2**31 else 0  # the same bits as a signed number
+            number = len(table)
+            table.append([base, inner, reciprocal, slow, fast, length, tiles[k], maps[number], k if one_each else number])
+            tiles[k] += triton.cdiv(length, run)
+        first_route.append(len(table))
+
+    def covered(field: int) -> bool:
+        visited = [0] * (1 + max(row[field] for row in table))
+        for row in table:
+            visited[row[field]] += row[5]
+        return min(visited) == height * width
+
+    return _Walk(
+        torch.tensor(table, dtype=torch.int32, device=device),
+        torch.tensor(first_route, dtype=torch.int32, device=device),
+        list(zip(first_route[:-1], first_route[1:], strict=True)),
+        max(tiles),
+        max(maps) + 1,
+        len(sequences) if one_each else len(table),
+        covered(7),
+        covered(8),
+        all(row[5] == height * width for row in table),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# launchers
+
+
+def choose_blocks_2d(channels: int, states: int, backward: bool = False) -> Blocks:
+    """Blocks read off the code compiled for sm_90 (registers, spills, instructions), not timed on a device.
+
+    A warp takes 32 neighbouring channels, its warps share the states; 16 positions is the least that a matrix product
+    takes.
+    """
+    block_n = triton.next_power_of_2(states)
+    block_d = min(32, max(16, triton.next_power_of_2(channels)))
+    run = 16 if block_n <= 32 else max(2, 512 // block_n)
+    num_warps = min(16, max(1, block_n * block_d // (32 if backward else 64)))
+    return Blocks(block_d, block_n, run, 1, num_warps)
+
+
+def _as_map(x: Tensor | None) -> tuple[Tensor | None, tuple[int, int, int]]:
+    """`x` (Bt, H, W, [K,] C), copied where its rows and columns are no one stride apart, and its strides of image,
+    pixel and sequence."""
+    if x is None:
+        return None, (0, 0, 0)
+    height, width = x.shape[1:3]
+    _, down, right, *_ = x.stride()
+    if (x.shape[-1] > 1 and x.stride(-1) != 1) or (height > 1 and width > 1 and down != width * right):
+        x = x.contiguous()
+    pixel = x.stride(2) if width > 1 else x.stride(1)
+    return x, (x.stride(0), pixel, x.stride(3) if x.dim() == 5 else 0)
+
+
+def _fits(code: Sequence[int], u: Tensor, *maps: Tensor) -> bool:
+    """Whether the fused kernels take these inputs: straight routes, and offsets within an image of 32 bits."""
+    if not is_straight(code):
+        return False
+    routes = sum(map(len, decode_routes(code)))
+    written = u.shape[1] * u.shape[2] * routes * u.shape[-1]
+    # What is read may be a view, or be copied: both bounds must hold.
+    furthest = [sum((n - 1) * s for n, s in zip(x.shape[1:], x.stride()[1:], strict=True)) for x in (u, *maps)]
+    return max(written, *furthest, *(x[0].numel() for x in maps)) < 2**31
+
+
+class _Launch:
+    """What the passes of one scan have in common: inputs as the kernels take them, blocks, chunks."""
+
+    def __init__(self, u, dt, A, B, C, D, bias, weight, code, softplus, backward, blocks, chunks):
+        self.batch, self.height, self.width = u.shape[:3]
+        self.channels, self.states, self.sequences = u.shape[-1], A.shape[2], A.shape[0]
+        self.blocks = blocks or choose_blocks_2d(self.channels, self.states, backward)
+        self.dt_is_low_rank = weight is not None and weight.shape[2] <= MAX_RANK and self.blocks.run >= 16
+        if weight is not None and not self.dt_is_low_rank:
+            dt, weight = _expand(dt, weight), None
+        self.rank = 0 if weight is None else weight.shape[2]
+        (u, u_stride), (dt, dt_stride), (B, B_stride), (C, C_stride) = map(_as_map, (u, dt, B, C))
+        self.maps = (u, dt, _parameter(A), B, C, _parameter(D), _parameter(bias), _parameter(weight))
+        self.strides = (*u_stride, *dt_stride, *B_stride, *C_stride)
+        self.own_input, self.device = u.dim() == 5, u.device
+        self.walk = _walk(tuple(code), self.height, self.width, self.blocks.run, u.device)
+        self.pixels = self.height * self.width
+        self.d_blocks = triton.cdiv(self.channels, self.blocks.block_d)
+        programs = self.batch * self.sequences * self.d_blocks
+        if chunks is None:
+            chunks = min(triton.cdiv(FEW_PROGRAMS, programs), self.walk.tiles // TILES_PER_CHUNK)
+        self.tiles_per_chunk = max(1, triton.cdiv(self.walk.tiles, max(1, chunks)))
+        self.chunks = max(1, triton.cdiv(self.walk.tiles, self.tiles_per_chunk))
+        self.grid = (programs * self.chunks,)
+        self.constants = {
+            "SOFTPLUS": softplus,
+            "BLOCK_D": self.blocks.block_d,
+            "BLOCK_N": self.blocks.block_n,
+            "BLOCK_R": max(16, triton.next_power_of_2(self.rank)),
+            "RUN": self.blocks.run,
+            "num_warps": self.blocks.num_warps,
+            "num_stages": 1,
+        }
+
+    def scratch(self, *shape: int, dtype: torch.dtype = torch.float32, zeros: bool = False) -> Tensor:
+        return (torch.zeros if zeros else torch.empty)(shape, dtype=dtype, device=self.device)
+
+    def sizes(self) -> tuple[int, ...]:
+        return self.pixels, self.chunks, self.walk.tiles, self.tiles_per_chunk
+
+    def totals(self, grad: Tensor | None = None, grad_stride: tuple[int, ...] = (0, 0, 0)) -> tuple[Tensor | None, ...]:
+        """For each chunk the sum of the step sizes, the state at its end and, for `grad`, what `starts` needs."""
+        if self.chunks == 1:
+            return None, None, None
+        shape = (self.batch, self.sequences, self.chunks)
+        steps = self.scratch(*shape, self.channels)
+        ends = self.scratch(*shape, self.states, self.channels)
+        starts = None if grad is None else self.scratch(*shape, self.states, self.channels)
+        self.scan(steps=steps, ends=ends, starts=starts, grad=grad, grad_stride=grad_stride, totals=True)
+        return steps, ends, starts
+
+    def scan(
+        self,
+        y=None,
+        edges=None,
+        steps=None,
+        ends=None,
+        starts=None,
+        grad=None,
+        grad_stride=(0, 0, 0),
+        maps=0,
+        merge=False,
+        totals=False,
+    ) -> None:
+        _scan_2d_kernel[self.grid](
+            *self.maps,
+            grad,
+            y,
+            edges,
+            steps,
+            ends,
+            starts,
+            self.walk.table,
+            self.walk.first_route,
+            self.sequences,
+            self.channels,
+            self.states,
+            self.rank,
+            maps,
+            *self.sizes(),
+            *self.strides,
+            *grad_stride,
+            MERGE=merge,
+            TOTALS=totals,
+            **self.constants,
+        )
+
+
+def _expand(dt: Tensor, weight: Tensor) -> Tensor:
+    """The step size (Bt, H, W, K, D) of the low-rank one (Bt, H, W, K, R) in its dtype; K lies outermost in memory."""
+    low_rank = dt.flatten(0, 2).transpose(0, 1)
+    return torch.bmm(low_rank, weight.to(dt.dtype).mT).unflatten(1, dt.shape[:3]).permute(1, 2, 3, 0, 4)
+
+
+def _sum_maps(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """(Bt, H, W, maps, D) summed over the maps, in float32 whatever they are in."""
+    return maps.squeeze(3).to(dtype) if maps.shape[3] == 1 else maps.sum(3, dtype=torch.float32).to(dtype)
+
+
+def selective_scan_2d_fwd(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    code: Sequence[int],
+    delta_softplus: bool,
+    merge: bool,
+    out_dtype: torch.dtype,
+    blocks: Blocks | None = None,
+    chunks: int | None = None,
+) -> Tensor:
+    """See `scan_2d.scan_2d_fwd`. `blocks` and `chunks` override the choice of tiles and of the two-pass form.
+
+    A result that several routes are summed into is rounded to `out_dtype` once a route, before a sum in float32.
+    """
+    tensors = (u, dt, A, B, C, D, delta_bias, dt_weight)
+    if not _fits(code, u, dt, B):
+        return scan_2d_fwd(selective_scan_fwd, *tensors, code, delta_softplus, merge, out_dtype)
+    _check_dtypes(**{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
+    launch = _Launch(*tensors, code, delta_softplus, False, blocks, chunks)
+    walk = launch.walk
+    maps, covered = (walk.maps, walk.maps_covered) if merge else (len(walk.table), walk.routes_covered)
+    y = launch.scratch(*u.shape[:3], maps, launch.channels, dtype=out_dtype, zeros=not covered)
+    with _on_device_of(u):
+        steps, ends, _ = launch.totals()
+        launch.scan(y=y, steps=steps, ends=ends, maps=maps, merge=merge)
+    return _sum_maps(y, out_dtype) if merge else y
+
+
+def _sum_columns(x: Tensor, walk: _Walk, sequences: int, dtype: torch.dtype) -> Tensor:
+    """(Bt, H, W, columns, C), a column a sequence or a route, to (Bt, H, W, K, C)."""
+    if walk.columns != sequences:
+        x = torch.stack([x[:, :, :, a:b].sum(3, dtype=torch.float32) for a, b in walk.routes], 3)
+    return x.to(dtype)
+
+
+def selective_scan_2d_bwd(
+    grad: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    code: Sequence[int],
+    delta_softplus: bool,
+    merge: bool,
+    blocks: Blocks | None = None,
+    chunks: int | None = None,
+) -> tuple[Tensor | None, ...]:
+    """See `scan_2d.scan_2d_bwd`. The same bits in every run. `blocks` and `chunks` as in the forward."""
+    tensors = (u, dt, A, B, C, D, delta_bias, dt_weight)
+    if not _fits(code, u, dt, B):
+        return scan_2d_bwd(selective_scan_bwd, grad, *tensors, code, delta_softplus, merge)
+    _check_dtypes(grad=grad, **{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
+    launch = _Launch(*tensors, code, delta_softplus, True, blocks, chunks)
+    walk, shape, sequences = launch.walk, u.shape[:3], launch.sequences
+    channels, states, rank = launch.channels, launch.states, launch.rank
+    grad, grad_stride = _as_map(grad)
+    edges = None
+    if walk.tiles > 1:
+        edges = launch.scratch(launch.batch, sequences, walk.tiles, states, channels)
+
+    def columns(*outer: int, last: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return launch.scratch(*outer, *shape, walk.columns, last, dtype=dtype, zeros=not walk.columns_covered)
+
+    def parameter(like: Tensor | None, *last: int) -> Tensor | None:
+        return None if like is None else launch.scratch(launch.batch, launch.chunks, sequences, *last, channels)
+
+    if launch.own_input:
+        grad_u = columns(last=channels, dtype=u.dtype)
+    else:
+        grad_u = launch.scratch(*shape, walk.maps, channels, dtype=u.dtype, zeros=not walk.maps_covered)
+    low_rank = launch.dt_is_low_rank
+    grad_dt = columns(launch.d_blocks, last=rank) if low_rank else columns(last=channels, dtype=dt.dtype)
+    grad_B = columns(launch.d_blocks, last=states)
+    grad_C = None if C is None else columns(launch.d_blocks, last=states)
+    grad_A, grad_D, grad_bias = parameter(A, states), parameter(D), parameter(delta_bias)
+    grad_weight = parameter(dt_weight, rank) if low_rank else None
+    with _on_device_of(u):
+        steps, ends, starts = launch.totals(grad, grad_stride)
+        if edges is not None:
+            launch.scan(edges=edges, steps=steps, ends=ends)
+        _scan_2d_bwd_kernel[launch.grid](
+            grad,
+            *launch.maps,
+            edges,
+            steps,
+            starts,
+            grad_u,
+            grad_dt,
+            grad_A,
+            grad_B,
+            grad_C,
+            grad_D,
+            grad_bias,
+            grad_weight,
+            walk.table,
+            walk.first_route,
+            sequences,
+            channels,
+            states,
+            rank,
+            walk.columns if launch.own_input else walk.maps,
+            walk.columns,
+            *launch.sizes(),
+            *grad_stride,
+            *launch.strides,
+            OWN_INPUT=launch.own_input,
+            **launch.constants,
+        )
+
+    def of_blocks(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        return None if x is None else _sum_columns(x.sum(0), walk, sequences, dtype)
+
+    def of_images(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.sum((0, 1))
+
+    if low_rank:
+        grad_dt, grad_weight = of_blocks(grad_dt, dt.dtype), of_images(grad_weight).mT.contiguous()
+    else:
+        grad_dt = _sum_columns(grad_dt, walk, sequences, dt.dtype)
+        if dt_weight is not None:
+            grad_dt, grad_weight = _unexpand(grad_dt, dt, dt_weight)
+    if launch.own_input:
+        grad_u = _sum_columns(grad_u, walk, sequences, u.dtype)
+    else:
+        grad_u = _sum_maps(grad_u, u.dtype)
+    return (
+        grad_u,
+        grad_dt,
+        of_images(grad_A).mT.contiguous(),
+        of_blocks(grad_B, B.dtype),
+        of_blocks(grad_C, B.dtype),
+        of_images(grad_D),
+        of_images(grad_bias),
+        grad_weight,
+    )
+
+
+def _unexpand(grad: Tensor, dt: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of the two arguments of `_expand`."""
+    shape = grad.shape[:3]
+    grad = grad.flatten(0, 2).transpose(0, 1)  # (K, Bt H W, D)
+    low_rank = dt.flatten(0, 2).transpose(0, 1)
+    grad_dt = torch.bmm(grad, weight.to(grad.dtype)).transpose(0, 1).unflatten(0, shape).contiguous()
+    return grad_dt, torch.bmm(grad.mT, low_rank).to(torch.float32)
