@@ -188,20 +188,20 @@ def _exp_of_minus_abs(x):
 def _softplus(x, e):
     """log(1 + exp(x)) = max(x, 0) + log1p(e) with e = exp(-|x|).
 
-    log(1 + e) would lose the digits of a small e. log1p(e) = 2 artanh(z) with z = e / (2 + e) <= 1/3 keeps them, and
-    seven terms of the odd series are exact to float32 there. Above 20 the second summand is lost in the rounding of
-    the first: linear, as specified.
+    log(1 + e) would lose the digits of a small e. A polynomial of degree 9 in [0, 1] keeps them (1.5e-7, relative) and
+    needs no division. Above 20 the second summand is lost in the rounding of the first: linear, as specified.
     """
-    z = e / (2.0 + e)
-    s = z * z
-    series = 1.0 / 13
-    series = series * s + 1.0 / 11
-    series = series * s + 1.0 / 9
-    series = series * s + 1.0 / 7
-    series = series * s + 1.0 / 5
-    series = series * s + 1.0 / 3
-    series = series * s + 1.0
-    return tl.maximum(x, 0.0) + 2.0 * z * series
+    p = -0.00446621158
+    p = p * e + 0.0252240543
+    p = p * e - 0.0667577249
+    p = p * e + 0.115618454
+    p = p * e - 0.158475657
+    p = p * e + 0.198541062
+    p = p * e - 0.249865262
+    p = p * e + 0.333328419
+    p = p * e - 0.49999997
+    p = p * e + 1.0
+    return tl.maximum(x, 0.0) + e * p
 
 
 @triton.jit

@@ -4,10 +4,8 @@ One program owns one image, one sequence and BLOCK_D channels, and walks the seq
 is that of `selective_scan.py` with LANES = 1: channels lie side by side over the threads, which is how they lie in
 memory, and each thread holds a run of positions in its registers, so the scan needs no exchange between threads at all.
 
-A route is six numbers: the pixel at step s is base + (s // inner) * slow + (s % inner) * fast. Transposition, reversal,
-stride, offset and mirror only change the numbers, which are read from a table on the device: kernels are not compiled
-again for other routes or sizes of map. Paths that are not straight (snake, diagonal, spiral) have no such form; they
-take the composed scan of `scan_2d.py`.
+Which pixels a route visits is a table on the device, four bytes a position beside the hundreds that are read there; any
+path will do, and kernels are not compiled again for other routes or sizes of map.
 
 Results that are summed over routes (the merged map, the gradient of a shared input) go to one map for each set of
 routes that visit no pixel twice, and the maps are summed afterwards: deterministic, without atomics. The four routes of
@@ -29,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..routes import Route, decode_routes
+from ..routes import Route, decode_routes, route_order
 from ..scan_2d import scan_2d_bwd, scan_2d_fwd
 from .selective_scan import (
     Blocks,
@@ -53,7 +51,7 @@ MAX_RANK = 32
 FEW_PROGRAMS = 1024
 # Chunks shorter than this many tiles are not worth a pass of their own.
 TILES_PER_CHUNK = 4
-_ROUTE_FIELDS = tl.constexpr(9)
+_ROUTE_FIELDS = tl.constexpr(5)
 
 
 @triton.jit
@@ -73,29 +71,20 @@ def _program(sequences, channels, chunks, BLOCK_D: tl.constexpr):
 def _tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
     """The first tile and the one after the last of those of a route that lie in a chunk, and the route's first tile in
     its sequence."""
-    length = tl.load(route_ptr + 5)
-    start = tl.load(route_ptr + 6)
+    length = tl.load(route_ptr + 1)
+    start = tl.load(route_ptr + 2)
     first = tl.maximum(chunk * tiles_per_chunk - start, 0)
     last = tl.minimum((chunk + 1) * tiles_per_chunk - start, tl.cdiv(length, RUN))
     return first, last, start
 
 
 @triton.jit
-def _pixels(route_ptr, tile, RUN: tl.constexpr):
+def _pixels(order_ptr, route_ptr, tile, RUN: tl.constexpr):
     """The pixels that a route visits in one of its tiles, and which of the places are within its length."""
-    base = tl.load(route_ptr)
-    inner = tl.load(route_ptr + 1)
-    reciprocal = tl.load(route_ptr + 2)
-    slow = tl.load(route_ptr + 3)
-    fast = tl.load(route_ptr + 4)
-    length = tl.load(route_ptr + 5)
     s = tile * RUN + tl.arange(0, RUN)
-    # s // inner, or one more, by a multiplication: nobody divides by a number known at run time only.
-    quotient = tl.umulhi(s.to(tl.uint32), reciprocal.to(tl.uint32, bitcast=True)).to(tl.int32)
-    rest = s - quotient * inner
-    quotient = tl.where(rest < 0, quotient - 1, quotient)
-    rest = tl.where(rest < 0, rest + inner, rest)
-    return base + quotient * slow + rest * fast, s < length
+    mask = s < tl.load(route_ptr + 1)
+    # The table has room for whole tiles, so that a thread reads its run of it at once.
+    return tl.load(order_ptr + tl.multiple_of(tl.load(route_ptr), RUN) + s), mask
 
 
 @triton.jit
@@ -142,6 +131,7 @@ def _scan_2d_kernel(
     steps_ptr,
     ends_ptr,
     starts_ptr,
+    order_ptr,
     routes_ptr,
     first_route_ptr,
     sequences,
@@ -216,10 +206,10 @@ def _scan_2d_kernel(
         if y_ptr is not None:
             map_ = route
             if MERGE:
-                map_ = tl.load(route_ptr + 7)
+                map_ = tl.load(route_ptr + 3)
             y_row = y_ptr + (batch * pixels * maps + map_) * channels
         for tile in range(first, last):
-            pixel, mask = _pixels(route_ptr, tile, RUN)
+            pixel, mask = _pixels(order_ptr, route_ptr, tile, RUN)
             if weight_ptr is not None:
                 raw = tl.dot(
                     _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R), weight, input_precision="ieee"
@@ -286,6 +276,7 @@ def _scan_2d_bwd_kernel(
     gD_ptr,
     gbias_ptr,
     gweight_ptr,
+    order_ptr,
     routes_ptr,
     first_route_ptr,
     sequences,
@@ -364,15 +355,15 @@ def _scan_2d_bwd_kernel(
         route = first_route + last_route - 1 - i
         route_ptr = routes_ptr + route * _ROUTE_FIELDS
         first, last, start = _tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN)
-        column = tl.load(route_ptr + 8)
+        column = tl.load(route_ptr + 4)
         map_ = column
         if not OWN_INPUT:
-            map_ = tl.load(route_ptr + 7)
+            map_ = tl.load(route_ptr + 3)
         gu_row = gu_ptr + (batch * pixels * maps + map_) * channels
         gy_row = gy_ptr + batch * gy_stride_b + route * gy_stride_r
         for j in range(first, last):
             tile = first + last - 1 - j
-            pixel, mask = _pixels(route_ptr, tile, RUN)
+            pixel, mask = _pixels(order_ptr, route_ptr, tile, RUN)
             td_mask = mask[:, None, None] & d_mask[None, :, None]
             if weight_ptr is not None:
                 low_rank = _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R)
@@ -431,19 +422,19 @@ def _scan_2d_bwd_kernel(
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# routes as numbers
+# routes as tables
 
 
 class _Walk(NamedTuple):
-    """The sequences on one size of map. `table` (routes, 9): base, inner, reciprocal of inner, slow, fast, length, first
-    tile in the sequence, map, column; `first_route` (K + 1,): the routes of each sequence.
+    """The sequences on one size of map.
 
     Routes with the same map visit no pixel twice, nor do those with the same column, which belong to one sequence.
     """
 
-    table: Tensor
-    first_route: Tensor
-    routes: list[tuple[int, int]]  # of each sequence: the first, and the one after the last
+    order: Tensor  # the pixels in the order visited, route after route, each filled up to whole tiles
+    table: Tensor  # (routes, 5): where the route starts in `order`, length, first tile in its sequence, map, column
+    first_route: Tensor  # (K + 1,): the first route of each sequence
+    routes: list[tuple[int, int]]  # the same, with the one after the last
     tiles: int
     maps: int
     columns: int
@@ -451,31 +442,6 @@ class _Walk(NamedTuple):
     maps_covered: bool
     columns_covered: bool
     routes_covered: bool
-
-
-def is_straight(code: Sequence[int]) -> bool:
-    """Whether every route has the form base + (s // inner) * slow + (s % inner) * fast."""
-    return all(route.path == "raster" for sequence in decode_routes(code) for route in sequence)
-
-
-def _steps(route: Route, height: int, width: int) -> tuple[int, int, int, int, int]:
-    """base, inner, slow, fast and length of a straight route."""
-    rows = len(range(route.offset[0], height, route.stride[0]))
-    columns = len(range(route.offset[1], width, route.stride[1]))
-    base = route.offset[0] * width + route.offset[1]
-    down, right = route.stride[0] * width, route.stride[1]
-    if route.mirror[0]:
-        base, down = base + (rows - 1) * down, -down
-    if route.mirror[1]:
-        base, right = base + (columns - 1) * right, -right
-    outer, inner, slow, fast = rows, columns, down, right
-    if route.transpose:
-        outer, inner, slow, fast = columns, rows, right, down
-    if route.reverse:
-        base, slow, fast = base + (outer - 1) * slow + (inner - 1) * fast, -slow, -fast
-    if inner == 1:  # the reciprocal of 1 does not fit: walk along the other side
-        inner, fast = outer, slow
-    return base, inner, slow, fast, rows * columns
 
 
 def _are_disjoint(a: Route, b: Route) -> bool:
@@ -498,34 +464,36 @@ def _walk(code: tuple[int, ...], height: int, width: int, run: int, device: torc
     sequences = decode_routes(code)
     maps = _sets_of_disjoint([route for sequence in sequences for route in sequence])
     one_each = all(max(_sets_of_disjoint(sequence)) == 0 for sequence in sequences)
-    table: list[list[int]] = []
+    orders, table = [], []
     first_route, tiles = [0], [0] * len(sequences)
+    places = 0
     for k, sequence in enumerate(sequences):
         for route in sequence:
-            base, inner, slow, fast, length = _steps(route, height, width)
-            reciprocal = 2**32 // inner + 1 if inner > 1 else 0
-            reciprocal -= 2**32 if reciprocal >= 2**31 else 0  # the same bits as a signed number
-            number = len(table)
-            table.append([base, inner, reciprocal, slow, fast, length, tiles[k], maps[number], k if one_each else number])
-            tiles[k] += triton.cdiv(length, run)
+            order = route_order(route, height, width).int()
+            number, length, needed = len(table), len(order), triton.cdiv(len(order), run)
+            orders += [order, order.new_zeros(needed * run - length)]
+            table.append([places, length, tiles[k], maps[number], k if one_each else number])
+            places += needed * run
+            tiles[k] += needed
         first_route.append(len(table))
 
     def covered(field: int) -> bool:
         visited = [0] * (1 + max(row[field] for row in table))
         for row in table:
-            visited[row[field]] += row[5]
+            visited[row[field]] += row[1]
         return min(visited) == height * width
 
     return _Walk(
+        torch.cat(orders).to(device),
         torch.tensor(table, dtype=torch.int32, device=device),
         torch.tensor(first_route, dtype=torch.int32, device=device),
         list(zip(first_route[:-1], first_route[1:], strict=True)),
         max(tiles),
         max(maps) + 1,
         len(sequences) if one_each else len(table),
-        covered(7),
-        covered(8),
-        all(row[5] == height * width for row in table),
+        covered(3),
+        covered(4),
+        all(row[1] == height * width for row in table),
     )
 
 
@@ -560,9 +528,7 @@ def _as_map(x: Tensor | None) -> tuple[Tensor | None, tuple[int, int, int]]:
 
 
 def _fits(code: Sequence[int], u: Tensor, *maps: Tensor) -> bool:
-    """Whether the fused kernels take these inputs: straight routes, and offsets within an image of 32 bits."""
-    if not is_straight(code):
-        return False
+    """Whether offsets within an image stay below 32 bits, which spares the kernels half of their integer arithmetic."""
     routes = sum(map(len, decode_routes(code)))
     written = u.shape[1] * u.shape[2] * routes * u.shape[-1]
     # What is read may be a view, or be copied: both bounds must hold.
@@ -642,6 +608,7 @@ class _Launch:
             steps,
             ends,
             starts,
+            self.walk.order,
             self.walk.table,
             self.walk.first_route,
             self.sequences,
@@ -773,6 +740,7 @@ def selective_scan_2d_bwd(
             grad_D,
             grad_bias,
             grad_weight,
+            walk.order,
             walk.table,
             walk.first_route,
             sequences,
