@@ -109,6 +109,23 @@ def _load_rows(row_ptr, pixel, stride, column, mask, column_mask):
 
 
 @triton.jit
+def _load_B_and_C(B_row, C_row, pixel, B_stride, C_stride, n, mask, n_mask):
+    """Both [RUN, N, 1], with a single load where N = 1. A tile of 16 values counts as free to load for Triton, and each
+    thread would load all of it; 32 are loaded once, one a thread, and handed round."""
+    if n.shape[0] == 1 and C_row is not None:
+        is_B = (tl.arange(0, 2) == 0)[None, :]
+        at = tl.where(is_B, B_row + (pixel * B_stride)[:, None], C_row + (pixel * C_stride)[:, None])
+        B, C = tl.split(tl.load(at, mask=mask[:, None] & (is_B | ~is_B), other=0.0).to(tl.float32))
+        return B[:, None, None], C[:, None, None]
+    B = _load_rows(B_row, pixel, B_stride, n, mask, n_mask)
+    if C_row is not None:
+        C = _load_rows(C_row, pixel, C_stride, n, mask, n_mask)
+    else:
+        C = tl.where(mask[:, None, None] & n_mask[None, :, None], 1.0, 0.0)
+    return B, C
+
+
+@triton.jit
 def _store_rows(row_ptr, pixel, stride, column, x, mask, column_mask):
     at = (pixel * stride)[:, None] + column[None, :]
     x = tl.reshape(x, at.shape).to(row_ptr.dtype.element_ty)
@@ -185,6 +202,7 @@ def _scan_2d_kernel(
     u_row = u_ptr + batch * u_stride_b + k * u_stride_k
     dt_row = dt_ptr + batch * dt_stride_b + k * dt_stride_k
     B_row = B_ptr + batch * B_stride_b + k * B_stride_k
+    C_row = None
     if C_ptr is not None:
         C_row = C_ptr + batch * C_stride_b + k * C_stride_k
 
@@ -221,7 +239,7 @@ def _scan_2d_kernel(
                 step = _softplus(step, _exp_of_minus_abs(step))
             step = tl.where(mask[:, None, None] & d_mask[None, :, None], step, 0.0)  # makes the decay 1, the input 0
             u = _load_rows(u_row, pixel, u_stride_p, d, mask, d_mask)
-            B = _load_rows(B_row, pixel, B_stride_p, n, mask, n_mask)
+            B, C = _load_B_and_C(B_row, C_row, pixel, B_stride_p, C_stride_p, n, mask, n_mask)
             if edges_ptr is not None:
                 edge = ((batch * sequences + k) * tiles + start + tile) * states * channels
                 tl.store(edges_ptr + edge + nd, state, mask=nd_mask)
@@ -231,7 +249,7 @@ def _scan_2d_kernel(
 
             if y_ptr is not None:
                 if C_ptr is not None:
-                    h *= _load_rows(C_row, pixel, C_stride_p, n, mask, n_mask)[:, :, None, :]
+                    h *= C[:, :, None, :]
                 y = tl.sum(h, 1)
                 if D_ptr is not None:
                     y += D[None, :, None] * u
@@ -242,7 +260,7 @@ def _scan_2d_kernel(
                     gy_row = gy_ptr + batch * gy_stride_b + route * gy_stride_r
                     gh = _load_rows(gy_row, pixel, gy_stride_p, d, mask, d_mask)[:, None, :, :]
                     if C_ptr is not None:
-                        gh *= _load_rows(C_row, pixel, C_stride_p, n, mask, n_mask)[:, :, None, :]
+                        gh *= C[:, :, None, :]
                     gradient += passed * tl.reshape(tl.sum(decays * gh, 0), [BLOCK_N, BLOCK_D])
                     passed *= tl.reshape(_element(decays, RUN - 1, 0, 4), [BLOCK_N, BLOCK_D])
 
@@ -332,6 +350,7 @@ def _scan_2d_bwd_kernel(
     u_row = u_ptr + batch * u_stride_b + k * u_stride_k
     dt_row = dt_ptr + batch * dt_stride_b + k * dt_stride_k
     B_row = B_ptr + batch * B_stride_b + k * B_stride_k
+    C_row = None
     if C_ptr is not None:
         C_row = C_ptr + batch * C_stride_b + k * C_stride_k
     images = tl.num_programs(0) // (tl.cdiv(channels, BLOCK_D) * sequences * chunks)
@@ -378,11 +397,7 @@ def _scan_2d_bwd_kernel(
             step = tl.where(td_mask, step, 0.0)
             u = _load_rows(u_row, pixel, u_stride_p, d, mask, d_mask)
             gy = _load_rows(gy_row, pixel, gy_stride_p, d, mask, d_mask)
-            B = _load_rows(B_row, pixel, B_stride_p, n, mask, n_mask)
-            if C_ptr is not None:
-                C = _load_rows(C_row, pixel, C_stride_p, n, mask, n_mask)
-            else:
-                C = tl.where(mask[:, None, None] & n_mask[None, :, None], 1.0, 0.0)
+            B, C = _load_B_and_C(B_row, C_row, pixel, B_stride_p, C_stride_p, n, mask, n_mask)
             edge = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
             if edges_ptr is not None:  # absent when there is but one tile
                 at = ((batch * sequences + k) * tiles + start + tile) * states * channels
