@@ -519,13 +519,14 @@ def _walk(code: tuple[int, ...], height: int, width: int, run: int, device: torc
 def choose_blocks_2d(channels: int, states: int, backward: bool = False) -> Blocks:
     """Blocks read off the code compiled for sm_90 (registers, spills, instructions), not timed on a device.
 
-    A warp takes 32 neighbouring channels, its warps share the states; 16 positions is the least that a matrix product
-    takes.
+    16 positions are the least that a matrix product takes, with which a low-rank step size is expanded. Threads hold 16
+    values of a tile for few states, 32 for many; all the positions of a run stay in one thread.
     """
     block_n = triton.next_power_of_2(states)
-    block_d = min(32, max(16, triton.next_power_of_2(channels)))
+    block_d = 16 if backward and block_n >= 8 else min(32, max(16, triton.next_power_of_2(channels)))
     run = 16 if block_n <= 32 else max(2, 512 // block_n)
-    num_warps = min(16, max(1, block_n * block_d // (32 if backward else 64)))
+    few = backward and block_n < 8
+    num_warps = min(16, max(1, block_n * block_d // (32 if few else 64)))
     return Blocks(block_d, block_n, run, 1, num_warps)
 
 
