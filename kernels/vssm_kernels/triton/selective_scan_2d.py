@@ -67,6 +67,9 @@ def _program(sequences, channels, chunks, BLOCK_D: tl.constexpr):
     return block, k, pid % chunks, (pid // chunks).to(tl.int64), d, d < channels
 
 
+_INTERPRETED = tl.constexpr(not isinstance(_program, triton.JITFunction))
+
+
 @triton.jit
 def _tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
     """The first tile and the one after the last of those of a route that lie in a chunk, and the route's first tile in
@@ -92,6 +95,13 @@ def _load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R: tl.constexpr
     r = tl.arange(0, BLOCK_R)
     at = (k * channels + d)[None, :] * rank + r[:, None]
     return tl.load(weight_ptr + at, mask=d_mask[None, :] & (r < rank)[:, None], other=0.0)
+
+
+@triton.jit
+def _dot(a, b):
+    if _INTERPRETED:  # the interpreter multiplies the bits of bfloat16 as if they were integers
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
@@ -229,9 +239,8 @@ def _scan_2d_kernel(
         for tile in range(first, last):
             pixel, mask = _pixels(order_ptr, route_ptr, tile, RUN)
             if weight_ptr is not None:
-                raw = tl.dot(
-                    _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R), weight, input_precision="ieee"
-                )[:, :, None]
+                low_rank = _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R)
+                raw = _dot(low_rank, weight)[:, :, None]
             else:
                 raw = _load_rows(dt_row, pixel, dt_stride_p, d, mask, d_mask)
             step = raw + bias[None, :, None]
@@ -386,7 +395,7 @@ def _scan_2d_bwd_kernel(
             td_mask = mask[:, None, None] & d_mask[None, :, None]
             if weight_ptr is not None:
                 low_rank = _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R)
-                raw = tl.dot(low_rank, weight, input_precision="ieee")[:, :, None]
+                raw = _dot(low_rank, weight)[:, :, None]
             else:
                 raw = _load_rows(dt_row, pixel, dt_stride_p, d, mask, d_mask)
             raw += bias[None, :, None]
@@ -418,9 +427,9 @@ def _scan_2d_bwd_kernel(
             _store_rows(gu_row, pixel, maps * channels, d, gu, mask, d_mask)
             if weight_ptr is not None:
                 gdelta = gdelta.to(dt_ptr.dtype.element_ty)
-                gdt = tl.dot(gdelta, tl.trans(weight), input_precision="ieee")
+                gdt = _dot(gdelta, tl.trans(weight))
                 _store_rows(gdt_ptr + (partial + column) * rank, pixel, columns * rank, r, gdt, mask, r < rank)
-                gweight += tl.dot(tl.trans(low_rank), gdelta, input_precision="ieee")
+                gweight += _dot(tl.trans(low_rank), gdelta)
             else:
                 gdt_row = gdt_ptr + (batch * pixels * columns + column) * channels
                 _store_rows(gdt_row, pixel, columns * channels, d, gdelta, mask, d_mask)
