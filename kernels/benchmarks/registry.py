@@ -33,6 +33,8 @@ class Benchmark:
     build: Callable[[torch.device], dict[str, Callable[[], object] | str]]
     dtype: str = "float32"
     ratios: list[Ratio] = field(default_factory=list)
+    # The most milliseconds that a candidate's median should be; only for benchmarks tied to one kind of device.
+    limits: dict[str, float] = field(default_factory=dict)
 
 
 BENCHMARKS: dict[str, Benchmark] = {}

@@ -12,15 +12,15 @@ from vssm_kernels import backends, reference
 BATCH, ROUTES, DIM, LENGTH = 1, 4, 96, 56 * 56
 
 
-def make_inputs(states: int, device: torch.device) -> list[torch.Tensor]:
+def make_inputs(states: int, device: torch.device, batch: int = BATCH) -> list[torch.Tensor]:
     gen = torch.Generator().manual_seed(0)
     channels = ROUTES * DIM
     inputs = [
-        torch.randn(BATCH, channels, LENGTH, generator=gen),
-        torch.randn(BATCH, channels, LENGTH, generator=gen),
+        torch.randn(batch, channels, LENGTH, generator=gen),
+        torch.randn(batch, channels, LENGTH, generator=gen),
         -torch.arange(1.0, states + 1).repeat(channels, 1),
-        torch.randn(BATCH, ROUTES, states, LENGTH, generator=gen),
-        torch.randn(BATCH, ROUTES, states, LENGTH, generator=gen),
+        torch.randn(batch, ROUTES, states, LENGTH, generator=gen),
+        torch.randn(batch, ROUTES, states, LENGTH, generator=gen),
         torch.ones(channels),
         torch.randn(channels, generator=gen) - 4,
     ]
@@ -80,3 +80,33 @@ for states in (1, 16):
             ],
         )
     )
+
+
+def build_bandwidth(states: int, device: torch.device) -> dict[str, Callable[[], object] | str]:
+    if device.type == "cpu":
+        return dict.fromkeys(("triton fwd", "copy of as many bytes"), "it measures a GPU's memory: --device cuda")
+    reason = backends.unavailable_reason("triton", device, torch.bfloat16)
+    if reason is not None:
+        return {"triton fwd": reason}
+    inputs = make_inputs(states, device, batch=64)
+    inputs = [x.bfloat16() if x.dim() > 2 else x for x in inputs]
+    scan = backends.choose_backend("triton", device, torch.bfloat16, 0).selective_scan_fwd
+    moved = sum(x.nbytes for x in inputs) + inputs[0].nbytes  # every input is read once, y written once
+    source = torch.empty(moved // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return {
+        "triton fwd": lambda: scan(*inputs, delta_softplus=True),
+        "copy of as many bytes": lambda: target.copy_(source),
+    }
+
+
+register(
+    Benchmark(
+        name="selective_scan_gpu_bandwidth_n1",
+        about=f"B 64, {ROUTES} routes of {DIM} channels, L {LENGTH}, N 1; the copy reads and writes as many bytes",
+        build=lambda device: build_bandwidth(1, device),
+        dtype="bfloat16",
+        # 70 % of the bandwidth of a copy
+        ratios=[Ratio("copy of as many bytes", "triton fwd", at_least=0.7)],
+    )
+)

@@ -72,7 +72,7 @@ def test_ranks_and_blocks_of_channels(triton_device, rank):
 
 
 @pytest.mark.parametrize("chunks", [2, 3])
-@pytest.mark.parametrize("form", [dict(), dict(merge=False, own_input=True, states=3), dict(absent=("C", "D"))])
+@pytest.mark.parametrize("form", [{}, dict(merge=False, own_input=True, states=3), dict(absent=("C", "D"))])
 def test_two_passes(triton_device, chunks, form):
     joined = ((Route(reverse=True), Route(stride=(1, 2)), Route(transpose=True)),)
     check_2d(triton_device, joined, chunks=chunks, height=4, width=7, **form)

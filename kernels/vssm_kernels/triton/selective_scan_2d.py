@@ -1,8 +1,8 @@
 """The selective scan of channels-last maps in Triton, forward and backward: nothing is laid out in sequences.
 
-One program owns one image, one sequence and BLOCK_D channels, and walks the sequence in tiles of RUN positions. The tile
-is that of `selective_scan.py` with LANES = 1: channels lie side by side over the threads, which is how they lie in
-memory, and each thread holds a run of positions in its registers, so the scan needs no exchange between threads at all.
+One program owns one image, one sequence and BLOCK_D channels, and walks it in tiles of RUN positions. The tile is that
+of `selective_scan.py` with LANES = 1: channels lie side by side over the threads, which is how they lie in memory, and
+each thread holds a run of positions in its registers, so the scan needs no exchange between threads at all.
 
 Which pixels a route visits is a table on the device, four bytes a position beside the hundreds that are read there; any
 path will do, and kernels are not compiled again for other routes or sizes of map.
@@ -52,6 +52,10 @@ FEW_PROGRAMS = 1024
 # Chunks shorter than this many tiles are not worth a pass of their own.
 TILES_PER_CHUNK = 4
 _ROUTE_FIELDS = tl.constexpr(5)
+
+
+# What depends on the size of the map, and would have kernels compiled again by its divisors.
+_SIZES = ["pixels", "chunks", "tiles", "tiles_per_chunk", "B_stride_b", "C_stride_b"]
 
 
 @triton.jit
@@ -142,7 +146,7 @@ def _store_rows(row_ptr, pixel, stride, column, x, mask, column_mask):
     tl.store(row_ptr + at, x, mask=mask[:, None] & column_mask[None, :])
 
 
-@triton.jit(do_not_specialize=["pixels", "chunks", "tiles", "tiles_per_chunk"])
+@triton.jit(do_not_specialize=_SIZES)
 def _scan_2d_kernel(
     u_ptr,
     dt_ptr,
@@ -281,7 +285,7 @@ def _scan_2d_kernel(
             tl.store(starts_ptr + total * states * channels + nd, gradient, mask=nd_mask)
 
 
-@triton.jit(do_not_specialize=["pixels", "chunks", "tiles", "tiles_per_chunk"])
+@triton.jit(do_not_specialize=_SIZES)
 def _scan_2d_bwd_kernel(
     gy_ptr,
     u_ptr,
@@ -656,9 +660,9 @@ def _expand(dt: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(low_rank, weight.to(dt.dtype).mT).unflatten(1, dt.shape[:3]).permute(1, 2, 3, 0, 4)
 
 
-def _sum_maps(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """(Bt, H, W, maps, D) summed over the maps, in float32 whatever they are in."""
-    return maps.squeeze(3).to(dtype) if maps.shape[3] == 1 else maps.sum(3, dtype=torch.float32).to(dtype)
+def _sum_maps(maps: Tensor) -> Tensor:
+    """(Bt, H, W, maps, D) summed over the maps; PyTorch sums halves in float32 and rounds once."""
+    return maps.squeeze(3) if maps.shape[3] == 1 else maps.sum(3)
 
 
 def selective_scan_2d_fwd(
@@ -692,13 +696,13 @@ def selective_scan_2d_fwd(
     with _on_device_of(u):
         steps, ends, _ = launch.totals()
         launch.scan(y=y, steps=steps, ends=ends, maps=maps, merge=merge)
-    return _sum_maps(y, out_dtype) if merge else y
+    return _sum_maps(y) if merge else y
 
 
 def _sum_columns(x: Tensor, walk: _Walk, sequences: int, dtype: torch.dtype) -> Tensor:
     """(Bt, H, W, columns, C), a column a sequence or a route, to (Bt, H, W, K, C)."""
     if walk.columns != sequences:
-        x = torch.stack([x[:, :, :, a:b].sum(3, dtype=torch.float32) for a, b in walk.routes], 3)
+        x = torch.stack([x[:, :, :, a:b].sum(3) for a, b in walk.routes], 3)
     return x.to(dtype)
 
 
@@ -796,7 +800,7 @@ def selective_scan_2d_bwd(
     if launch.own_input:
         grad_u = _sum_columns(grad_u, walk, sequences, u.dtype)
     else:
-        grad_u = _sum_maps(grad_u, u.dtype)
+        grad_u = _sum_maps(grad_u)
     return (
         grad_u,
         grad_dt,

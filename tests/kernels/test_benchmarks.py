@@ -1,0 +1,56 @@
+"""The benchmarks of ops: what can be said of them without their device."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    names = ("registry", "run", "selective_scan", "selective_scan_2d")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import run
+
+    yield run
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_those_for_gpus_are_skipped_with_a_reason(run):
+    gpu = [benchmark for name, benchmark in run.BENCHMARKS.items() if "_gpu_" in name]
+    assert len(gpu) == 4
+    results = [run.run_benchmark(benchmark, torch.device("cpu"), rounds=1) for benchmark in gpu]
+    for result in results:
+        assert not result["milliseconds"] and all("cuda" in reason for reason in result["skipped"].values())
+    assert "not run: " in run.as_markdown({}, results)
+
+
+def test_ratios_and_limits_name_candidates(run):
+    for benchmark in run.BENCHMARKS.values():
+        if "_gpu_" in benchmark.name:
+            built = benchmark.build(torch.device("cpu"))
+            named = {name for r in benchmark.ratios for name in (r.over, r.under)} | set(benchmark.limits)
+            assert named - {"step size by a matrix product, fused fwd"} <= set(built), benchmark.name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_one_runs(run, dtype):
+    import selective_scan_2d
+
+    candidates = selective_scan_2d.build((1, 3, 4, 2, 1), dtype, torch.device("cpu"))
+    for candidate in candidates.values():
+        assert isinstance(candidate, str) or candidate() is not None
+
+
+def test_a_limit_is_reported(run):
+    benchmark = run.Benchmark("x", "about", lambda device: {"it": lambda: None}, limits={"it": 1e9})
+    result = run.run_benchmark(benchmark, torch.device("cpu"), rounds=2)
+    assert result["ratios"] == [
+        {"ratio": "it, ms", "value": result["ratios"][0]["value"], "target": "<= 1e+09", "holds": True}
+    ]
