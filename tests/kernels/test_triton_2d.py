@@ -219,15 +219,19 @@ def record(self, *args, grid, warmup, **options):
     launched.append((ASTSource(self, signature, constants), options))
 
 JITFunction.run = record
-for dtype, states, capability in ((torch.bfloat16, 1, 90), (torch.float32, 1, 80), (torch.bfloat16, 16, 90)):
+for dtype, states, capability, everything in ((torch.bfloat16, 1, 90, True), (torch.float32, 1, 80, False),
+                                              (torch.bfloat16, 16, 90, True)):
     launched.clear()
     empty = lambda *shape: torch.empty(shape, dtype=dtype)
     u, dt, B, C = empty(1, 40, 40, 96), empty(1, 40, 40, 1, 6), *(empty(1, 40, 40, 1, states) for _ in range(2))
     A, D, bias, weight = (torch.empty(1, 96, n) for n in (states, 1, 1, 6))
-    inputs = u, dt, A, B, C, D[..., 0], bias[..., 0], weight
-    code = encode_routes((Route(),))
-    y = scan.selective_scan_2d_fwd(*inputs, code, True, True, dtype, chunks=2)
-    scan.selective_scan_2d_bwd(y, *inputs, code, True, True, chunks=2)
+    inputs = [u, dt, A, B, C, D[..., 0], bias[..., 0], weight]
+    if not everything:
+        u = empty(1, 40, 40, 1, 96)
+        inputs = [u, u, A, B, None, None, None, None]
+    how = encode_routes((Route(),)), everything, everything
+    y = scan.selective_scan_2d_fwd(*inputs, *how, dtype, chunks=2)
+    scan.selective_scan_2d_bwd(y, *inputs, *how, chunks=2)
     assert len(launched) == 5
     for source, options in launched:
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

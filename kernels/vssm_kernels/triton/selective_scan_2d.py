@@ -129,7 +129,7 @@ def _load_B_and_C(B_row, C_row, pixel, B_stride, C_stride, n, mask, n_mask):
     if n.shape[0] == 1 and C_row is not None:
         is_B = (tl.arange(0, 2) == 0)[None, :]
         at = tl.where(is_B, B_row + (pixel * B_stride)[:, None], C_row + (pixel * C_stride)[:, None])
-        B, C = tl.split(tl.load(at, mask=mask[:, None] & (is_B | ~is_B), other=0.0).to(tl.float32))
+        B, C = tl.split(tl.load(at, mask=mask[:, None], other=0.0).to(tl.float32))
         return B[:, None, None], C[:, None, None]
     B = _load_rows(B_row, pixel, B_stride, n, mask, n_mask)
     if C_row is not None:
@@ -556,13 +556,14 @@ def _as_map(x: Tensor | None) -> tuple[Tensor | None, tuple[int, int, int]]:
     return x, (x.stride(0), pixel, x.stride(3) if x.dim() == 5 else 0)
 
 
-def _fits(code: Sequence[int], u: Tensor, *maps: Tensor) -> bool:
+def _fits(code: Sequence[int], u: Tensor, *maps: Tensor | None) -> bool:
     """Whether offsets within an image stay below 32 bits, which spares the kernels half of their integer arithmetic."""
+    maps = (u, *(x for x in maps if x is not None))
     routes = sum(map(len, decode_routes(code)))
-    written = u.shape[1] * u.shape[2] * routes * u.shape[-1]
-    # What is read may be a view, or be copied: both bounds must hold.
-    furthest = [sum((n - 1) * s for n, s in zip(x.shape[1:], x.stride()[1:], strict=True)) for x in (u, *maps)]
-    return max(written, *furthest, *(x[0].numel() for x in maps)) < 2**31
+    written = u.shape[1] * u.shape[2] * routes * max(x.shape[-1] for x in maps)
+    # A view's pixels may lie further apart than a copy's.
+    furthest = [sum((n - 1) * s for n, s in zip(x.shape[1:], x.stride()[1:], strict=True)) for x in maps]
+    return max(written, *furthest) < 2**31
 
 
 class _Launch:
@@ -686,7 +687,7 @@ def selective_scan_2d_fwd(
     A result that several routes are summed into is rounded to `out_dtype` once a route, before a sum in float32.
     """
     tensors = (u, dt, A, B, C, D, delta_bias, dt_weight)
-    if not _fits(code, u, dt, B):
+    if not _fits(code, u, dt, B, C):
         return scan_2d_fwd(selective_scan_fwd, *tensors, code, delta_softplus, merge, out_dtype)
     _check_dtypes(**{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
     launch = _Launch(*tensors, code, delta_softplus, False, blocks, chunks)
@@ -724,7 +725,7 @@ def selective_scan_2d_bwd(
 ) -> tuple[Tensor | None, ...]:
     """See `scan_2d.scan_2d_bwd`. The same bits in every run. `blocks` and `chunks` as in the forward."""
     tensors = (u, dt, A, B, C, D, delta_bias, dt_weight)
-    if not _fits(code, u, dt, B):
+    if not _fits(code, u, dt, B, C):
         return scan_2d_bwd(selective_scan_bwd, grad, *tensors, code, delta_softplus, merge)
     _check_dtypes(grad=grad, **{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
     launch = _Launch(*tensors, code, delta_softplus, True, blocks, chunks)
