@@ -6,10 +6,8 @@ python tools/benchmark.py vmamba_tiny_s1l8 'vssd_*' --peers swin_tiny_patch4_win
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from vssm._cli import run
@@ -34,25 +32,12 @@ def names_of(patterns: Sequence[str]) -> list[str]:
     return names
 
 
-@contextmanager
-def scan_backend(name: str):
-    before = os.environ.get("VSSM_BACKEND")
-    os.environ["VSSM_BACKEND"] = name
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["VSSM_BACKEND"]
-        else:
-            os.environ["VSSM_BACKEND"] = before
-
-
 def measure(args: argparse.Namespace) -> dict:
     import timm
     import torch
 
     from vssm.profiling import paper_flops
-    from vssm.profiling.throughput import environment, interleaved, nearest, operators, summary
+    from vssm.profiling.throughput import environment, interleaved, nearest, operators, scan_backend, summary
 
     try:
         device = torch.device(args.device)

@@ -67,8 +67,16 @@ def _route_slots(code: Sequence[int]) -> list[range]:
 
 
 def _select(p: Tensor | None, indices: list[int]) -> Tensor | None:
-    """Rows of a per-sequence parameter, without a copy when all are wanted."""
-    return p if p is None or len(indices) == len(p) else p[indices]
+    """Rows of a per-sequence parameter, without a copy when all are wanted.
+
+    One by one, here and in `_put`: a list as an index becomes a tensor on the host, and a GPU would wait for its copy.
+    """
+    return p if p is None or len(indices) == len(p) else torch.stack([p[k] for k in indices])
+
+
+def _put(target: Tensor, indices: list[int], rows: Tensor) -> None:
+    for row, k in enumerate(indices):
+        target[k] = rows[row]
 
 
 def _flat(p: Tensor | None) -> Tensor | None:
@@ -186,10 +194,10 @@ def scan_2d_bwd(
             ddelta = ddelta.to(sum_dtype)
             dweight = torch.einsum("bkdl,bkrl->kdr", ddelta, inputs.dt.to(sum_dtype))
             ddelta = torch.matmul(weight.transpose(-1, -2), ddelta)
-            grad_weight[walk.indices] = dweight
+            _put(grad_weight, walk.indices, dweight)
         for target, piece in ((grad_A, dA), (grad_D, dD), (grad_bias, dbias)):
             if target is not None:
-                target[walk.indices] = piece.unflatten(0, (count, channels))
+                _put(target, walk.indices, piece.unflatten(0, (count, channels)))
         for k, piece in walk.maps(du):
             (grad_u if u.dim() == 4 else grad_u[:, k]).add_(piece)
         for target, values in ((grad_dt, ddelta), (grad_B, dB), (grad_C, dC)):

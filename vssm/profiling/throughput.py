@@ -5,7 +5,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
@@ -14,10 +15,24 @@ from torch import nn
 
 from vssm_kernels import available_backends, cpu
 
-__all__ = ["environment", "interleaved", "nearest", "operators", "summary"]
+__all__ = ["environment", "interleaved", "nearest", "operators", "scan_backend", "summary"]
 
 # A sample is the mean of as many calls as last this long: one call of a millisecond measures the scheduler's whims.
 SAMPLE_SECONDS = 0.02
+
+
+@contextmanager
+def scan_backend(name: str) -> Iterator[None]:
+    """Let the scans that run inside take this backend, as VSSM_BACKEND does."""
+    before = os.environ.get("VSSM_BACKEND")
+    os.environ["VSSM_BACKEND"] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["VSSM_BACKEND"]
+        else:
+            os.environ["VSSM_BACKEND"] = before
 
 
 def synchronize(device: torch.device) -> None:

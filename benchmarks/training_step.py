@@ -1,0 +1,141 @@
+#!/usr/bin/env python
+"""Time and peak memory of a training step (forward, backward, AdamW) under several backends of the scan.
+
+python benchmarks/training_step.py --threads 2 --output benchmarks/results/training_step_cpu
+
+Times are medians of interleaved rounds; memory is the peak of one step in a process that does nothing else, beyond the
+weights and the images, with the optimiser's state made before. The backend `reference` is a plain loop over positions.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: see docs/decisions.md
+
+import timm
+import torch
+import torch.nn.functional as F
+
+import vssm
+from vssm._cli import run as run_tool
+from vssm._errors import UserError, did_you_mean
+from vssm.profiling.memory import PROMPT_ALLOCATOR, peak_memory
+from vssm.profiling.throughput import environment, interleaved, scan_backend, summary
+from vssm_kernels import available_backends
+
+
+def make_step(args: argparse.Namespace) -> Callable[[str], None]:
+    """A training step as a function of the backend."""
+    torch.manual_seed(0)
+    model = timm.create_model(args.model).train().to(args.device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    images = torch.randn(args.batch_size, 3, args.img_size, args.img_size, device=args.device)
+    labels = torch.arange(args.batch_size, device=args.device)
+
+    def step(backend: str) -> None:
+        with scan_backend(backend):
+            optimiser.zero_grad(set_to_none=True)
+            with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.amp):
+                loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            optimiser.step()
+
+    for parameter in model.parameters():  # a step of nothing makes the optimiser's state
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    return step
+
+
+def memory_here(args: argparse.Namespace, backend: str) -> int:
+    step = make_step(args)
+    return peak_memory(lambda: step(backend), torch.device(args.device))
+
+
+def memory_apart(argv: Sequence[str], backend: str) -> int:
+    command = [sys.executable, __file__, *argv, "--memory-of", backend]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **PROMPT_ALLOCATOR})
+    if done.returncode:
+        raise UserError(f"measuring the memory of {backend} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+    return int(done.stdout.split()[-1])
+
+
+def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
+    device = torch.device(args.device)
+    taken = {}
+    for backend in args.backends:
+        print(f"memory of {backend}", file=sys.stderr)
+        taken[backend] = memory_apart(argv, backend)
+    step = make_step(args)
+    jobs = {backend: lambda backend=backend: step(backend) for backend in args.backends}
+    times = {backend: summary(samples) for backend, samples in interleaved(jobs, device, args.rounds).items()}
+    first = args.backends[0]
+    rows = [
+        {
+            "scan backend": backend,
+            "milliseconds": times[backend],
+            "mebibytes": round(taken[backend] / 2**20, 1),
+            "time ratio": round(times[backend]["median"] / times[first]["median"], 3),
+            "memory ratio": round(taken[backend] / max(taken[first], 1), 3),
+        }
+        for backend in args.backends
+    ]
+    ran = environment(device)
+    del ran["scan backend"]  # a column of the table
+    settings = {key: getattr(args, key) for key in ("model", "img_size", "batch_size", "amp")}
+    return {"environment": ran, "settings": settings, "rows": rows}
+
+
+def as_markdown(results: dict) -> str:
+    first = results["rows"][0]["scan backend"]
+    lines = ["; ".join(f"{k}: {v}" for k, v in {**results["environment"], **results["settings"]}.items()), ""]
+    lines += [f"| scan | median ms (quartiles) | peak MiB | time / {first} | memory / {first} |", "|---" * 5 + "|"]
+    for row in results["rows"]:
+        ms = row["milliseconds"]
+        spread = f"{ms['median']:.4g} ({ms['q1']:.4g} - {ms['q3']:.4g})"
+        ratios = f"{row['time ratio']:.2f} | {row['memory ratio']:.2f}"
+        lines.append(f"| {row['scan backend']} | {spread} | {row['mebibytes']:.4g} | {ratios} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vmamba_tiny_s1l8")
+    parser.add_argument("--backends", nargs="+", default=["auto", "reference"], metavar="NAME", help="the first is 1")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, metavar="STEM", help="also write STEM.md and STEM.json")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.model not in vssm.list_models():
+        raise UserError(f"no model is called '{args.model}'{did_you_mean(args.model, vssm.list_models())}.")
+    fastest = available_backends(args.device)
+    args.backends = [fastest[0] if name == "auto" else name for name in args.backends]
+    for name in args.backends:
+        if name not in fastest:
+            raise UserError(f"there is no backend '{name}' on {args.device}; there are {', '.join(fastest)}.")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    if args.memory_of:
+        print(memory_here(args, args.memory_of))
+        return
+    results = measure(args, argv)
+    table = as_markdown(results)
+    print(table, end="")
+    if args.output:
+        args.output.with_suffix(".md").write_text(table)
+        args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,40 @@
+"""The table of cost against tokens, on two small maps."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vssm._cli import run
+from vssm.profiling.memory import peak_memory
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import linear_cost  # noqa: E402
+
+
+def test_peak_memory_counts_what_a_call_holds():
+    assert 60 << 20 < peak_memory(lambda: torch.ones(16 << 20), torch.device("cpu")) < 80 << 20
+
+
+def test_table_files_and_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    words = ["--sides", "6", "12", "--dim", "32", "--rounds", "2", "--max-gib", "0.0001"]
+    assert run(linear_cost.main, [*words, "--output", str(tmp_path / "cost")]) == 0
+    table = capsys.readouterr().out
+    results = json.loads((tmp_path / "cost.json").read_text())
+    assert (tmp_path / "cost.md").read_text() == table and (tmp_path / "cost.png").stat().st_size > 10_000
+    assert {(r["mixer"], r["pass"], r["tokens"]) for r in results["rows"]} == {
+        (mixer, which, tokens) for mixer in linear_cost.MIXERS for which in linear_cost.PASSES for tokens in (36, 144)
+    }
+    skipped = [r for r in results["rows"] if "skipped" in r]
+    assert {(r["mixer"], r["tokens"]) for r in skipped} == {("plain attention", 144)}
+    assert all(r["mebibytes"] >= 0 and r["milliseconds"]["median"] > 0 for r in results["rows"] if r not in skipped)
+    assert "| SS2D |" in table and "GiB for its scores |" in table
+
+
+def test_growth_is_the_exponent():
+    rows = [{"tokens": n, "milliseconds": {"median": float(n**2)}} for n in (10, 100)]
+    assert linear_cost.growth(rows, lambda row: row["milliseconds"]["median"]) == pytest.approx(2)
+    assert linear_cost.growth(rows[:1], lambda row: 1.0) is None

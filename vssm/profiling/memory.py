@@ -1,0 +1,59 @@
+"""The most memory that a call takes, measured where it is taken."""
+
+import contextlib
+import gc
+import re
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+__all__ = ["PROMPT_ALLOCATOR", "peak_memory"]
+
+# Environment of a process whose memory is measured: glibc's allocator then gives every block of 64 KiB back when it is
+# freed. Left alone it keeps some, which makes the next call's peak look lower.
+PROMPT_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def _resident() -> tuple[int, int]:
+    """Bytes of this process in memory now, and at most since its start or since `_forget_peak`."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        now, most = (int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) << 10 for field in ("VmRSS", "VmHWM"))
+        return now, most
+    except (OSError, TypeError):  # no Linux; the present use is unknown, and the peak stands for it
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return most, most
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a call of `run` takes at its peak, beyond what was there before it.
+
+    On a CPU these are resident pages of the process, so scratch memory of every library counts. Pages that earlier
+    calls left with the allocator do not: call this in a fresh process, after a small call that loads the libraries, and
+    again only for larger calls. On a GPU it is what PyTorch's allocator hands out.
+    """
+    gc.collect()
+    if device.type == "cpu":
+        _forget_peak()
+        before, _ = _resident()
+        result = run()  # kept until the peak is read
+        _, after = _resident()
+        del result
+        return max(after - before, 0)
+    torch.accelerator.synchronize(device)
+    memory = torch.get_device_module(device)
+    memory.reset_peak_memory_stats(device)
+    before = memory.memory_allocated(device)
+    result = run()
+    torch.accelerator.synchronize(device)
+    after = memory.max_memory_allocated(device)
+    del result
+    return after - before
