@@ -9,9 +9,7 @@ import importlib.util
 import json
 import math
 import platform
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -23,25 +21,14 @@ import selective_scan  # noqa: E402, F401  (registers its benchmarks)
 import selective_scan_2d  # noqa: E402, F401
 from registry import BENCHMARKS, Benchmark  # noqa: E402
 
+from vssm_kernels import cpu  # noqa: E402
+from vssm_kernels.timing import cpu_name, summary, timed  # noqa: E402
+
 # A candidate slower than this in the warm-up is called a few times only.
 SLOW_SECONDS = 0.1
 SLOW_ROUNDS = 5
 # A sample is the mean of as many calls as last this long: one call of a millisecond measures the scheduler's whims.
 SAMPLE_SECONDS = 0.01
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def timed(run, device: torch.device, calls: int = 1) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    synchronize(device)
-    return (time.perf_counter() - start) / calls
 
 
 def measure(candidates: dict, device: torch.device, rounds: int) -> dict[str, list[float]]:
@@ -61,12 +48,6 @@ def measure(candidates: dict, device: torch.device, rounds: int) -> dict[str, li
                 run()  # the candidate before it leaves caches and allocator as it likes
                 times[name].append(timed(run, device, calls))
     return times
-
-
-def summary(times: list[float]) -> dict[str, float]:
-    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
-    milliseconds = {"median": statistics.median(times), "q1": low, "q3": high, "best": min(times)}
-    return {"rounds": len(times), **{key: value * 1e3 for key, value in milliseconds.items()}}
 
 
 def run_benchmark(benchmark: Benchmark, device: torch.device, rounds: int) -> dict:
@@ -101,19 +82,7 @@ def run_benchmark(benchmark: Benchmark, device: torch.device, rounds: int) -> di
     }
 
 
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def environment(device: torch.device) -> dict[str, str]:
-    from vssm_kernels import cpu
-
     info = {"torch": torch.__version__, "python": platform.python_version(), "device": str(device)}
     if device.type == "cpu":
         info |= {"cpu": cpu_name(), "threads": str(torch.get_num_threads())}

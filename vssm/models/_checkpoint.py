@@ -14,6 +14,7 @@ __all__ = [
     "CONV_BLOCK_RENAMES",
     "EARLY_VMAMBA_NAMES",
     "check_fit",
+    "new_name",
     "read_checkpoint",
     "rename",
     "unwrap_state_dict",
@@ -147,15 +148,20 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], averaged: bool = True) -> d
     return weights
 
 
-def rename(weights: Mapping[str, Tensor], renames: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """The weights under new names: each (pattern, replacement) is applied to every name, in order."""
+# Regular expression and what it becomes, as `re.sub` takes them.
+Renames = Iterable[tuple[str, str | Callable[[re.Match], str]]]
 
-    def new(name: str) -> str:
-        for pattern, replacement in renames:
-            name = re.sub(pattern, replacement, name)
-        return name
 
-    return {new(name): value for name, value in weights.items()}
+def new_name(name: str, renames: Renames) -> str:
+    """A key of a checkpoint under its new name: every (pattern, replacement) is applied, in order."""
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def rename(weights: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
+    """The weights under their new names, see `new_name`."""
+    return {new_name(name, renames): value for name, value in weights.items()}
 
 
 def _some(names, limit: int = 5) -> str:

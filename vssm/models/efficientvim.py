@@ -17,7 +17,6 @@ spares 1-D tensors and biases, so it decays the gates `alpha` and the LayerNorm 
 dimensions; here LayerNorm weights are 1-D and spared, and A and D are spared by name, too.
 """
 
-import re
 from typing import Dict, List, Optional, Tuple, Union
 
 import torch
@@ -32,7 +31,7 @@ from ..layers import ConvNorm, LinearNorm
 from ..scans import HiddenStateMixer
 from ._backbone import Backbone, Stage
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import check_fit, unwrap_state_dict
+from ._checkpoint import check_fit, new_name, unwrap_state_dict
 
 __all__ = ["EfficientViM", "EfficientViMBlock", "EfficientViMDistilled", "to_timm_state_dict"]
 
@@ -449,14 +448,9 @@ _RENAMES = (
     (r"^head\.mix$", "weights"),
     (r"^head_dist\.fcs\.", "heads_dist."),
     (r"^head_dist\.mix$", "weights_dist"),
+    (r"^stages\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) - 1}.downsample."),
 )
 _HEADS_DIST = ("heads_dist.", "weights_dist", "head_dist.")
-
-
-def _official_name(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return re.sub(r"^stages\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) - 1}.downsample.", name)
 
 
 def checkpoint_filter_fn(state_dict, model: nn.Module) -> Dict[str, Tensor]:
@@ -473,7 +467,7 @@ def checkpoint_filter_fn(state_dict, model: nn.Module) -> Dict[str, Tensor]:
     if not isinstance(model, EfficientViMDistilled):
         weights = {name: value for name, value in weights.items() if not name.startswith(_HEADS_DIST)}
     if not any(name.startswith("stem.") for name in weights):
-        ours = {_official_name(name): name for name in own}
+        ours = {new_name(name, _RENAMES): name for name in own}
         # Heads that this model lacks (no classes) go by our names, too, for timm drops them by those.
         heads = {"heads": "head.fcs", "heads_dist": "head_dist.fcs"}
         ours |= {f"{a}.{i}.{p}": f"{b}.{i}.{p}" for a, b in heads.items() for i in range(9) for p in ("weight", "bias")}
@@ -508,7 +502,7 @@ def to_timm_state_dict(model: EfficientViM) -> Dict[str, Tensor]:
             value = value[:, :, None, None]
         elif name.endswith("_proj.weight"):
             value = value[:, :, None]
-        weights[_official_name(name)] = value
+        weights[new_name(name, _RENAMES)] = value
     return weights
 
 

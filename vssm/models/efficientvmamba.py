@@ -17,7 +17,6 @@ official weight decay spares 1-D tensors and biases, so it decays A_logs and the
 `no_weight_decay()` follows the usual practice of the state-space literature.
 """
 
-import re
 from typing import Tuple
 
 import torch.nn as nn
@@ -29,7 +28,7 @@ from ..layers import PatchMerging, PatchStem
 from ..scans import AtrousSS2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, unwrap_state_dict
+from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, rename, unwrap_state_dict
 
 __all__ = ["EVSSBlock", "EfficientVMamba", "InvertedResidual"]
 
@@ -184,12 +183,6 @@ _RENAMES = (
 )
 
 
-def _our_name(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def _adapted(name: str) -> bool:
     """Whether timm adapts or drops this tensor when classes or image channels differ."""
     return name.startswith("head.fc.") or name == "stem.conv.weight"
@@ -203,7 +196,7 @@ def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
     """
     weights = unwrap_state_dict(state_dict)
     if not any(name.startswith("stem.") for name in weights):
-        weights = {_our_name(name): value for name, value in weights.items()}
+        weights = rename(weights, _RENAMES)
         for name, value in weights.items():
             if name.endswith(".mixer.x_proj.weight") and value.dim() == 3:  # one projection a route
                 weights[name] = value.flatten(0, 1)

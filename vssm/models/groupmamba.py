@@ -33,7 +33,7 @@ from ..layers import ConvDownsample, DepthwiseMlp
 from ..scans import GroupedSS2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import check_fit, unwrap_state_dict
+from ._checkpoint import check_fit, rename, unwrap_state_dict
 
 __all__ = ["GroupMamba", "GroupMambaBlock"]
 
@@ -262,9 +262,7 @@ def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
 def _our_layout(official: Dict[str, Tensor], own: Dict[str, Tensor]) -> Dict[str, Tensor]:
     weights: Dict[str, Tensor] = {}
     groups: Dict[str, Dict[str, Tensor]] = {}
-    for name, value in official.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
+    for name, value in rename(official, _RENAMES).items():
         group = _GROUP.search(name)
         if group is None:
             weights[name] = value

@@ -19,7 +19,6 @@ The official weight decay spares only 1-D tensors and biases, so it decays A_log
 included; `no_weight_decay()` follows the usual practice of the state-space literature and spares A_logs and that bias.
 """
 
-import re
 from typing import Tuple
 
 import torch.nn as nn
@@ -32,7 +31,7 @@ from ..scans import MultiScaleSS2D
 from . import vmamba
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import unwrap_state_dict
+from ._checkpoint import new_name, unwrap_state_dict
 
 __all__ = ["MSVMamba", "MSVMambaBlock"]
 
@@ -167,9 +166,7 @@ def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
             # Only the code of the first generation, which normalises before merging, holds the half branch first.
             if model.norm_before_merge and name.endswith(_PER_BRANCH) and len(value) % 2 == 0:
                 value = value.unflatten(0, (2, -1)).flip(0).flatten(0, 1)
-            for pattern, replacement in _RENAMES:
-                name = re.sub(pattern, replacement, name)
-            weights[name] = value
+            weights[new_name(name, _RENAMES)] = value
     return vmamba.checkpoint_filter_fn(weights, model)
 
 

@@ -15,7 +15,6 @@ decays A_logs and the step-size tensors; `no_weight_decay()` follows the usual p
 and spares those as well.
 """
 
-import re
 from typing import Tuple
 
 import torch.nn as nn
@@ -27,7 +26,7 @@ from ..layers import ConvDownsample, ConvStem, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, unwrap_state_dict
+from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, new_name, unwrap_state_dict
 
 __all__ = ["VMamba", "VMambaBlock"]
 
@@ -166,8 +165,7 @@ _PATCH_EMBED = ({"0": "conv", "2": "norm"}, {"1": "norm", "2": "reduction", "nor
 
 
 def _our_name(name: str, conv_embed: bool) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
+    name = new_name(name, _RENAMES)
     stem, downsample = _CONV_EMBED if conv_embed else _PATCH_EMBED
     parts = name.split(".")
     if parts[0] == "patch_embed" and parts[1] in stem:

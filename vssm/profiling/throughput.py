@@ -3,17 +3,15 @@
 import math
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import timm
 import torch
 from torch import nn
 
 from vssm_kernels import available_backends, cpu
+from vssm_kernels.timing import cpu_name, summary, timed
 
 __all__ = ["environment", "interleaved", "nearest", "operators", "scan_backend", "summary"]
 
@@ -33,21 +31,6 @@ def scan_backend(name: str) -> Iterator[None]:
             del os.environ["VSSM_BACKEND"]
         else:
             os.environ["VSSM_BACKEND"] = before
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a device that works asynchronously."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _timed(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    synchronize(device)
-    return (time.perf_counter() - start) / calls
 
 
 def interleaved(
@@ -77,22 +60,15 @@ def interleaved(
             progress(done, total)
 
     for name, run in candidates.items():
-        _timed(run, device)  # allocations, and kernels that are compiled at their first call
-        calls[name] = math.ceil(SAMPLE_SECONDS / max(_timed(run, device), 1e-9))
+        timed(run, device)  # allocations, and kernels that are compiled at their first call
+        calls[name] = math.ceil(SAMPLE_SECONDS / max(timed(run, device), 1e-9))
         tick()
     for _ in range(rounds):
         for name, run in candidates.items():
             run()  # the candidate before it leaves caches and allocator as it likes
-            times[name].append(_timed(run, device, calls[name]))
+            times[name].append(timed(run, device, calls[name]))
             tick()
     return times
-
-
-def summary(times: list[float]) -> dict[str, float]:
-    """Median, quartiles and best of samples in seconds, in milliseconds."""
-    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
-    values = {"median": statistics.median(times), "q1": low, "q3": high, "best": min(times)}
-    return {"rounds": len(times), **{name: value * 1e3 for name, value in values.items()}}
 
 
 def nearest(cost: float, peers: Mapping[str, float]) -> str:
@@ -116,22 +92,12 @@ def operators(model: nn.Module, x: torch.Tensor, count: int = 3) -> list[tuple[s
     return sorted(((name, value / total) for name, value in spent.items()), key=lambda pair: -pair[1])[:count]
 
 
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def environment(device: torch.device) -> dict[str, str]:
     """What ran: versions, processor, threads, and the backend that the scans take there."""
     info = {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()}
     info["device"] = str(device)
     if device.type == "cpu":
-        info |= {"cpu": _cpu_name(), "threads": str(torch.get_num_threads())}
+        info |= {"cpu": cpu_name(), "threads": str(torch.get_num_threads())}
         info["compiled scan"] = cpu.unavailable_reason() or cpu.variant()
     else:
         info["gpu"] = torch.get_device_module(device).get_device_name(device)
