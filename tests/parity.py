@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 DATA = Path(__file__).parent / "data" / "parity"
@@ -18,6 +19,14 @@ DATA = Path(__file__).parent / "data" / "parity"
 
 def load(name: str) -> dict:
     return json.loads((DATA / f"{name}.json").read_text())
+
+
+def cases(records: dict, with_grad: bool | None = None):
+    """Parameters (record's key, number of its case) for pytest: the cases with gradients, those without, or all."""
+    for key, record in records.items():
+        for i, case in enumerate(record["cases"]):
+            if with_grad is None or ("grad_l2" in case) == with_grad:
+                yield pytest.param(key, i, id=f"{key}-{'x'.join(map(str, case['shape']))}")
 
 
 def weight(key: str, shape: list[int], rules: str = "v1") -> torch.Tensor:

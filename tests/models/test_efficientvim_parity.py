@@ -35,26 +35,19 @@ def load(key: str, case: dict, float64: bool = False):
     return model
 
 
-def cases(with_grad: bool):
-    for key, record in RECORDS.items():
-        for i, case in enumerate(record["cases"]):
-            if ("grad_l2" in case) == with_grad:
-                yield pytest.param(key, i, id=f"{key}-{'x'.join(map(str, case['shape']))}")
-
-
 @pytest.mark.parametrize("key", RECORDS)
 def test_parameters(key):
     model, record = build(key)
     assert sum(p.numel() for p in model.parameters()) == record["params"]
 
 
-@pytest.mark.parametrize(("key", "index"), [*cases(with_grad=False), *cases(with_grad=True)])
+@pytest.mark.parametrize(("key", "index"), parity.cases(RECORDS))
 def test_forward(key, index):
     case = RECORDS[key]["cases"][index]
     parity.check_forward(load(key, case), case, OUTPUT)
 
 
-@pytest.mark.parametrize(("key", "index"), cases(with_grad=True))
+@pytest.mark.parametrize(("key", "index"), parity.cases(RECORDS, with_grad=True))
 def test_gradients(key, index):
     case = RECORDS[key]["cases"][index]
     model = load(key, case, float64=True)

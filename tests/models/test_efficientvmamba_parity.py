@@ -19,27 +19,20 @@ def build(key: str):
     return timm.create_model(RECORDS[key]["name"]).eval(), RECORDS[key]
 
 
-def cases(with_grad: bool):
-    for key, record in RECORDS.items():
-        for i, case in enumerate(record["cases"]):
-            if ("grad_l2" in case) == with_grad:
-                yield pytest.param(key, i, id=f"{key}-{'x'.join(map(str, case['shape']))}")
-
-
 @pytest.mark.parametrize("key", RECORDS)
 def test_parameters(key):
     model, record = build(key)
     assert sum(p.numel() for p in model.parameters()) == record["params"]
 
 
-@pytest.mark.parametrize(("key", "index"), [*cases(with_grad=False), *cases(with_grad=True)])
+@pytest.mark.parametrize(("key", "index"), parity.cases(RECORDS))
 def test_forward(key, index):
     model, record = build(key)
     model.load_state_dict(checkpoint_filter_fn(parity.state_dict(record), model))
     parity.check_forward(model, record["cases"][index], OUTPUT)
 
 
-@pytest.mark.parametrize(("key", "index"), cases(with_grad=True))
+@pytest.mark.parametrize(("key", "index"), parity.cases(RECORDS, with_grad=True))
 def test_gradients(key, index):
     model, record = build(key)
     case = record["cases"][index]

@@ -25,12 +25,6 @@ def build(key: str):
     return model, record
 
 
-def cases():
-    for key, record in RECORDS.items():
-        for i, case in enumerate(record["cases"]):
-            yield pytest.param(key, i, id=f"{key}-{'x'.join(map(str, case['shape']))}")
-
-
 def check_maps(maps, summaries, what):
     for i, (got, summary) in enumerate(zip(maps, summaries, strict=True)):
         assert list(got.shape) == summary["shape"]
@@ -43,7 +37,7 @@ def test_parameters(key):
     assert sum(p.numel() for p in model.parameters()) == record["params"]
 
 
-@pytest.mark.parametrize(("key", "index"), cases())
+@pytest.mark.parametrize(("key", "index"), parity.cases(RECORDS))
 @torch.no_grad()
 def test_forward(key, index):
     model, record = build(key)
@@ -63,7 +57,7 @@ def test_forward(key, index):
 
 
 @pytest.mark.parametrize(
-    ("key", "index"), [c for c in cases() if "grad_l2" in RECORDS[c.values[0]]["cases"][c.values[1]]]
+    ("key", "index"), [c for c in parity.cases(RECORDS) if "grad_l2" in RECORDS[c.values[0]]["cases"][c.values[1]]]
 )
 def test_gradients(key, index):
     """Exact on maps that are not square too, where the official backward pass is wrong."""

@@ -25,13 +25,6 @@ def build(key: str):
     return timm.create_model("vmamba_tiny_s1l8", **MODE_ARGS[key]).eval(), MODES[key]
 
 
-def cases(with_grad: bool):
-    for key, record in {**NAMED, **MODES}.items():
-        for i, case in enumerate(record["cases"]):
-            if ("grad_l2" in case) == with_grad:
-                yield pytest.param(key, i, id=f"{key}-{'x'.join(map(str, case['shape']))}")
-
-
 def test_every_mode_is_covered():
     assert set(MODES) == set(MODE_ARGS)
 
@@ -42,14 +35,14 @@ def test_parameters(key):
     assert sum(p.numel() for p in model.parameters()) == record["params"]
 
 
-@pytest.mark.parametrize(("key", "index"), cases(with_grad=False))
+@pytest.mark.parametrize(("key", "index"), parity.cases({**NAMED, **MODES}, with_grad=False))
 def test_forward(key, index):
     model, record = build(key)
     model.load_state_dict(checkpoint_filter_fn(parity.state_dict(record), model))
     parity.check_forward(model, record["cases"][index], OUTPUT)
 
 
-@pytest.mark.parametrize(("key", "index"), cases(with_grad=True))
+@pytest.mark.parametrize(("key", "index"), parity.cases({**NAMED, **MODES}, with_grad=True))
 def test_gradients(key, index):
     model, record = build(key)
     case = record["cases"][index]
