@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Time and peak memory of a training step (forward, backward, AdamW) under several backends of the scan.
+"""Time and peak memory of a training step (forward, backward, AdamW) with several ways to scan.
 
 python benchmarks/training_step.py --threads 2 --output benchmarks/results/training_step_cpu
 
 Times are medians of interleaved rounds; memory is the peak of one step in a process that does nothing else, beyond the
-weights and the images, with the optimiser's state made before. The backend `reference` is a plain loop over positions.
+weights and the images, with the optimiser's state made before. A way to scan is a backend of the op, or `plain`: no op,
+but the PyTorch that people write without one, under autograd.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: see docs/decisions.md
 
@@ -27,18 +30,55 @@ from vssm._errors import UserError, did_you_mean
 from vssm.profiling.memory import PROMPT_ALLOCATOR, peak_memory
 from vssm.profiling.throughput import environment, interleaved, scan_backend, summary
 from vssm_kernels import available_backends
+from vssm_kernels.scan_2d import scan_2d_fwd
+
+PLAIN = "plain"
+
+
+def plain_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype):
+    """`vssm_kernels.reference.selective_scan_fwd` for speed: all that can be is computed for all positions at once.
+
+    One multiply-add a position is left to the loop. Slices come from `unbind`, whose backward is one stack.
+    """
+    batch, groups, states, length = B.shape
+    delta = delta.float() + delta_bias[:, None]
+    delta = F.softplus(delta) if delta_softplus else delta
+    decay = torch.exp(torch.einsum("bml,mn->lbmn", delta, A))
+    in_groups = [x.float().unflatten(1, (groups, -1)) for x in (delta * u, u)]
+    steps = torch.einsum("bgml,bgnl->lbgmn", in_groups[0], B.float()).flatten(2, 3)
+    state, kept = torch.zeros_like(steps[0]), []
+    for decay_t, step_t in zip(decay.unbind(), steps.unbind(), strict=True):
+        state = torch.addcmul(step_t, decay_t, state)
+        kept.append(state)
+    y = torch.einsum("lbgmn,bgnl->bgml", torch.stack(kept).unflatten(2, (groups, -1)), C.float()).flatten(1, 2)
+    return (y + D[:, None] * u).to(out_dtype), state
+
+
+def plain_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
+    """`torch.ops.vssm.selective_scan_2d` without an op: copies of the map along the routes, loop, copies back."""
+    return scan_2d_fwd(
+        plain_scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype or u.dtype
+    )
+
+
+@contextmanager
+def way_to_scan(name: str) -> Iterator[None]:
+    with (
+        mock.patch.object(torch.ops.vssm, "selective_scan_2d", plain_scan_2d) if name == PLAIN else scan_backend(name)
+    ):
+        yield
 
 
 def make_step(args: argparse.Namespace) -> Callable[[str], None]:
-    """A training step as a function of the backend."""
+    """A training step as a function of the way to scan."""
     torch.manual_seed(0)
     model = timm.create_model(args.model).train().to(args.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images = torch.randn(args.batch_size, 3, args.img_size, args.img_size, device=args.device)
     labels = torch.arange(args.batch_size, device=args.device)
 
-    def step(backend: str) -> None:
-        with scan_backend(backend):
+    def step(scan: str) -> None:
+        with way_to_scan(scan):
             optimiser.zero_grad(set_to_none=True)
             with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.amp):
                 loss = F.cross_entropy(model(images), labels)
@@ -51,38 +91,38 @@ def make_step(args: argparse.Namespace) -> Callable[[str], None]:
     return step
 
 
-def memory_here(args: argparse.Namespace, backend: str) -> int:
+def memory_here(args: argparse.Namespace, scan: str) -> int:
     step = make_step(args)
-    return peak_memory(lambda: step(backend), torch.device(args.device))
+    return peak_memory(lambda: step(scan), torch.device(args.device))
 
 
-def memory_apart(argv: Sequence[str], backend: str) -> int:
-    command = [sys.executable, __file__, *argv, "--memory-of", backend]
+def memory_apart(argv: Sequence[str], scan: str) -> int:
+    command = [sys.executable, __file__, *argv, "--memory-of", scan]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **PROMPT_ALLOCATOR})
     if done.returncode:
-        raise UserError(f"measuring the memory of {backend} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+        raise UserError(f"measuring the memory of {scan} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
     return int(done.stdout.split()[-1])
 
 
 def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     device = torch.device(args.device)
     taken = {}
-    for backend in args.backends:
-        print(f"memory of {backend}", file=sys.stderr)
-        taken[backend] = memory_apart(argv, backend)
+    for scan in args.scans:
+        print(f"memory of {scan}", file=sys.stderr)
+        taken[scan] = memory_apart(argv, scan)
     step = make_step(args)
-    jobs = {backend: lambda backend=backend: step(backend) for backend in args.backends}
-    times = {backend: summary(samples) for backend, samples in interleaved(jobs, device, args.rounds).items()}
-    first = args.backends[0]
+    jobs = {scan: lambda scan=scan: step(scan) for scan in args.scans}
+    times = {scan: summary(samples) for scan, samples in interleaved(jobs, device, args.rounds).items()}
+    first = args.scans[0]
     rows = [
         {
-            "scan backend": backend,
-            "milliseconds": times[backend],
-            "mebibytes": round(taken[backend] / 2**20, 1),
-            "time ratio": round(times[backend]["median"] / times[first]["median"], 3),
-            "memory ratio": round(taken[backend] / max(taken[first], 1), 3),
+            "scan": scan,
+            "milliseconds": times[scan],
+            "mebibytes": round(taken[scan] / 2**20, 1),
+            "time ratio": round(times[scan]["median"] / times[first]["median"], 3),
+            "memory ratio": round(taken[scan] / max(taken[first], 1), 3),
         }
-        for backend in args.backends
+        for scan in args.scans
     ]
     ran = environment(device)
     del ran["scan backend"]  # a column of the table
@@ -91,14 +131,14 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
 
 
 def as_markdown(results: dict) -> str:
-    first = results["rows"][0]["scan backend"]
+    first = results["rows"][0]["scan"]
     lines = ["; ".join(f"{k}: {v}" for k, v in {**results["environment"], **results["settings"]}.items()), ""]
     lines += [f"| scan | median ms (quartiles) | peak MiB | time / {first} | memory / {first} |", "|---" * 5 + "|"]
     for row in results["rows"]:
         ms = row["milliseconds"]
         spread = f"{ms['median']:.4g} ({ms['q1']:.4g} - {ms['q3']:.4g})"
         ratios = f"{row['time ratio']:.2f} | {row['memory ratio']:.2f}"
-        lines.append(f"| {row['scan backend']} | {spread} | {row['mebibytes']:.4g} | {ratios} |")
+        lines.append(f"| {row['scan']} | {spread} | {row['mebibytes']:.4g} | {ratios} |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vmamba_tiny_s1l8")
-    parser.add_argument("--backends", nargs="+", default=["auto", "reference"], metavar="NAME", help="the first is 1")
+    parser.add_argument("--scans", nargs="+", default=["auto", PLAIN], metavar="NAME", help="the first is 1")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
@@ -119,10 +159,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.model not in vssm.list_models():
         raise UserError(f"no model is called '{args.model}'{did_you_mean(args.model, vssm.list_models())}.")
     fastest = available_backends(args.device)
-    args.backends = [fastest[0] if name == "auto" else name for name in args.backends]
-    for name in args.backends:
-        if name not in fastest:
-            raise UserError(f"there is no backend '{name}' on {args.device}; there are {', '.join(fastest)}.")
+    args.scans = [fastest[0] if name == "auto" else name for name in args.scans]
+    for name in args.scans:
+        if name not in (*fastest, PLAIN):
+            known = ", ".join([*fastest, PLAIN])
+            raise UserError(f"there is no scan '{name}' on {args.device}; there are {known}.")
     if args.threads:
         torch.set_num_threads(args.threads)
 

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from vssm._cli import run
 
@@ -15,22 +17,38 @@ SMALL = ["--model", "vmamba_pico", "--img-size", "32", "--batch-size", "2", "--r
 
 
 def test_table_and_files(tmp_path, capsys):
-    words = [*SMALL, "--backends", "torch", "reference", "--output", str(tmp_path / "step")]
+    words = [*SMALL, "--scans", "torch", "plain", "--output", str(tmp_path / "step")]
     assert run(training_step.main, words) == 0
     results = json.loads((tmp_path / "step.json").read_text())
     first, second = results["rows"]
-    assert (first["scan backend"], second["scan backend"]) == ("torch", "reference")
+    assert (first["scan"], second["scan"]) == ("torch", "plain")
     assert first["time ratio"] == first["memory ratio"] == 1
     assert second["time ratio"] > 0 and second["mebibytes"] > 1
     table = (tmp_path / "step.md").read_text()
-    assert table == capsys.readouterr().out and "| reference |" in table
+    assert table == capsys.readouterr().out and "| plain |" in table
+
+
+@pytest.mark.parametrize("name", ["vmamba_pico", "vmamba_tiny_s2l5"])
+def test_the_plain_scan_computes_the_same(name):
+    torch.manual_seed(0)
+    model, x = timm.create_model(name, depths=(1, 1, 1, 1)), torch.randn(2, 3, 32, 64)
+
+    def run_with(scan):
+        model.zero_grad()
+        with training_step.way_to_scan(scan):
+            y = model.eval()(x)
+        y.square().sum().backward()
+        return [y.detach(), *(p.grad for p in model.parameters())]
+
+    for got, want in zip(run_with("plain"), run_with("reference"), strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm() + 1e-7
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--model", "vmamba_picko"], "no model is called 'vmamba_picko' (did you mean 'vmamba_pico'"),
-        (["--backends", "fast"], "there is no backend 'fast' on cpu"),
+        (["--scans", "fast"], "there is no scan 'fast' on cpu"),
     ],
 )
 def test_refusals(words, message, capsys):
