@@ -1,0 +1,77 @@
+"""torch.compile of whole models: one graph, which serves any size, forward and backward."""
+
+import pytest
+import timm
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import vssm
+
+PICOS = [name for name in vssm.list_models() if name.endswith("_pico")]
+# No two sizes alike in the first, which the compiler would take for one; and no map of a single pixel, which it makes
+# an exception of.
+SIZES = [(2, 3, 160, 192), (5, 3, 192, 160), (4, 3, 256, 128), (3, 3, 135, 171)]
+
+
+@pytest.fixture(autouse=True)
+def forget_graphs():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def create(name):
+    """One block a stage: more of the same take the compiler longer and show nothing."""
+    torch.manual_seed(0)
+    stages = 3 if "efficientvim" in name else 4
+    return timm.create_model(name, num_classes=7, depths=(1,) * stages).eval()
+
+
+@torch.no_grad()
+def check_sizes(name, backend, sizes):
+    model = create(name)
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    graphs = []
+    for size in sizes:
+        x = torch.randn(size)
+        assert torch.allclose(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+        graphs.append(counter.frame_count)
+    return graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PICOS)
+def test_one_graph_serves_any_size(name):
+    graphs = check_sizes(name, "eager", SIZES)
+    assert graphs[0] == graphs[2]
+    assert graphs[-1] <= graphs[0] + 1  # families that pad odd maps have another graph for these
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_inductor():
+    """For one size: with dynamic sizes it takes minutes to compile."""
+    model, x = create("vmamba_pico"), torch.randn(2, 3, 96, 128)
+    assert torch.allclose(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def gradients(call, model, x):
+    model.zero_grad(set_to_none=True)
+    y = call(x)
+    y = torch.cat(y) if isinstance(y, tuple) else y  # both heads of a distilled model
+    y.square().mean().backward()
+    return y.detach(), {n: p.grad for n, p in model.named_parameters()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PICOS)
+def test_backward(name):
+    model = create(name).train()
+    x = torch.randn(2, 3, 64, 96)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    y, grads = gradients(compiled, model, x)
+    want_y, want = gradients(model, model, x)
+    assert torch.allclose(y, want_y, rtol=1e-4, atol=1e-5)
+    for n, g in grads.items():
+        assert g is not None and (g - want[n]).norm() <= 1e-4 * want[n].norm() + 1e-6, n
