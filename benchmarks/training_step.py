@@ -63,9 +63,7 @@ def plain_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softpl
 
 @contextmanager
 def way_to_scan(name: str) -> Iterator[None]:
-    with (
-        mock.patch.object(torch.ops.vssm, "selective_scan_2d", plain_scan_2d) if name == PLAIN else scan_backend(name)
-    ):
+    with mock.patch.object(torch.ops.vssm, "selective_scan_2d", plain_scan_2d) if name == PLAIN else scan_backend(name):
         yield
 
 

@@ -7,7 +7,6 @@ falls on all alike. Reported are the median and the quartiles of the rounds. A r
 import argparse
 import importlib.util
 import json
-import math
 import platform
 import sys
 from pathlib import Path
@@ -22,38 +21,17 @@ import selective_scan_2d  # noqa: E402, F401
 from registry import BENCHMARKS, Benchmark  # noqa: E402
 
 from vssm_kernels import cpu  # noqa: E402
-from vssm_kernels.timing import cpu_name, summary, timed  # noqa: E402
+from vssm_kernels.timing import cpu_name, interleaved, summary  # noqa: E402
 
-# A candidate slower than this in the warm-up is called a few times only.
-SLOW_SECONDS = 0.1
-SLOW_ROUNDS = 5
-# A sample is the mean of as many calls as last this long: one call of a millisecond measures the scheduler's whims.
-SAMPLE_SECONDS = 0.01
-
-
-def measure(candidates: dict, device: torch.device, rounds: int) -> dict[str, list[float]]:
-    times = {name: [] for name in candidates}
-    plan = {}
-    for name, run in candidates.items():
-        timed(run, device)
-        seconds = timed(run, device)
-        slow = seconds > SLOW_SECONDS
-        if not slow:
-            seconds = timed(run, device, calls=5)
-        plan[name] = (min(rounds, SLOW_ROUNDS) if slow else rounds, math.ceil(SAMPLE_SECONDS / seconds))
-    for i in range(rounds):
-        for name, run in candidates.items():
-            planned, calls = plan[name]
-            if i < planned:
-                run()  # the candidate before it leaves caches and allocator as it likes
-                times[name].append(timed(run, device, calls))
-    return times
+# A candidate that takes more than 0.1 s in the warm-up has five rounds only.
+SLOW = (0.1, 5)
 
 
 def run_benchmark(benchmark: Benchmark, device: torch.device, rounds: int) -> dict:
     built = benchmark.build(device)
     skipped = {name: reason for name, reason in built.items() if isinstance(reason, str)}
-    times = measure({name: run for name, run in built.items() if name not in skipped}, device, rounds)
+    candidates = {name: run for name, run in built.items() if name not in skipped}
+    times = interleaved(candidates, device, rounds, slow=SLOW)
     results = {name: summary(values) for name, values in times.items()}
     ratios = []
     for ratio in benchmark.ratios:
@@ -109,6 +87,36 @@ def as_markdown(info: dict[str, str], results: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(info: dict[str, str], results: list[dict], file: Path) -> None:
+    """Medians as bars, quartiles as whiskers, a panel a benchmark."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    results = [result for result in results if result["milliseconds"]]
+    if not results:
+        return
+    heights = [0.8 + 0.28 * len(result["milliseconds"]) for result in results]
+    figure, panels = pyplot.subplots(
+        len(results), 1, figsize=(8, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for panel, result in zip(panels[:, 0], results, strict=True):
+        times = result["milliseconds"]
+        medians = [t["median"] for t in times.values()]
+        whiskers = [[t["median"] - t["q1"] for t in times.values()], [t["q3"] - t["median"] for t in times.values()]]
+        bars = panel.barh(list(times), medians, xerr=whiskers, color="C0", ecolor="0.4")
+        panel.bar_label(bars, [f"{value:.3g}" for value in medians], padding=4, fontsize=7)
+        panel.set_xscale("log")
+        panel.invert_yaxis()
+        panel.tick_params(labelsize=7)
+        panel.set_title(f"{result['name']} ({result['about']}, {result['dtype']})", fontsize=8, loc="left")
+    panels[-1, 0].set_xlabel("ms, " + ", ".join(info.values()), fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
@@ -118,6 +126,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables here")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them here (needs matplotlib)")
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -145,6 +154,8 @@ def main() -> None:
         args.json.write_text(json.dumps({"environment": info, "benchmarks": results}, indent=1) + "\n")
     if args.markdown:
         args.markdown.write_text(table)
+    if args.plot:
+        draw(info, results, args.plot)
 
 
 if __name__ == "__main__":

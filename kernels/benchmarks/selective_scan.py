@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from peers import add_peers
 from registry import Benchmark, Ratio, register
 
 from vssm_kernels import backends, reference
@@ -60,6 +61,7 @@ def build(states: int, device: torch.device) -> dict[str, Callable[[], object] |
 
     for name in ("torch", "cpp" if device.type == "cpu" else "triton"):
         add(name)
+    add_peers(candidates, inputs, leaves, grad_y)
     return candidates
 
 

@@ -1,14 +1,18 @@
 """What the benchmarks of ops and of models have in common."""
 
+import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-__all__ = ["cpu_name", "summary", "timed"]
+__all__ = ["cpu_name", "interleaved", "summary", "timed"]
+
+# A sample is the mean of as many calls as last this long: one call of a millisecond measures the scheduler's whims.
+SAMPLE_SECONDS = 0.02
 
 
 def _synchronize(device: torch.device) -> None:
@@ -25,6 +29,51 @@ def timed(run: Callable[[], object], device: torch.device, calls: int = 1) -> fl
         run()
     _synchronize(device)
     return (time.perf_counter() - start) / calls
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    progress: Callable[[int, int], None] | None = None,
+    slow: tuple[float, int] = (math.inf, 0),
+) -> dict[str, list[float]]:
+    """Time all candidates in turn, round after round, so that a slow spell of the machine falls on all alike.
+
+    Args:
+        candidates: what to call, by name.
+        device: where it runs.
+        rounds: samples of each.
+        progress: called with (samples done, samples in all) as the work goes on; the first of each is not kept.
+        slow: (seconds, rounds); a candidate whose call takes longer has only so many rounds.
+
+    Returns:
+        Seconds a call, one sample a round.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    total, done, calls, planned = len(candidates) * (rounds + 1), 0, {}, {}
+
+    def tick(samples: int = 1) -> None:
+        nonlocal done
+        done += samples
+        if progress is not None:
+            progress(done, total)
+
+    for name, run in candidates.items():
+        timed(run, device)  # allocations, and kernels that are compiled at their first call
+        seconds = max(timed(run, device), 1e-9)
+        if seconds < SAMPLE_SECONDS:
+            seconds = max(timed(run, device, calls=5), 1e-9)
+        calls[name] = math.ceil(SAMPLE_SECONDS / seconds)
+        planned[name] = min(rounds, slow[1]) if seconds > slow[0] else rounds
+        tick(1 + rounds - planned[name])
+    for i in range(rounds):
+        for name, run in candidates.items():
+            if i < planned[name]:
+                run()  # the candidate before it leaves caches and allocator as it likes
+                times[name].append(timed(run, device, calls[name]))
+                tick()
+    return times
 
 
 def summary(times: list[float]) -> dict[str, float]:

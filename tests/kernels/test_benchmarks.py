@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from vssm_kernels import reference
+
 BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
 
 
 @pytest.fixture
 def run(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("registry", "run", "selective_scan", "selective_scan_2d")
+    names = ("peers", "registry", "run", "selective_scan", "selective_scan_2d")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import run
@@ -54,3 +56,30 @@ def test_a_limit_is_reported(run):
     assert result["ratios"] == [
         {"ratio": "it, ms", "value": result["ratios"][0]["value"], "target": "<= 1e+09", "holds": True}
     ]
+
+
+@pytest.mark.parametrize("states", [1, 3])
+def test_peers_compute_the_same(run, states):
+    import peers
+
+    gen = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, 7), (2, 4, 7), (4, states), (2, 2, states, 7), (2, 2, states, 7), (4,), (4,)]
+    inputs = [torch.randn(shape, generator=gen) for shape in shapes]
+    inputs[2] = -inputs[2].exp()
+    want, _ = reference.selective_scan_fwd(*inputs, delta_softplus=True)
+    assert "CUDA" in peers.mamba_ssm(inputs)
+    torch.testing.assert_close(peers.associative_scan(inputs)(*inputs), want)
+    candidates = {}
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    peers.add_peers(candidates, inputs, leaves, torch.ones_like(want))
+    grads = candidates["torch associative_scan fwd+bwd"]()
+    expected = torch.autograd.grad(reference.selective_scan_fwd(*leaves, delta_softplus=True)[0].sum(), leaves)
+    torch.testing.assert_close(grads, expected)
+
+
+def test_picture(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    benchmark = run.Benchmark("x", "about", lambda device: {"it": lambda: None, "other": "why not"})
+    results = [run.run_benchmark(benchmark, torch.device("cpu"), rounds=2)]
+    run.draw({"cpu": "one"}, results, tmp_path / "times.png")
+    assert (tmp_path / "times.png").stat().st_size > 2000

@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import timm
@@ -11,12 +11,9 @@ import torch
 from torch import nn
 
 from vssm_kernels import available_backends, cpu
-from vssm_kernels.timing import cpu_name, summary, timed
+from vssm_kernels.timing import cpu_name, interleaved, summary
 
 __all__ = ["environment", "interleaved", "nearest", "operators", "scan_backend", "summary"]
-
-# A sample is the mean of as many calls as last this long: one call of a millisecond measures the scheduler's whims.
-SAMPLE_SECONDS = 0.02
 
 
 @contextmanager
@@ -31,44 +28,6 @@ def scan_backend(name: str) -> Iterator[None]:
             del os.environ["VSSM_BACKEND"]
         else:
             os.environ["VSSM_BACKEND"] = before
-
-
-def interleaved(
-    candidates: Mapping[str, Callable[[], object]],
-    device: torch.device,
-    rounds: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, list[float]]:
-    """Time all candidates in turn, round after round, so that a slow spell of the machine falls on all alike.
-
-    Args:
-        candidates: what to call, by name.
-        device: where it runs.
-        rounds: samples of each.
-        progress: called with (calls done, calls in all) as the work goes on.
-
-    Returns:
-        Seconds a call, one sample a round.
-    """
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    total, done, calls = len(candidates) * (rounds + 1), 0, {}
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    for name, run in candidates.items():
-        timed(run, device)  # allocations, and kernels that are compiled at their first call
-        calls[name] = math.ceil(SAMPLE_SECONDS / max(timed(run, device), 1e-9))
-        tick()
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            run()  # the candidate before it leaves caches and allocator as it likes
-            times[name].append(timed(run, device, calls[name]))
-            tick()
-    return times
 
 
 def nearest(cost: float, peers: Mapping[str, float]) -> str:
