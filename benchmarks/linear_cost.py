@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ PASSES = ("forward", "forward + backward")
 SCORE_MAPS = {"forward": 2, "forward + backward": 4}
 # Larger maps are timed twice only: there attention takes many seconds.
 SLOW_SIDE = 128
+# The exponent is read off the maps with at least this part of the largest map's tokens; smaller ones are all overhead.
+LARGER = 32
 
 
 class Attention(nn.Module):
@@ -129,11 +132,13 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
 
 
 def growth(rows: list[dict], value: Callable[[dict], float]) -> float | None:
-    """The exponent of the cost between the two largest maps: 1 is linear, 2 quadratic."""
-    done = [row for row in rows if "milliseconds" in row][-2:]
-    if len(done) < 2 or min(map(value, done)) <= 0:
+    """The exponent of the cost, 1 for linear and 2 for quadratic: the slope through the larger maps on log axes."""
+    done = [row for row in rows if "milliseconds" in row and value(row) > 0]
+    done = [row for row in done if row["tokens"] * LARGER >= done[-1]["tokens"]]
+    if len(done) < 2:
         return None
-    return math.log(value(done[1]) / value(done[0])) / math.log(done[1]["tokens"] / done[0]["tokens"])
+    tokens, costs = [math.log(row["tokens"]) for row in done], [math.log(value(row)) for row in done]
+    return statistics.linear_regression(tokens, costs).slope
 
 
 MEASURES = {"time": ("ms", lambda row: row["milliseconds"]["median"]), "memory": ("MiB", lambda row: row["mebibytes"])}
