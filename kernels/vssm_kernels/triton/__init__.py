@@ -1,4 +1,9 @@
-"""The Triton backends. triton may be absent and is slow to import: only the modules with kernels do so."""
+"""The Triton backends. triton may be absent and is slow to import: only the modules with kernels do so.
+
+The 2-D scan times a few forms of itself at the first call of a kind, which takes seconds, and keeps the result in
+Triton's cache directory. `VSSM_TRITON_AUTOTUNE=0` takes the default form instead, and so does
+`torch.use_deterministic_algorithms(True)`: other forms add in another order.
+"""
 
 import os
 

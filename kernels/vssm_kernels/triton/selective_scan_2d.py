@@ -11,13 +11,17 @@ Results that are summed over routes (the merged map, the gradient of a shared in
 routes that visit no pixel twice, and the maps are summed afterwards: deterministic, without atomics. The four routes of
 a cross scan make four such maps, the disjoint strided routes of an atrous scan only one, which is the result itself.
 
+In the forward a program can own a route and its twin, which visits the same pixels in opposite order, and write the
+sum of the two: u is read and a result written once a pair. The twin enters a tile from the other side, so a pass before
+finds its states between tiles. That is arithmetic for bytes; `tune.py` finds out which a device has to spare.
+
 Where there are too few programs to fill a GPU (small batches of large maps), sequences are cut into chunks of tiles. A
 first pass makes the chunks' totals (the sum of the step sizes, which gives the decay; the state at the end; for the
 backward the gradient at the start); every program of the passes after it starts from the totals of the chunks before
 its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
@@ -36,12 +40,14 @@ from .selective_scan import (
     _exp_of_minus_abs,
     _on_device_of,
     _parameter,
+    _reverse_runs,
     _scan_states,
     _softplus,
     _tile_gradients,
     selective_scan_bwd,
     selective_scan_fwd,
 )
+from .tune import choose_form
 
 __all__ = ["selective_scan_2d_bwd", "selective_scan_2d_fwd", "selective_scan_bwd", "selective_scan_fwd"]
 
@@ -54,8 +60,9 @@ TILES_PER_CHUNK = 4
 _ROUTE_FIELDS = tl.constexpr(5)
 
 
-# What depends on the size of the map, and would have kernels compiled again by its divisors.
-_SIZES = ["pixels", "chunks", "tiles", "tiles_per_chunk", "B_stride_b", "C_stride_b"]
+# What depends on the size of the map, and would have kernels compiled again by its divisors. From image to image it is
+# counted in pixels, whose stride does not depend on the size and tells how rows are aligned.
+_SIZES = ["pixels", "chunks", "tiles", "tiles_per_chunk", "u_image", "dt_image", "B_image", "C_image", "gy_image"]
 
 
 @triton.jit
@@ -87,18 +94,34 @@ def _tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
 
 @triton.jit
 def _pixels(order_ptr, route_ptr, tile, RUN: tl.constexpr):
-    """The pixels that a route visits in one of its tiles, and which of the places are within its length."""
+    """The pixels that a route visits in one of its tiles, and which of the places hold one."""
     s = tile * RUN + tl.arange(0, RUN)
-    mask = s < tl.load(route_ptr + 1)
-    # The table has room for whole tiles, so that a thread reads its run of it at once.
-    return tl.load(order_ptr + tl.multiple_of(tl.load(route_ptr), RUN) + s), mask
+    # The table has whole tiles, filled up with -1, so that a thread reads its run of it at once.
+    pixel = tl.load(order_ptr + tl.multiple_of(tl.load(route_ptr), RUN) + s)
+    return pixel, pixel >= 0
 
 
 @triton.jit
-def _load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R: tl.constexpr):
+def _load_parameters(A_ptr, D_ptr, bias_ptr, k, channels, states, n, d, n_mask, d_mask):
+    """A [N, D], D [D] and the bias [D] of a sequence, the last two zero where absent."""
+    at = k * channels + d
+    A = tl.load(A_ptr + at[None, :] * states + n[:, None], mask=n_mask[:, None] & d_mask[None, :], other=0.0)
+    D = tl.zeros([d.shape[0]], tl.float32)
+    if D_ptr is not None:
+        D = tl.load(D_ptr + at, mask=d_mask, other=0.0)
+    bias = tl.zeros([d.shape[0]], tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + at, mask=d_mask, other=0.0)
+    return A, D, bias
+
+
+@triton.jit
+def _load_weight(weight_ptr, dt_ptr, k, channels, rank, d, d_mask, BLOCK_R: tl.constexpr):
+    """[R, D] in the dtype of dt."""
     r = tl.arange(0, BLOCK_R)
     at = (k * channels + d)[None, :] * rank + r[:, None]
-    return tl.load(weight_ptr + at, mask=d_mask[None, :] & (r < rank)[:, None], other=0.0)
+    weight = tl.load(weight_ptr + at, mask=d_mask[None, :] & (r < rank)[:, None], other=0.0)
+    return weight.to(dt_ptr.dtype.element_ty)
 
 
 @triton.jit
@@ -140,6 +163,21 @@ def _load_B_and_C(B_row, C_row, pixel, B_stride, C_stride, n, mask, n_mask):
 
 
 @triton.jit
+def _load_step(
+    dt_row, bias, weight, pixel, stride, rank, d, mask, d_mask, SOFTPLUS: tl.constexpr, BLOCK_R: tl.constexpr
+):
+    """[RUN, D, 1]: the step sizes of a tile; 0 where masked, which makes the decay 1 and the input 0."""
+    if weight is not None:
+        raw = _dot(_load_low_rank(dt_row, pixel, stride, rank, mask, BLOCK_R), weight)[:, :, None]
+    else:
+        raw = _load_rows(dt_row, pixel, stride, d, mask, d_mask)
+    step = raw + bias[None, :, None]
+    if SOFTPLUS:
+        step = _softplus(step, _exp_of_minus_abs(step))
+    return tl.where(mask[:, None, None] & d_mask[None, :, None], step, 0.0)
+
+
+@triton.jit
 def _store_rows(row_ptr, pixel, stride, column, x, mask, column_mask):
     at = (pixel * stride)[:, None] + column[None, :]
     x = tl.reshape(x, at.shape).to(row_ptr.dtype.element_ty)
@@ -165,6 +203,8 @@ def _scan_2d_kernel(
     order_ptr,
     routes_ptr,
     first_route_ptr,
+    members_ptr,
+    twins_ptr,
     sequences,
     channels,
     states,
@@ -174,19 +214,19 @@ def _scan_2d_kernel(
     chunks,
     tiles,
     tiles_per_chunk,
-    u_stride_b,
+    u_image,
     u_stride_p,
     u_stride_k,
-    dt_stride_b,
+    dt_image,
     dt_stride_p,
     dt_stride_k,
-    B_stride_b,
+    B_image,
     B_stride_p,
     B_stride_k,
-    C_stride_b,
+    C_image,
     C_stride_p,
     C_stride_k,
-    gy_stride_b,
+    gy_image,
     gy_stride_p,
     gy_stride_r,
     MERGE: tl.constexpr,
@@ -197,30 +237,47 @@ def _scan_2d_kernel(
     BLOCK_R: tl.constexpr,
     RUN: tl.constexpr,
 ):
-    """Write the results (y_ptr given), the state before every tile (edges_ptr) or the totals of the chunks (TOTALS)."""
-    _block, k, chunk, batch, d, d_mask = _program(sequences, channels, chunks, BLOCK_D)
+    """Write the results (y_ptr given), the state before every tile (edges_ptr) or the totals of the chunks (TOTALS).
+
+    Not all sequences: those in `members_ptr`. With `twins_ptr`, the sum of the results of each and of its twin, which
+    visits the same pixels in opposite order; the twins' edges are given.
+    """
+    _block, slot, chunk, batch, d, d_mask = _program(sequences, channels, chunks, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     n_mask = n < states
     nd_mask = n_mask[:, None] & d_mask[None, :]
     nd = n[:, None] * channels + d[None, :]
-    A = tl.load(A_ptr + (k * channels + d)[None, :] * states + n[:, None], mask=nd_mask, other=0.0)
-    A_log2 = A * 1.4426950408889634
-    bias = tl.zeros([BLOCK_D], tl.float32)
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + k * channels + d, mask=d_mask, other=0.0)
-    if D_ptr is not None:
-        D = tl.load(D_ptr + k * channels + d, mask=d_mask, other=0.0)
+    k = slot
+    if members_ptr is not None:
+        k = tl.load(members_ptr + slot)
+    A, D, bias = _load_parameters(A_ptr, D_ptr, bias_ptr, k, channels, states, n, d, n_mask, d_mask)
+    weight = None
     if weight_ptr is not None:
-        weight = _load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R).to(dt_ptr.dtype.element_ty)
-
-    u_row = u_ptr + batch * u_stride_b + k * u_stride_k
-    dt_row = dt_ptr + batch * dt_stride_b + k * dt_stride_k
-    B_row = B_ptr + batch * B_stride_b + k * B_stride_k
+        weight = _load_weight(weight_ptr, dt_ptr, k, channels, rank, d, d_mask, BLOCK_R)
+    A_log2 = A * 1.4426950408889634
+    u_row = u_ptr + batch * u_image * u_stride_p + k * u_stride_k
+    dt_row = dt_ptr + batch * dt_image * dt_stride_p + k * dt_stride_k
+    B_row = B_ptr + batch * B_image * B_stride_p + k * B_stride_k
     C_row = None
     if C_ptr is not None:
-        C_row = C_ptr + batch * C_stride_b + k * C_stride_k
+        C_row = C_ptr + batch * C_image * C_stride_p + k * C_stride_k
+    if twins_ptr is not None:
+        twin = tl.load(twins_ptr + slot)
+        twin_A, twin_D, twin_bias = _load_parameters(
+            A_ptr, D_ptr, bias_ptr, twin, channels, states, n, d, n_mask, d_mask
+        )
+        twin_weight = None
+        if weight_ptr is not None:
+            twin_weight = _load_weight(weight_ptr, dt_ptr, twin, channels, rank, d, d_mask, BLOCK_R)
+        twin_A_log2 = twin_A * 1.4426950408889634
+        D += twin_D
+        twin_dt_row = dt_ptr + batch * dt_image * dt_stride_p + twin * dt_stride_k
+        twin_B_row = B_ptr + batch * B_image * B_stride_p + twin * B_stride_k
+        twin_C_row = None
+        if C_ptr is not None:
+            twin_C_row = C_ptr + batch * C_image * C_stride_p + twin * C_stride_k
 
-    total = (batch * sequences + k) * chunks  # the place of the first chunk
+    total = (batch * sequences + slot) * chunks  # the place of the first chunk
     state = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     if TOTALS:
         steps = tl.zeros([BLOCK_D], tl.float32)
@@ -242,19 +299,11 @@ def _scan_2d_kernel(
             y_row = y_ptr + (batch * pixels * maps + map_) * channels
         for tile in range(first, last):
             pixel, mask = _pixels(order_ptr, route_ptr, tile, RUN)
-            if weight_ptr is not None:
-                low_rank = _load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R)
-                raw = _dot(low_rank, weight)[:, :, None]
-            else:
-                raw = _load_rows(dt_row, pixel, dt_stride_p, d, mask, d_mask)
-            step = raw + bias[None, :, None]
-            if SOFTPLUS:
-                step = _softplus(step, _exp_of_minus_abs(step))
-            step = tl.where(mask[:, None, None] & d_mask[None, :, None], step, 0.0)  # makes the decay 1, the input 0
             u = _load_rows(u_row, pixel, u_stride_p, d, mask, d_mask)
+            step = _load_step(dt_row, bias, weight, pixel, dt_stride_p, rank, d, mask, d_mask, SOFTPLUS, BLOCK_R)
             B, C = _load_B_and_C(B_row, C_row, pixel, B_stride_p, C_stride_p, n, mask, n_mask)
-            if edges_ptr is not None:
-                edge = ((batch * sequences + k) * tiles + start + tile) * states * channels
+            if y_ptr is None and edges_ptr is not None:
+                edge = ((batch * sequences + slot) * tiles + start + tile) * states * channels
                 tl.store(edges_ptr + edge + nd, state, mask=nd_mask)
             decay = tl.exp2(step[:, None, :, :] * A_log2[None, :, :, None])
             inputs = (step * u)[:, None, :, :] * B[:, :, None, :]
@@ -264,13 +313,40 @@ def _scan_2d_kernel(
                 if C_ptr is not None:
                     h *= C[:, :, None, :]
                 y = tl.sum(h, 1)
+                if twins_ptr is not None:
+                    step = _load_step(
+                        twin_dt_row,
+                        twin_bias,
+                        twin_weight,
+                        pixel,
+                        dt_stride_p,
+                        rank,
+                        d,
+                        mask,
+                        d_mask,
+                        SOFTPLUS,
+                        BLOCK_R,
+                    )
+                    B, C = _load_B_and_C(twin_B_row, twin_C_row, pixel, B_stride_p, C_stride_p, n, mask, n_mask)
+                    decay = tl.exp2(step[:, None, :, :] * twin_A_log2[None, :, :, None])
+                    inputs = (step * u)[:, None, :, :] * B[:, :, None, :]
+                    # The twin's tiles are the same ones, the last first.
+                    edge = ((batch * sequences + slot) * tiles + last - 1 - tile) * states * channels
+                    before = tl.load(edges_ptr + edge + nd, mask=nd_mask, other=0.0)
+                    decay = _reverse_runs(decay, RUN, BLOCK_N, BLOCK_D, 1)
+                    inputs = _reverse_runs(inputs, RUN, BLOCK_N, BLOCK_D, 1)
+                    h, _state, _decays = _scan_states(decay, inputs, before, RUN, 1)
+                    h = _reverse_runs(h, RUN, BLOCK_N, BLOCK_D, 1)
+                    if C_ptr is not None:
+                        h *= C[:, :, None, :]
+                    y += tl.sum(h, 1)
                 if D_ptr is not None:
                     y += D[None, :, None] * u
                 _store_rows(y_row, pixel, maps * channels, d, y, mask, d_mask)
             if TOTALS:
                 steps += tl.sum(tl.reshape(step, [RUN, BLOCK_D]), 0)
                 if gy_ptr is not None:
-                    gy_row = gy_ptr + batch * gy_stride_b + route * gy_stride_r
+                    gy_row = gy_ptr + batch * gy_image * gy_stride_p + route * gy_stride_r
                     gh = _load_rows(gy_row, pixel, gy_stride_p, d, mask, d_mask)[:, None, :, :]
                     if C_ptr is not None:
                         gh *= C[:, :, None, :]
@@ -320,19 +396,19 @@ def _scan_2d_bwd_kernel(
     chunks,
     tiles,
     tiles_per_chunk,
-    gy_stride_b,
+    gy_image,
     gy_stride_p,
     gy_stride_r,
-    u_stride_b,
+    u_image,
     u_stride_p,
     u_stride_k,
-    dt_stride_b,
+    dt_image,
     dt_stride_p,
     dt_stride_k,
-    B_stride_b,
+    B_image,
     B_stride_p,
     B_stride_k,
-    C_stride_b,
+    C_image,
     C_stride_p,
     C_stride_k,
     OWN_INPUT: tl.constexpr,
@@ -349,23 +425,18 @@ def _scan_2d_bwd_kernel(
     n_mask = n < states
     nd_mask = n_mask[:, None] & d_mask[None, :]
     nd = n[:, None] * channels + d[None, :]
-    A = tl.load(A_ptr + (k * channels + d)[None, :] * states + n[:, None], mask=nd_mask, other=0.0)
-    bias = tl.zeros([BLOCK_D], tl.float32)
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + k * channels + d, mask=d_mask, other=0.0)
-    if D_ptr is not None:
-        D = tl.load(D_ptr + k * channels + d, mask=d_mask, other=0.0)
+    A, D, bias = _load_parameters(A_ptr, D_ptr, bias_ptr, k, channels, states, n, d, n_mask, d_mask)
     r = tl.arange(0, BLOCK_R)
     if weight_ptr is not None:
-        weight = _load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R).to(dt_ptr.dtype.element_ty)
+        weight = _load_weight(weight_ptr, dt_ptr, k, channels, rank, d, d_mask, BLOCK_R)
         gweight = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
 
-    u_row = u_ptr + batch * u_stride_b + k * u_stride_k
-    dt_row = dt_ptr + batch * dt_stride_b + k * dt_stride_k
-    B_row = B_ptr + batch * B_stride_b + k * B_stride_k
+    u_row = u_ptr + batch * u_image * u_stride_p + k * u_stride_k
+    dt_row = dt_ptr + batch * dt_image * dt_stride_p + k * dt_stride_k
+    B_row = B_ptr + batch * B_image * B_stride_p + k * B_stride_k
     C_row = None
     if C_ptr is not None:
-        C_row = C_ptr + batch * C_stride_b + k * C_stride_k
+        C_row = C_ptr + batch * C_image * C_stride_p + k * C_stride_k
     images = tl.num_programs(0) // (tl.cdiv(channels, BLOCK_D) * sequences * chunks)
     partial = (block * images.to(tl.int64) + batch) * pixels * columns
 
@@ -392,7 +463,7 @@ def _scan_2d_bwd_kernel(
         if not OWN_INPUT:
             map_ = tl.load(route_ptr + 3)
         gu_row = gu_ptr + (batch * pixels * maps + map_) * channels
-        gy_row = gy_ptr + batch * gy_stride_b + route * gy_stride_r
+        gy_row = gy_ptr + batch * gy_image * gy_stride_p + route * gy_stride_r
         for j in range(first, last):
             tile = first + last - 1 - j
             pixel, mask = _pixels(order_ptr, route_ptr, tile, RUN)
@@ -459,7 +530,7 @@ class _Walk(NamedTuple):
     Routes with the same map visit no pixel twice, nor do those with the same column, which belong to one sequence.
     """
 
-    order: Tensor  # the pixels in the order visited, route after route, each filled up to whole tiles
+    order: Tensor  # the pixels in the order visited, route after route, each filled up with -1 to whole tiles
     table: Tensor  # (routes, 5): where the route starts in `order`, length, first tile in its sequence, map, column
     first_route: Tensor  # (K + 1,): the first route of each sequence
     routes: list[tuple[int, int]]  # the same, with the one after the last
@@ -470,6 +541,7 @@ class _Walk(NamedTuple):
     maps_covered: bool
     columns_covered: bool
     routes_covered: bool
+    pairs: Tensor | None  # (2, K / 2): the sequences and their twins, which visit the same pixels in opposite order
 
 
 def _are_disjoint(a: Route, b: Route) -> bool:
@@ -486,29 +558,50 @@ def _sets_of_disjoint(routes: list[Route]) -> list[int]:
     return numbers
 
 
+def _pairs(orders: list[list[Tensor]]) -> list[tuple[int, int]]:
+    """Sequences of one route that visit the same pixels in opposite order, if every one has such a twin; else none."""
+    pairs, left = [], list(range(len(orders)))
+    while left:
+        k = left.pop(0)
+        twins = [i for i in left if len(orders[k]) == len(orders[i]) == 1 and orders[k][0].equal(orders[i][0].flip(0))]
+        if not twins:
+            return []
+        left.remove(twins[0])
+        pairs.append((k, twins[0]))
+    return pairs
+
+
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # what is kept must serve training too
-def _walk(code: tuple[int, ...], height: int, width: int, run: int, device: torch.device) -> _Walk:
+def _walk(code: tuple[int, ...], height: int, width: int, run: int, device: torch.device, paired: bool) -> _Walk:
+    """`paired`: a pair's results, if there are pairs, go to one map."""
     sequences = decode_routes(code)
+    visits = [[route_order(route, height, width).int() for route in sequence] for sequence in sequences]
+    pairs = _pairs(visits)
+    twins = [twin for _, twin in pairs]
     maps = _sets_of_disjoint([route for sequence in sequences for route in sequence])
+    if paired and pairs:
+        for pair, number in zip(pairs, _sets_of_disjoint([sequences[k][0] for k, _ in pairs]), strict=True):
+            for k in pair:
+                maps[k] = number
     one_each = all(max(_sets_of_disjoint(sequence)) == 0 for sequence in sequences)
     orders, table = [], []
     first_route, tiles = [0], [0] * len(sequences)
     places = 0
-    for k, sequence in enumerate(sequences):
-        for route in sequence:
-            order = route_order(route, height, width).int()
+    for k in range(len(sequences)):
+        for order in visits[k]:
             number, length, needed = len(table), len(order), triton.cdiv(len(order), run)
-            orders += [order, order.new_zeros(needed * run - length)]
+            filling = order.new_full((needed * run - length,), -1)
+            orders += [filling, order] if k in twins else [order, filling]  # the tiles of twins are the same
             table.append([places, length, tiles[k], maps[number], k if one_each else number])
             places += needed * run
             tiles[k] += needed
         first_route.append(len(table))
 
-    def covered(field: int) -> bool:
+    def covered(field: int, without: Sequence[int] = ()) -> bool:
         visited = [0] * (1 + max(row[field] for row in table))
-        for row in table:
-            visited[row[field]] += row[1]
+        for number, row in enumerate(table):
+            visited[row[field]] += 0 if number in without else row[1]
         return min(visited) == height * width
 
     return _Walk(
@@ -519,9 +612,10 @@ def _walk(code: tuple[int, ...], height: int, width: int, run: int, device: torc
         max(tiles),
         max(maps) + 1,
         len(sequences) if one_each else len(table),
-        covered(3),
+        covered(3, twins if paired else ()),
         covered(4),
         all(row[1] == height * width for row in table),
+        torch.tensor(pairs, dtype=torch.int32, device=device).mT.contiguous() if pairs else None,
     )
 
 
@@ -543,17 +637,59 @@ def choose_blocks_2d(channels: int, states: int, backward: bool = False) -> Bloc
     return Blocks(block_d, block_n, run, 1, num_warps)
 
 
+class _Form(NamedTuple):
+    """How a scan of maps is cut up, and whether the sum of a pair of sequences is made in one program."""
+
+    blocks: Blocks
+    paired: bool = False
+
+
+def _forms(channels: int, states: int, backward: bool, can_pair: bool) -> tuple[_Form, ...]:
+    """What is worth timing, the default first: blocks of twice and half as many channels, as many values a thread; the
+    sum of a pair in one program. More states or other runs took more instructions in every case compiled."""
+    blocks = choose_blocks_2d(channels, states, backward)
+    forms = [_Form(blocks)]
+    if blocks.block_d < channels and blocks.num_warps < 16:
+        forms.append(_Form(blocks._replace(block_d=2 * blocks.block_d, num_warps=2 * blocks.num_warps)))
+    if blocks.num_warps > 1:
+        forms.append(_Form(blocks._replace(block_d=blocks.block_d // 2, num_warps=blocks.num_warps // 2)))
+    if can_pair and blocks.block_n <= 2:
+        forms.append(_Form(blocks, paired=True))
+    return tuple(forms)
+
+
+def _choose(inputs: Sequence[Tensor | None], code: Sequence[int], kind: tuple, can_pair: bool, call: Callable) -> _Form:
+    """The form in which to `call` a scan of these eight inputs; `kind`: the op, its dtypes, whether results are merged.
+
+    It depends on that, on buckets of N, C and R and on whether a program a sequence fills a GPU; not on the batch and
+    the size of the map beyond that, so that no other size is timed again.
+    """
+    u, dt, A, *_, weight = inputs
+    channels, (sequences, _, states) = u.shape[-1], A.shape
+    backward = kind[0] == "backward"
+    blocks = choose_blocks_2d(channels, states, backward)
+    fills = u.shape[0] * sequences * triton.cdiv(channels, blocks.block_d) >= FEW_PROGRAMS
+    can_pair = can_pair and fills and u.dim() == 4
+    if can_pair:
+        can_pair = _walk(tuple(code), *u.shape[1:3], blocks.run, u.device, True).pairs is not None
+    rank = 0 if weight is None or weight.shape[2] > MAX_RANK else max(16, triton.next_power_of_2(weight.shape[2]))
+    kind = (*kind, u.dtype, dt.dtype, u.dim(), rank, fills)
+    forms = _forms(channels, states, backward, can_pair)
+    return choose_form((_scan_2d_kernel, _scan_2d_bwd_kernel), kind, forms, call, u)
+
+
 def _as_map(x: Tensor | None) -> tuple[Tensor | None, tuple[int, int, int]]:
-    """`x` (Bt, H, W, [K,] C), copied where its rows and columns are no one stride apart, and its strides of image,
-    pixel and sequence."""
+    """`x` (Bt, H, W, [K,] C), copied where its rows, columns and images are no one stride apart; the pixels from an
+    image to the next, the strides of pixel and sequence."""
     if x is None:
         return None, (0, 0, 0)
-    height, width = x.shape[1:3]
-    _, down, right, *_ = x.stride()
-    if (x.shape[-1] > 1 and x.stride(-1) != 1) or (height > 1 and width > 1 and down != width * right):
-        x = x.contiguous()
-    pixel = x.stride(2) if width > 1 else x.stride(1)
-    return x, (x.stride(0), pixel, x.stride(3) if x.dim() == 5 else 0)
+    images, height, width = x.shape[:3]
+    image, down, right, *_ = x.stride()
+    pixel = right if width > 1 else down
+    rows_apart = height > 1 and width > 1 and down != width * right
+    if (x.shape[-1] > 1 and x.stride(-1) != 1) or rows_apart or (images > 1 and (pixel == 0 or image % pixel)):
+        return _as_map(x.clone(memory_format=torch.contiguous_format))
+    return x, (image // pixel if images > 1 else 0, pixel, x.stride(3) if x.dim() == 5 else 0)
 
 
 def _fits(code: Sequence[int], u: Tensor, *maps: Tensor | None) -> bool:
@@ -569,7 +705,7 @@ def _fits(code: Sequence[int], u: Tensor, *maps: Tensor | None) -> bool:
 class _Launch:
     """What the passes of one scan have in common: inputs as the kernels take them, blocks, chunks."""
 
-    def __init__(self, u, dt, A, B, C, D, bias, weight, code, softplus, backward, blocks, chunks):
+    def __init__(self, u, dt, A, B, C, D, bias, weight, code, softplus, backward, blocks, chunks, paired=False):
         self.batch, self.height, self.width = u.shape[:3]
         self.channels, self.states, self.sequences = u.shape[-1], A.shape[2], A.shape[0]
         self.blocks = blocks or choose_blocks_2d(self.channels, self.states, backward)
@@ -581,10 +717,15 @@ class _Launch:
         self.maps = (u, dt, _parameter(A), B, C, _parameter(D), _parameter(bias), _parameter(weight))
         self.strides = (*u_stride, *dt_stride, *B_stride, *C_stride)
         self.own_input, self.device = u.dim() == 5, u.device
-        self.walk = _walk(tuple(code), self.height, self.width, self.blocks.run, u.device)
+        self.walk = _walk(tuple(code), self.height, self.width, self.blocks.run, u.device, paired)
         self.pixels = self.height * self.width
         self.d_blocks = triton.cdiv(self.channels, self.blocks.block_d)
-        programs = self.batch * self.sequences * self.d_blocks
+        self.slots = self.sequences
+        if paired:
+            if self.walk.pairs is None or self.own_input:
+                raise ValueError("only sequences that visit the same pixels of one map in opposite order can be paired")
+            self.slots, chunks = self.sequences // 2, 1
+        programs = self.batch * self.slots * self.d_blocks
         if chunks is None:
             chunks = min(triton.cdiv(FEW_PROGRAMS, programs), self.walk.tiles // TILES_PER_CHUNK)
         self.tiles_per_chunk = max(1, triton.cdiv(self.walk.tiles, max(1, chunks)))
@@ -629,6 +770,8 @@ class _Launch:
         maps=0,
         merge=False,
         totals=False,
+        members=None,
+        twins=None,
     ) -> None:
         _scan_2d_kernel[self.grid](
             *self.maps,
@@ -641,7 +784,9 @@ class _Launch:
             self.walk.order,
             self.walk.table,
             self.walk.first_route,
-            self.sequences,
+            members,
+            twins,
+            self.slots,
             self.channels,
             self.states,
             self.rank,
@@ -681,22 +826,40 @@ def selective_scan_2d_fwd(
     out_dtype: torch.dtype,
     blocks: Blocks | None = None,
     chunks: int | None = None,
+    paired: bool = False,
 ) -> Tensor:
     """See `scan_2d.scan_2d_fwd`. `blocks` and `chunks` override the choice of tiles and of the two-pass form.
 
-    A result that several routes are summed into is rounded to `out_dtype` once a route, before a sum in float32.
+    A result that several routes are summed into is rounded to `out_dtype` once a route, before a sum in float32; once
+    a pair of routes where they are `paired`.
     """
     tensors = (u, dt, A, B, C, D, delta_bias, dt_weight)
+    if paired and not merge:
+        raise ValueError("results that are kept apart cannot be paired")
     if not _fits(code, u, dt, B, C):
         return scan_2d_fwd(selective_scan_fwd, *tensors, code, delta_softplus, merge, out_dtype)
     _check_dtypes(**{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
-    launch = _Launch(*tensors, code, delta_softplus, False, blocks, chunks)
+    if blocks is None and chunks is None and not paired:
+
+        def call(form: _Form) -> Tensor:
+            return selective_scan_2d_fwd(
+                *tensors, code, delta_softplus, merge, out_dtype, form.blocks, None, form.paired
+            )
+
+        blocks, paired = _choose(tensors, code, ("forward", out_dtype, merge), merge, call)
+    launch = _Launch(*tensors, code, delta_softplus, False, blocks, chunks, paired)
     walk = launch.walk
     maps, covered = (walk.maps, walk.maps_covered) if merge else (len(walk.table), walk.routes_covered)
     y = launch.scratch(*u.shape[:3], maps, launch.channels, dtype=out_dtype, zeros=not covered)
     with _on_device_of(u):
-        steps, ends, _ = launch.totals()
-        launch.scan(y=y, steps=steps, ends=ends, maps=maps, merge=merge)
+        if paired:
+            members, twins = walk.pairs
+            edges = launch.scratch(launch.batch, launch.slots, walk.tiles, launch.states, launch.channels)
+            launch.scan(edges=edges, members=twins)
+            launch.scan(y=y, edges=edges, maps=maps, merge=merge, members=members, twins=twins)
+        else:
+            steps, ends, _ = launch.totals()
+            launch.scan(y=y, steps=steps, ends=ends, maps=maps, merge=merge)
     return _sum_maps(y) if merge else y
 
 
@@ -728,6 +891,12 @@ def selective_scan_2d_bwd(
     if not _fits(code, u, dt, B, C):
         return scan_2d_bwd(selective_scan_bwd, grad, *tensors, code, delta_softplus, merge)
     _check_dtypes(grad=grad, **{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
+    if blocks is None and chunks is None:
+
+        def call(form: _Form) -> tuple[Tensor | None, ...]:
+            return selective_scan_2d_bwd(grad, *tensors, code, delta_softplus, merge, form.blocks)
+
+        blocks = _choose(tensors, code, ("backward", grad.dtype, merge), False, call).blocks
     launch = _Launch(*tensors, code, delta_softplus, True, blocks, chunks)
     walk, shape, sequences = launch.walk, u.shape[:3], launch.sequences
     channels, states, rank = launch.channels, launch.states, launch.rank
