@@ -130,6 +130,101 @@ def test_half_inputs(triton_device, dtype, out_dtype, rank):
         assert (x.double() - ref).abs().max().item() <= 2 * torch.finfo(dtype).eps * scale
 
 
+BACK_AND_FORTH = (Route(reverse=True), Route())
+ODD_AND_EVEN_ROWS = tuple(
+    Route(stride=(2, 1), offset=(i, 0), reverse=reverse) for reverse in (False, True) for i in (0, 1)
+)
+
+
+@pytest.mark.parametrize(
+    ("routes", "form"),
+    [
+        (CROSS, {}),
+        (CROSS, dict(rank=None, absent=("C", "D", "delta_bias"), batch=2)),
+        (BACK_AND_FORTH, dict(height=1, width=1)),
+        (BACK_AND_FORTH, dict(height=5, width=7, states=3, channels=35)),
+        (BACK_AND_FORTH, dict(states=16, height=17, width=1)),
+        (ODD_AND_EVEN_ROWS, dict(height=7, softplus=False)),
+        ((Route(path="spiral"), Route(path="spiral", reverse=True)), dict(states=2)),
+    ],
+)
+def test_pairs(triton_device, routes, form):
+    softplus = form.pop("softplus", True)
+    inputs = make_2d(routes, softplus=softplus, **{**SMALL, **form})
+    grad = gradient_2d(inputs, routes)
+    y, scale = expected_2d(inputs, routes, grad, softplus)[0]
+    values = [None if x is None else x.to(triton_device) for x in inputs.values()]
+    how = encode_routes(routes), softplus, True, torch.float32
+    for paired in (False, True):
+        got = triton_scan.selective_scan_2d_fwd(*values, *how, paired=paired)
+        assert got.shape == y.shape and (got.cpu().double() - y).abs().max() <= 3e-6 * scale
+
+
+def test_a_pair_is_rounded_once(triton_device):
+    """In float16: the interpreter does not round to bfloat16 but cuts off."""
+    inputs = make_2d(BACK_AND_FORTH, **SMALL)
+    half = dict.fromkeys(("u", "dt", "B", "C"), torch.float16)
+    values = [x.to(triton_device, half.get(name)) for name, x in inputs.items()]
+    how = encode_routes(BACK_AND_FORTH), True, True
+    exact = triton_scan.selective_scan_2d_fwd(*values, *how, torch.float32, paired=True)
+    rounded = triton_scan.selective_scan_2d_fwd(*values, *how, torch.float16, paired=True)
+    assert torch.equal(rounded, exact.half())
+
+
+@pytest.mark.parametrize(
+    ("routes", "pairs"),
+    [
+        (CROSS, [[0, 1], [2, 3]]),
+        (BACK_AND_FORTH, [[0], [1]]),
+        (ODD_AND_EVEN_ROWS, [[0, 1], [2, 3]]),
+        ((Route(), Route(mirror=(True, True))), [[0], [1]]),
+        ((Route(path="snake"), Route(path="snake", reverse=True)), [[0], [1]]),
+        ((Route(), Route(path="snake", reverse=True)), None),
+        (PAIR, None),
+        ((Route(), Route(reverse=True), Route(transpose=True)), None),
+        (((Route(), Route(transpose=True)), (Route(transpose=True, reverse=True), Route(reverse=True))), None),
+        (ROUTES["strided"], None),
+        (ROUTES["joined"], None),
+    ],
+)
+def test_pairs_visit_the_same_tiles(routes, pairs):
+    walk = triton_scan._walk(tuple(encode_routes(routes)), 5, 7, 16, torch.device("cpu"), True)
+    assert (None if walk.pairs is None else walk.pairs.tolist()) == pairs
+    for k, twin in walk.pairs.mT.tolist() if pairs else []:
+        tiles = triton_scan.triton.cdiv(int(walk.table[k, 1]), 16)
+        order, back = (walk.order[int(walk.table[i, 0]) :][: 16 * tiles] for i in (k, twin))
+        assert torch.equal(order, back.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("routes", "merge", "own_input", "message"),
+    [(CROSS, False, False, "kept apart"), (CROSS, True, True, "one map"), (PAIR, True, False, "opposite order")],
+)
+def test_what_cannot_be_paired_is_refused(triton_device, routes, merge, own_input, message):
+    inputs = [x.to(triton_device) for x in make_2d(routes, **SMALL, own_input=own_input).values()]
+    with pytest.raises(ValueError, match=message):
+        triton_scan.selective_scan_2d_fwd(*inputs, encode_routes(routes), True, merge, torch.float32, paired=True)
+
+
+def test_the_form_chosen_is_taken_and_the_same_for_all_sizes(triton_device, monkeypatch):
+    """The last form, which in the forward is the paired one."""
+    kinds = []
+
+    def choose(kernels, kind, forms, call, x):
+        kinds.append((kind, forms))
+        return forms[-1]
+
+    scans = []
+    scan = triton_scan._Launch.scan
+    monkeypatch.setattr(triton_scan._Launch, "scan", lambda self, **how: (scans.append(how), scan(self, **how)))
+    monkeypatch.setattr(triton_scan, "choose_form", choose)
+    monkeypatch.setattr(triton_scan, "FEW_PROGRAMS", 1)
+    for batch, height, width in ((1, 3, 6), (2, 2, 3)):
+        check_2d(triton_device, BACK_AND_FORTH, batch=batch, height=height, width=width, states=2)
+    assert sum(how.get("twins") is not None for how in scans) == 2
+    assert len(kinds) == 4 and len(set(kinds)) == 2
+
+
 def test_any_strides(triton_device):
     plain = make_2d(PAIR, **SMALL)
     views = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in plain.items() if x.dim() > 3}
@@ -153,6 +248,22 @@ def test_extreme_steps(triton_device):
     grad = gradient_2d(inputs, PAIR)
     got = computed_2d(triton_device, inputs, PAIR, grad)
     assert_close_2d(got, expected_2d(inputs, PAIR, grad), 4e-6)
+
+
+def test_images_a_part_of_a_pixel_apart(triton_device):
+    plain = make_2d(PAIR, **{**SMALL, "batch": 2, "height": 2})
+    u = plain["u"]
+    row = torch.zeros(2, u[0].numel() + 1)  # images lie one number further apart than their pixels take
+    row[:, :-1] = u.flatten(1)
+    odd = row[:, :-1].unflatten(1, u.shape[1:])
+    assert odd.stride(0) % u.shape[-1]
+    got, want = (
+        triton_scan.selective_scan_2d_fwd(
+            *(x.to(triton_device) for x in {**plain, "u": x}.values()), encode_routes(PAIR), True, True, torch.float32
+        )
+        for x in (odd, u)
+    )
+    assert torch.equal(got, want)
 
 
 def test_gradients_are_deterministic(triton_device):
@@ -219,6 +330,7 @@ def record(self, *args, grid, warmup, **options):
     launched.append((ASTSource(self, signature, constants), options))
 
 JITFunction.run = record
+cross = tuple(Route(transpose=t, reverse=r) for t in (False, True) for r in (False, True))
 for dtype, states, capability, everything in ((torch.bfloat16, 1, 90, True), (torch.float32, 1, 80, False),
                                               (torch.bfloat16, 16, 90, True)):
     launched.clear()
@@ -233,11 +345,64 @@ for dtype, states, capability, everything in ((torch.bfloat16, 1, 90, True), (to
     y = scan.selective_scan_2d_fwd(*inputs, *how, dtype, chunks=2)
     scan.selective_scan_2d_bwd(y, *inputs, *how, chunks=2)
     assert len(launched) == 5
+    if everything:
+        inputs = [x.repeat_interleave(4, i) for x, i in zip(inputs[1:], (3, 0, 3, 3, 0, 0, 0), strict=True)]
+        scan.selective_scan_2d_fwd(u, *inputs, encode_routes(cross), True, True, dtype, paired=True)
+        assert len(launched) == 7
     for source, options in launched:
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert compiled.asm["cubin"]
 print("compiled")
 """
+
+
+SPECIALIZE = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+from vssm_kernels import Route, encode_routes
+from vssm_kernels.triton import selective_scan_2d as scan
+
+backend = make_backend(GPUTarget("cuda", 90, 32))
+kernels = {}
+
+def record(self, *args, grid, warmup, **options):
+    bind = create_function_from_signature(self.signature, self.params, backend)
+    kernels.setdefault(self.__name__, set()).add(str(bind(*args, **options)[1:]))
+
+JITFunction.run = record
+code = encode_routes((Route(), Route(transpose=True)))
+for channels, rank, states in ((192, 12, 1), (40, 3, 16)):
+    kernels.clear()
+    for batch, height, width in ((1, 7, 7), (2, 16, 16), (1, 13, 17), (64, 25, 36), (64, 32, 32), (128, 1, 1)):
+        projected = torch.empty(batch, height, width, 2, rank + 2 * states, dtype=torch.bfloat16)
+        u = torch.empty(batch, height, width, channels, dtype=torch.bfloat16)
+        A, D, bias, weight = (torch.empty(2, channels, n) for n in (states, 1, 1, rank))
+        dt, B, C = projected.split([rank, states, states], -1)
+        inputs = u, dt, A, B, C, D[..., 0], bias[..., 0], weight
+        y = scan.selective_scan_2d_fwd(*inputs, code, True, True, u.dtype)
+        scan.selective_scan_2d_bwd(y, *inputs, code, True, True)
+    # Results, totals of the forward and of the backward, edges; results, edges and gradients in two passes or one; no
+    # edges for a single tile.
+    assert {name: len(kinds) for name, kinds in kernels.items()} == {"_scan_2d_kernel": 6, "_scan_2d_bwd_kernel": 3}
+print("specialized")
+"""
+
+
+def run_without_interpreter(program):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+
+
+def test_no_size_of_map_compiles_kernels_again():
+    """By Triton's own rule of what a kernel is compiled anew for; nothing is compiled or launched."""
+    triton = pytest.importorskip("triton", minversion="3.5")
+    if "nvidia" not in triton.backends.backends:
+        pytest.skip("this Triton has no compiler for NVIDIA GPUs")
+    done = run_without_interpreter(SPECIALIZE)
+    assert done.stdout.endswith("specialized\n"), done.stderr
 
 
 @pytest.mark.slow
@@ -246,7 +411,5 @@ def test_kernels_compile_for_gpus():
     triton = pytest.importorskip("triton", minversion="3.3")
     if "nvidia" not in triton.backends.backends:
         pytest.skip("this Triton has no compiler for NVIDIA GPUs")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
+    done = run_without_interpreter(COMPILE)
     assert done.stdout.endswith("compiled\n"), done.stderr
