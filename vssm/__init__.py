@@ -5,9 +5,13 @@ import fnmatch
 import timm
 
 from . import models
+from ._mmcv import install_finder
 from ._version import __version__
 
 __all__ = ["__version__", "list_models", "models"]
+
+# From here on `import mmdet` works with an mmcv that was installed without compiled operators.
+install_finder()
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -50,6 +50,13 @@ class Backbone(nn.Module):
     uncounted_operators: Tuple[str, ...] = ()
     # Names of parameters of the state space, which weight decay spares; norms and biases are exempt by their shape.
     state_space_parameters: Tuple[str, ...] = ("A_logs", "Ds", "dt_projs_bias")
+    # What official detectors and segmentors do to each stage's map: "new" is a LayerNorm that the checkpoints of
+    # classifiers lack, "own" the model's own norms, which all but the last stage apply anyway, "" nothing.
+    dense_norm: str = "new"
+    # Top-level modules that only the classifier needs.
+    classifier_parts: Tuple[str, ...] = ("head",)
+    # Parts that `prune_intermediate_layers` took away; checkpoints may hold them all the same.
+    pruned_parts: Tuple[str, ...] = ()
 
     def __init__(self, in_chans: int, num_classes: int, drop_rate: float):
         super().__init__()
@@ -200,12 +207,20 @@ class Backbone(nn.Module):
         """Drop the stages after the last one wanted, and with it the norm and the head if asked to."""
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         pruned = max_index < len(self.stages) - 1
+        self.note_pruned(max_index + 1, prune_norm or pruned, prune_head or pruned)
         self.stages = self.stages[: max_index + 1]
         if prune_norm or pruned:
             self.norm = nn.Identity()
         if prune_head or pruned:
             self.reset_classifier(0, "")
         return take_indices
+
+    def note_pruned(self, num_stages: int, norm: bool, head: bool) -> None:
+        """Set `pruned_parts` before the stages from `num_stages` on, the last norm or the head are taken away."""
+        parts = [f"stages.{i}" for i in range(num_stages, len(self.stages))]
+        parts += ["norm"] if norm else []
+        parts += self.classifier_parts if head else []
+        self.pruned_parts = tuple(parts)
 
     def finish_features(self, x: Tensor) -> Tensor:
         """What `forward_features` does to the last map; a family whose norm belongs to its head leaves it as it is."""

@@ -25,6 +25,8 @@ _WEIGHT_KEYS = ("state_dict_ema", "model_ema", "ema_model", "state_dict", "model
 _AVERAGED = _WEIGHT_KEYS[:3]
 # Wrappers of parallel training, and of this package's own training runs.
 _PREFIXES = ("module.", "model.")
+# Where mmdet's and mmseg's models hold theirs.
+_BACKBONE = "backbone."
 # Regular expression -> name: what the first VMamba release called things, which the codes derived from it still read.
 EARLY_VMAMBA_NAMES = (
     (r"^patch_embed\.proj\.", "patch_embed.0."),
@@ -129,6 +131,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def unwrap_state_dict(checkpoint: Mapping[str, Any], averaged: bool = True) -> dict[str, Tensor]:
     """The weights of a checkpoint: nested or bare, the prefixes of wrappers removed.
 
+    Of a whole detector or segmentor these are its backbone's.
+
     Args:
         checkpoint: as `read_checkpoint` gives it.
         averaged: where there are both, take the weights averaged over training; else the raw ones.
@@ -142,7 +146,14 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], averaged: bool = True) -> d
     weights = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
     if not weights:
         raise ValueError(f"the checkpoint holds no weights; its keys are {_some(checkpoint)}")
-    # Wrappers come nested: an average of a parallel model saves module.module.
+    weights = _without_wrappers(weights)
+    if any(k.startswith(_BACKBONE) for k in weights):
+        weights = {k[len(_BACKBONE) :]: v for k, v in weights.items() if k.startswith(_BACKBONE)}
+    return _without_wrappers(weights)
+
+
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    # They come nested: an average of a parallel model saves module.module.
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in weights)), ""):
         weights = {k[len(prefix) :]: v for k, v in weights.items()}
     return weights
@@ -183,12 +194,14 @@ def check_fit(weights: Mapping[str, Tensor], model: nn.Module, optional: Callabl
         ValueError: names the missing and unexpected keys and those of another shape.
     """
     own = model.state_dict()
-    missing = [k for k in own if k not in weights and not optional(k)]
-    unexpected = [k for k in weights if k not in own and not optional(k)]
+    # Of a model cut down to its feature maps, these are gone or without use.
+    pruned = tuple(part + "." for part in getattr(model, "pruned_parts", ()))
+    missing = [k for k in own if k not in weights and not optional(k) and not k.startswith(pruned)]
+    unexpected = [k for k in weights if k not in own and not optional(k) and not k.startswith(pruned)]
     shapes = [
         f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}"
         for k in own
-        if k in weights and weights[k].shape != own[k].shape and not optional(k)
+        if k in weights and weights[k].shape != own[k].shape and not optional(k) and not k.startswith(pruned)
     ]
     if missing or unexpected or shapes:
         raise ValueError(

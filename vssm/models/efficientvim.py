@@ -229,6 +229,8 @@ class EfficientViM(Backbone):
     # The official code writes both by hand, and fvcore does not know them.
     uncounted_operators = ("aten::layer_norm", "aten::mean")
     state_space_parameters = ("A", "D")
+    dense_norm = ""
+    classifier_parts = ("head", "head_dist")
     pooled: torch.jit.Final[bool]
 
     def __init__(
@@ -352,6 +354,7 @@ class EfficientViM(Backbone):
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         count = max_index + 1
         pruned = count < len(self.stages)
+        self.note_pruned(count, prune_norm, prune_head or pruned)
         self.stages = self.stages[:count]
         if pruned:
             self.norm = nn.ModuleList([*self.norm[:count], nn.Identity()])

@@ -110,6 +110,9 @@ class GroupMamba(Backbone):
         ValueError: a pooling that is not one of the two, or classifiers without pooling; a width that does not fit.
     """
 
+    dense_norm = "own"
+    classifier_parts = ("class_block", "head", "dist_head")
+
     def __init__(
         self,
         in_chans: int = 3,

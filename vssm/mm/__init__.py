@@ -1,0 +1,48 @@
+"""Detection and segmentation: backbones for mmdet and mmseg, and what their configs may name beside theirs.
+
+A config needs ``custom_imports = dict(imports=["vssm.mm"])``. mmdet and mmseg are imported and registered here, without
+the notices that they print about parts of theirs that nobody asked for.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+from .._optional import require
+
+
+@contextlib.contextmanager
+def _without_notices() -> Iterator[None]:
+    """Drop what imports print, warn of and log below an error; exceptions pass."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+with _without_notices():
+    for _module in ("mmengine.runner", "mmcv", "mmdet.utils", "mmseg.utils"):
+        require(_module, "mm")
+    from mmdet.utils import register_all_modules as _register_mmdet
+    from mmseg.utils import register_all_modules as _register_mmseg
+
+    try:
+        _register_mmdet(init_default_scope=False)
+        _register_mmseg(init_default_scope=False)
+    except ImportError as _error:
+        from .._errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"mmdet and mmseg cannot be imported ({_error}): pip install 'vssm[mm]'"
+        ) from _error
+
+from .. import engine as _engine  # noqa: E402, F401  (registers the hooks and constructors that configs name)
+from .backbone import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
+
+__all__ = ["VSSMBackbone", "convert_detector_checkpoint"]

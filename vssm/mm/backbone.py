@@ -1,0 +1,292 @@
+"""Any timm model as the backbone of mmdet's detectors and mmseg's segmentors."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from timm.layers import LayerNorm2d
+from timm.models import adapt_input_conv
+from timm.models._features import FeatureGetterNet
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor, nn
+
+from ..engine.checkpoint import CheckpointError
+from ..engine.classifier import ModelError, create_model
+from ..engine.config import ConfigError
+from ..models._checkpoint import check_fit, read_checkpoint, unwrap_state_dict
+
+_OUT_NORM = "outnorm"
+
+
+class _NormedFeatures(FeatureGetterNet):
+    """timm's features with the model's own last norm on the last map; timm has no option for it by name."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs, norm=True)
+
+
+@MODELS.register_module()
+class VSSMBackbone(BaseModule):
+    """A timm model that gives feature maps: ``dict(type="VSSMBackbone", model_name="vmamba_tiny_s1l8", ...)``.
+
+    It is in mmengine's root registry, which mmdet's and mmseg's registries search too. Shapes: B images, C channels,
+    H x W pixels.
+
+    Args:
+        model_name: A model of this package or of timm's that has ``forward_intermediates``.
+        pretrained: False for random weights; True for the published ones; or the path of a checkpoint: a classifier,
+            or a whole detector or segmentor with a backbone of the same model, official or of this package.
+        out_indices: Stages whose maps are wanted, counted from 0.
+        out_norm: Do to each map what the official detectors and segmentors of its family do: VMamba, EfficientVMamba,
+            MSVMamba, Spatial-Mamba and VSSD put a LayerNorm (eps 1e-5) on each, ``outnorm0`` and so on, which starts
+            afresh after loading a classifier; GroupMamba applies the classifier's own last norm to the last map;
+            EfficientViM nothing. Other models' maps stay as they are. False: no norm for any of them.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        frozen_stages: Keep the stem and the first ``frozen_stages`` stages as they are: no gradients, no dropping of
+            paths, statistics of norms as loaded. 0 freezes the stem, -1 nothing. The layer between two stages belongs
+            to the later one.
+        norm_eval: Keep the statistics of all BatchNorms as loaded; their affine parameters still train.
+        with_cp: Gradient checkpointing: less memory for activations, which are computed once more in the backward.
+        in_chans: Channels of the images.
+        init_cfg: As mmdet writes ``pretrained``: ``dict(type="Pretrained", checkpoint=PATH)``.
+        **model_kwargs: Further arguments of ``timm.create_model``.
+
+    Attributes:
+        channels: Width of each map.
+        strides: Stride of each map.
+        feature_info: timm's records of all stages, see ``timm.models.FeatureInfo``.
+
+    Raises:
+        ModelError: The model or an option of it is unknown, or it has no such stages or no such feature maps.
+        CheckpointError: The weights are missing, damaged, or not this model's: it never goes on with random ones.
+        ConfigError: ``init_cfg`` or ``frozen_stages`` cannot be used.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool | str = False,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        in_chans: int = 3,
+        init_cfg: Mapping[str, Any] | None = None,
+        **model_kwargs: Any,
+    ):
+        super().__init__()
+        if init_cfg is not None:
+            pretrained = _checkpoint_of(init_cfg, pretrained)
+        self.model_name = model_name
+        self.norm_eval = norm_eval
+        options: dict[str, Any] = dict(model_kwargs, in_chans=in_chans, out_indices=tuple(out_indices))
+        if drop_path_rate:
+            # Not every model of timm knows it.
+            options["drop_path_rate"] = drop_path_rate
+        try:
+            self.model = _create_features(model_name, pretrained is True, out_norm, options)
+        except (AssertionError, IndexError) as error:
+            raise ModelError(
+                f"Model '{model_name}' has no feature maps {tuple(out_indices)}: {str(error) or 'too many stages'}."
+            ) from error
+        self.feature_info = self.model.feature_info
+        self.channels: list[int] = self.feature_info.channels()
+        self.strides: list[int] = self.feature_info.reduction()
+        self.out_indices = tuple(self.feature_info.out_indices)
+        self._out_norms: list[str] = []
+        if out_norm and getattr(self.model.model, "dense_norm", "") == "new":
+            self._out_norms = [f"{_OUT_NORM}{index}" for index in self.out_indices]
+            for name, width in zip(self._out_norms, self.channels, strict=True):
+                self.add_module(name, LayerNorm2d(width, eps=1e-5))
+        self._register_load_state_dict_pre_hook(self._convert_on_load)
+        if isinstance(pretrained, str):
+            self.load_pretrained(pretrained)
+        if with_cp:
+            self.model.model.set_grad_checkpointing(True)
+        self._frozen = self._freeze(frozen_stages)
+        self.train(self.training)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, in_chans, H, W) to one map (B, C, H / stride, W / stride) for each of ``out_indices``."""
+        maps = self.model(x)
+        if self._out_norms:
+            maps = [getattr(self, name)(y) for name, y in zip(self._out_norms, maps, strict=True)]
+        return tuple(maps)
+
+    def train(self, mode: bool = True) -> "VSSMBackbone":
+        """Set the mode of all parts but the frozen ones, which stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Leave everything as timm made or loaded it.
+
+        mmengine's own method would call ``init_weights`` of the model once more, over the weights just loaded.
+        """
+        self._is_init = True
+
+    def load_pretrained(self, path: str) -> None:
+        """Load a checkpoint's backbone, see ``pretrained``; a classifier has no values for the norms on the maps.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or does not fit exactly.
+        """
+        try:
+            weights = self.convert_state_dict(unwrap_state_dict(read_checkpoint(path)))
+            new = [name for name in self._out_norms if not any(key.startswith(name + ".") for key in weights)]
+            if new and len(new) < len(self._out_norms):
+                raise ValueError(f"the checkpoint lacks {', '.join(new)}")
+            check_fit(weights, self, optional=lambda key: key.startswith(tuple(name + "." for name in new)))
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"Backbone '{self.model_name}' cannot be loaded from '{path}': {error}.") from error
+        self.load_state_dict(weights, strict=not new)
+
+    def convert_state_dict(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give the weights of an official backbone or classifier the names that they have in this module.
+
+        Args:
+            weights: Names relative to the backbone. Those of this module are returned as they are.
+
+        Returns:
+            The weights; those of a classifier alone are left out.
+
+        Raises:
+            ValueError: They are not those of this model; the message names what is missing, unexpected or misshapen.
+        """
+        norms = {name: value for name, value in weights.items() if name.startswith(_OUT_NORM)}
+        # A wider input than the official three channels has its first convolution filled as timm does it.
+        trunk = unwrap_state_dict({name: value for name, value in weights.items() if name not in norms})
+        model = self.model.model
+        rename = _checkpoint_filter(model)
+        if rename is not None:
+            trunk = rename(trunk, model)
+        own = model.state_dict()
+        first_conv = (self.model.pretrained_cfg or {}).get("first_conv")
+        for name in [f"{first_conv}.weight"] if isinstance(first_conv, str) else []:
+            if name in trunk and name in own and trunk[name].shape != own[name].shape:
+                trunk[name] = adapt_input_conv(own[name].shape[1], trunk[name])
+        kept = {"model.model." + name: value for name, value in trunk.items() if name in own}
+        # What a pruned classifier still holds and never uses.
+        kept = {"model.model." + name: own[name] for name in own if _pruned(name, model)} | kept
+        return kept | (norms if self._out_norms else {})
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], Sequence[float]]:
+        """Say to timm's layer-wise functions which layer a parameter belongs to; the norms on the maps come last."""
+        layers = self._layers(coarse)
+        return lambda name: (layers.get(name, float("inf")),)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the model itself spares from weight decay."""
+        model = self.model.model
+        return {"model.model." + name for name in (model.no_weight_decay() if hasattr(model, "no_weight_decay") else ())}
+
+    def _layers(self, coarse: bool) -> dict[str, int]:
+        model = self.model.model
+        numbers = group_with_matcher(model.named_parameters(), model.group_matcher(coarse=coarse), reverse=True)
+        return {"model.model." + name: number for name, number in numbers.items()}
+
+    def _freeze(self, frozen_stages: int) -> list[nn.Module]:
+        """Stop gradients; return the largest modules of which nothing trains any more."""
+        if frozen_stages < 0:
+            return []
+        stages = len(self.model.model.feature_info)
+        if frozen_stages > stages:
+            raise ConfigError(
+                f"frozen_stages must be from -1 to {stages}, the stages of '{self.model_name}', not {frozen_stages}."
+            )
+        layers = self._layers(coarse=True)
+        frozen = {name for name, number in layers.items() if number <= frozen_stages}
+        for name, parameter in self.named_parameters():
+            if name in frozen:
+                parameter.requires_grad = False
+
+        def largest(module: nn.Module, prefix: str) -> list[nn.Module]:
+            names = [prefix + name for name, _ in module.named_parameters()]
+            if names and frozen.issuperset(names):
+                return [module]
+            return [found for name, child in module.named_children() for found in largest(child, f"{prefix}{name}.")]
+
+        return largest(self, "")
+
+    def _convert_on_load(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Let ``load_state_dict`` of whatever holds this module take official names, too."""
+        given = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
+        if not given or any(name.startswith("model.model.") for name in given):
+            return
+        converted = self.convert_state_dict(given)
+        for name in given:
+            del state_dict[prefix + name]
+        state_dict.update({prefix + name: value for name, value in converted.items()})
+
+
+def _create_features(name: str, pretrained: bool, out_norm: bool, options: dict[str, Any]) -> FeatureGetterNet:
+    def create(feature_cls: type, load: bool) -> FeatureGetterNet:
+        model = create_model(name, pretrained=load, features_only=True, feature_cls=feature_cls, **options)
+        if not hasattr(model.model, "forward_intermediates"):
+            raise ModelError(f"Model '{name}' has no feature maps to give (no forward_intermediates).")
+        return model
+
+    # Only the class of the model says what its detectors do; the weights are fetched once that is known.
+    model = create(FeatureGetterNet, False)
+    if out_norm and getattr(model.model, "dense_norm", "") == "own":
+        return create(_NormedFeatures, pretrained)
+    return create(FeatureGetterNet, True) if pretrained else model
+
+
+def _checkpoint_of(init_cfg: Mapping[str, Any], pretrained: bool | str) -> str:
+    if init_cfg.get("type") != "Pretrained" or not init_cfg.get("checkpoint") or set(init_cfg) - {"type", "checkpoint"}:
+        raise ConfigError(
+            "VSSMBackbone's init_cfg can only be dict(type='Pretrained', checkpoint=PATH); random weights are timm's "
+            f"own, not {dict(init_cfg)}."
+        )
+    if pretrained:
+        raise ConfigError("VSSMBackbone takes pretrained or init_cfg, not both.")
+    return str(init_cfg["checkpoint"])
+
+
+def _checkpoint_filter(model: nn.Module) -> Callable | None:
+    """The renaming of official checkpoints that a model's file has, if any."""
+    function = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return function if function is not None and len(inspect.signature(function).parameters) >= 2 else None
+
+
+def _pruned(name: str, model: nn.Module) -> bool:
+    return name.startswith(tuple(part + "." for part in getattr(model, "pruned_parts", ())))
+
+
+def convert_detector_checkpoint(checkpoint: Mapping[str, Any], detector: nn.Module) -> dict[str, Tensor]:
+    """Give an official detector's or segmentor's weights the names that they have in one of this package.
+
+    Necks and heads are mmdet's and mmseg's own and keep their names; backbones are renamed by their families' rules.
+
+    Args:
+        checkpoint: As it was read: nested under ``state_dict`` or not.
+        detector: A model that holds a :class:`VSSMBackbone`.
+
+    Returns:
+        A state dict for ``detector``.
+
+    Raises:
+        ValueError: The backbone's weights are not those of the detector's backbone.
+    """
+    weights = checkpoint.get("state_dict", checkpoint)
+    weights = {name.removeprefix("module."): value for name, value in weights.items() if isinstance(value, Tensor)}
+    for path, module in detector.named_modules():
+        if isinstance(module, VSSMBackbone):
+            module._convert_on_load(weights, path + "." if path else "")
+    return weights
+
+
+__all__ = ["VSSMBackbone", "convert_detector_checkpoint"]
