@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Classify images.
+"""Classify images, or draw what a detector or segmentor finds in them.
 
 python tools/predict.py CONFIG CHECKPOINT IMAGE_OR_FOLDER ...
+python tools/predict.py CONFIG CHECKPOINT IMAGE_OR_FOLDER ... --out DIR
 python tools/predict.py --model vmamba_tiny_s1l8 --pretrained IMAGE_OR_FOLDER ...
 """
 
@@ -14,8 +15,8 @@ from vssm._cli import run
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description="Classify images with a trained run or with a model by name.",
-        usage="%(prog)s CONFIG CHECKPOINT IMAGES... | %(prog)s --model NAME [--pretrained] IMAGES...",
+        description="Classify images with a trained run or with a model by name, or draw boxes, masks and segments.",
+        usage="%(prog)s CONFIG CHECKPOINT IMAGES... [--out DIR] | %(prog)s --model NAME [--pretrained] IMAGES...",
     )
     parser.add_argument("paths", nargs="+", metavar="IMAGES", help="image files and folders")
     parser.add_argument("--model", metavar="NAME", help="a timm model instead of a config and its checkpoint")
@@ -25,14 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     parser.add_argument("--json", metavar="FILE", help="write the answers to this file as well")
     parser.add_argument("--csv", metavar="FILE", help="write the answers to this file as well")
+    parser.add_argument("--out", metavar="DIR", help="folder for the drawings of a detector or segmentor")
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="draw objects from here on (default: 0.3)")
     parser.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
     args = parser.parse_args(argv)
     if args.topk < 1 or args.batch_size < 1:
         parser.error("--topk and --batch-size must be at least 1")
     if args.model is None and len(args.paths) < 3:
         parser.error("CONFIG, CHECKPOINT and at least one image are needed, or --model NAME and at least one image")
-    if args.model is not None and args.cfg_options:
-        parser.error("--cfg-options belong to a config, not to --model")
+    if args.model is not None and (args.cfg_options or args.out):
+        parser.error("--cfg-options and --out belong to a config, not to --model")
     if args.model is None and args.pretrained:
         parser.error("--pretrained belongs to --model; a run's weights come from its checkpoint")
 
@@ -48,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         json_file=args.json,
         csv_file=args.csv,
         options=args.cfg_options,
+        out=args.out,
+        score_threshold=args.score_threshold,
     )
 
 

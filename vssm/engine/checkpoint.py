@@ -167,6 +167,32 @@ def _is_state_dict(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
 
 
+def convert_to_own_names(
+    path: str | os.PathLike, model: nn.Module, state_dict: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Let those parts of a model that know official names of their weights (backbones) convert them.
+
+    Args:
+        path: Where the weights come from, for the message.
+        model: The model that is to take them.
+        state_dict: The weights.
+
+    Returns:
+        The weights under the model's own names; what no part converts is as it was.
+
+    Raises:
+        CheckpointError: A part's weights are not its own.
+    """
+    weights = dict(state_dict)
+    for name, part in model.named_modules():
+        if hasattr(part, "convert_on_load"):
+            try:
+                part.convert_on_load(weights, f"{name}." if name else "")
+            except ValueError as error:
+                raise CheckpointError(f"Checkpoint '{path}' cannot be loaded: {error}.") from error
+    return weights
+
+
 def check_fits(path: str | os.PathLike, model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not exactly a model's.
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from timm.models._manipulate import group_with_matcher
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
@@ -16,7 +18,7 @@ from .config import ConfigError, check_options, on_gpu
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TimmOptimWrapperConstructor:
-    """Build an optimiser over timm's parameter groups.
+    """Build an optimiser over timm's parameter groups, for a classifier, a detector or a segmentor.
 
     Biases and one-dimensional parameters are never decayed. Options, under ``paramwise_cfg``:
 
@@ -24,7 +26,8 @@ class TimmOptimWrapperConstructor:
       those too, which is what the official VMamba training does (its A, dt bias and, for SSD variants, D are decayed).
     - ``no_weight_decay`` (default none): further parameters to spare, by the last part of their names.
     - ``layer_decay`` (default None): multiply the learning rate by this factor per layer, going from the head to the
-      stem, after the model's ``group_matcher``. Schedules that end at a fixed ``eta_min`` would flatten the factors:
+      stem, after the model's ``group_matcher``; norms on a backbone's maps, necks and heads count as the last layer.
+      Schedules that end at a fixed ``eta_min`` would flatten the factors:
       use ``eta_min_ratio``.
 
     Args:
@@ -32,7 +35,8 @@ class TimmOptimWrapperConstructor:
         paramwise_cfg: The options above.
 
     Raises:
-        ConfigError: An option is unknown, or no parameter has a name that is to be spared.
+        ConfigError: An option is unknown, no parameter has a name that is to be spared, or nothing in the model says
+            what its layers are.
     """
 
     def __init__(self, optim_wrapper_cfg: Mapping[str, Any], paramwise_cfg: Mapping[str, Any] | None = None):
@@ -41,15 +45,14 @@ class TimmOptimWrapperConstructor:
         self.paramwise_cfg = dict(paramwise_cfg or {})
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Return the optimiser wrapper for a classifier (or another wrapper around ``.model``), DDP or not."""
+        """Return the optimiser wrapper for a model that holds a timm model, DDP or not."""
         if is_model_wrapper(model):
             model = model.module
         cfg = dict(self.optim_wrapper_cfg)
         optimizer_cfg = dict(cfg.pop("optimizer"))
         self.lr = optimizer_cfg.get("lr")
         self.weight_decay = optimizer_cfg.get("weight_decay", 0.0)
-        # The lists of names that timm's models give are relative to the timm model, not to what wraps it.
-        optimizer_cfg["params"] = self._groups(getattr(model, "model", model), **self.paramwise_cfg)
+        optimizer_cfg["params"] = self._groups(model, **self.paramwise_cfg)
         cfg.setdefault("type", "OptimWrapper")
         return OPTIM_WRAPPERS.build(cfg, default_args={"optimizer": OPTIMIZERS.build(optimizer_cfg)})
 
@@ -67,18 +70,43 @@ class TimmOptimWrapperConstructor:
                 f"optim_wrapper.paramwise_cfg.no_weight_decay names '{min(absent)}', which the model lacks."
             )
         spared = {name for name in names if name.rpartition(".")[2] in no_weight_decay}
-        if model_no_weight_decay and hasattr(model, "no_weight_decay"):
-            spared |= set(model.no_weight_decay())
+        if model_no_weight_decay:
+            for prefix, part in _parts_with(model, "no_weight_decay"):
+                spared |= {prefix + name for name in part.no_weight_decay()}
         if layer_decay is None:
             return param_groups_weight_decay(model, self.weight_decay, no_weight_decay_list=spared)
         groups = param_groups_layer_decay(
-            model, self.weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
+            _layered(model), self.weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
         )
         for group in groups:
             # timm's own schedulers apply lr_scale; torch's optimisers and mmengine's schedulers know only lr.
             group["lr"] = self.lr * group.pop("lr_scale")
             group.pop("param_names", None)
         return groups
+
+
+def _parts_with(module: nn.Module, method: str, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Outermost modules that have a method, and the prefix of their parameters' names, which they do not know."""
+    if hasattr(module, method):
+        yield prefix, module
+        return
+    for name, child in module.named_children():
+        yield from _parts_with(child, method, f"{prefix}{name}.")
+
+
+def _layered(model: nn.Module) -> Any:
+    """What timm's layer decay asks of a model, for one that holds a timm model somewhere."""
+    layers: dict[str, float] = {}
+    for prefix, part in _parts_with(model, "group_matcher"):
+        trained = ((name, parameter) for name, parameter in part.named_parameters() if parameter.requires_grad)
+        numbers = group_with_matcher(trained, part.group_matcher(coarse=False), reverse=True)
+        layers |= {prefix + name: number for name, number in numbers.items()}
+    if not layers:
+        raise ConfigError("optim_wrapper.paramwise_cfg.layer_decay needs a model whose group_matcher names its layers.")
+    return SimpleNamespace(
+        named_parameters=model.named_parameters,
+        group_matcher=lambda coarse: lambda name: (layers.get(name, float("inf")),),
+    )
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -52,6 +52,9 @@ def _in_processes(job: Callable[[], T]) -> T:
     try:
         with explain_config_mistakes():
             return job()
+    except FileNotFoundError as error:
+        # Data sets of mmdet and mmseg leave it to open() to notice.
+        raise ConfigError(f"The config names '{error.filename or error}', which does not exist.") from error
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -65,7 +68,7 @@ def train(
     options: Sequence[str] | None = None,
     launcher: str = "none",
 ) -> dict[str, float]:
-    """Train from a config; the last line printed is the held-out top-1.
+    """Train from a config; the last lines printed are the metrics, for a classifier the held-out top-1.
 
     Args:
         config: Path of a ``.py`` config.
@@ -116,7 +119,7 @@ def test(
     options: Sequence[str] | None = None,
     launcher: str = "none",
 ) -> dict[str, float]:
-    """Evaluate a checkpoint on a config's test data; the last line printed is the held-out top-1.
+    """Evaluate a checkpoint on a config's test data; the last lines printed are the metrics.
 
     Args:
         config: Path of a ``.py`` config.
@@ -172,8 +175,10 @@ def predict(
     json_file: str | None = None,
     csv_file: str | None = None,
     options: Sequence[str] | None = None,
+    out: str | None = None,
+    score_threshold: float = 0.3,
 ) -> int:
-    """Classify images and print a table.
+    """Classify images and print a table; or draw what a detector or segmentor finds in them.
 
     Args:
         paths: Images and folders; without ``model`` the config and the checkpoint come first.
@@ -185,6 +190,8 @@ def predict(
         json_file: A file for the answers.
         csv_file: A file for the answers.
         options: ``KEY=VALUE`` words laid over the config.
+        out: A folder for the drawings of a detector or segmentor.
+        score_threshold: A detector's objects below are not drawn.
 
     Returns:
         0, or 1 when an image could not be read; the others are answered all the same.
@@ -195,6 +202,12 @@ def predict(
     if model is None:
         cfg = load_config(paths[0], parse_options(options))
         files = find_images(paths[2:])
+        if cfg.get("default_scope") in ("mmdet", "mmseg"):
+            if out is None or json_file or csv_file:
+                raise ConfigError("Detectors and segmentors answer with drawings: give --out DIR, no --json or --csv.")
+            return _predict_dense(cfg, paths[1], files, device, out, score_threshold)
+        if out is not None:
+            raise ConfigError("--out DIR is for detectors and segmentors; classes go to --json or --csv.")
         predictor = Predictor.from_run(cfg, paths[1], device)
     else:
         files = find_images(paths)
@@ -216,6 +229,22 @@ def predict(
     if csv_file:
         _write_csv(csv_file, answers)
     return 1 if any(answer.error for answer in answers) else 0
+
+
+def _predict_dense(
+    cfg: Config, checkpoint: str, files: Sequence[str], device: str | None, out: str, score_threshold: float
+) -> int:
+    from ..mm import DensePredictor
+
+    failed = False
+    for answer in DensePredictor(cfg, checkpoint, device, score_threshold)(files, out):
+        if answer.error:
+            failed = True
+            _say(answer.error, error=True)
+        else:
+            found = ", ".join(f"{name} {value:.1%}" for name, value in answer.found[:10]) or "nothing"
+            _say(f"{answer.image} -> {answer.drawing}: {found}")
+    return 1 if failed else 0
 
 
 def _write_csv(path: str, answers: Sequence[Prediction]) -> None:

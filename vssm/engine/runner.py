@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from mmengine.dist import is_distributed
-from mmengine.model import is_model_wrapper
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import CheckpointError, check_fits, read_checkpoint, to_plain
+from .checkpoint import CheckpointError, check_fits, convert_to_own_names, read_checkpoint, to_plain
 from .config import ConfigError, on_gpu
 
 
@@ -52,8 +52,9 @@ def _keep_worker_seed(worker_id: int) -> None:
 class Runner(MMRunner):
     """mmengine's Runner; see there for the arguments. It differs in these points:
 
-    - Checkpoints are read with ``weights_only=True``, load strictly, and are written atomically.
-    - Without CUDA, ``launcher="pytorch"`` uses gloo and DDP on the CPU.
+    - Checkpoints are read with ``weights_only=True``, load strictly, and are written atomically, whatever hook the
+      config names. Official names of a backbone's weights are converted.
+    - Without CUDA, ``launcher="pytorch"`` uses gloo and DDP on the CPU, with BatchNorm for SyncBatchNorm.
     - Data workers keep the seeds that torch gives them, see :class:`~vssm.engine.hooks.EpochSeedHook`.
     - The console shows progress; the environment, the config and the hooks go to the log file alone.
 
@@ -85,6 +86,8 @@ class Runner(MMRunner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device, and into DDP when there are several processes."""
         if self.distributed and not on_gpu() and not is_model_wrapper(model):
+            # torch has SyncBatchNorm for GPUs only; without several processes mmengine itself takes it out.
+            model = revert_sync_batchnorm(model)
             # mmengine's default hands DDP a GPU's number, which DDP refuses for a model on a CPU.
             model_wrapper_cfg = {
                 "type": "MMDistributedDataParallel",
@@ -112,6 +115,17 @@ class Runner(MMRunner):
         if isinstance(dataloader, Mapping) and "worker_init_fn" not in dataloader:
             dataloader = {**dataloader, "worker_init_fn": {"type": _keep_worker_seed}}
         return MMRunner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
+
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """Register the hooks, with :class:`~vssm.engine.hooks.AtomicCheckpointHook` for mmengine's CheckpointHook.
+
+        mmdet's and mmseg's own base configs name the latter, or nothing at all.
+        """
+        hooks = {"checkpoint": {"type": "CheckpointHook", "interval": 1}, **(hooks or {})}
+        checkpoint = hooks["checkpoint"]
+        if isinstance(checkpoint, Mapping) and checkpoint.get("type") == "CheckpointHook":
+            hooks["checkpoint"] = {**checkpoint, "type": "AtomicCheckpointHook"}
+        super().register_default_hooks(hooks)
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call all hooks; then note metrics, and make what is about to be saved readable without unpickling."""
@@ -164,8 +178,8 @@ class Runner(MMRunner):
         state_dict = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state_dict = {re.sub(pattern, replacement, key): value for key, value in state_dict.items()}
-        checkpoint["state_dict"] = state_dict
         model = self.model.module if is_model_wrapper(self.model) else self.model
+        checkpoint["state_dict"] = state_dict = convert_to_own_names(filename, model, state_dict)
         check_fits(filename, model, state_dict)
         # EMAHook swaps the averaged and the raw weights in here, so the dict is read again below.
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)

@@ -38,11 +38,11 @@ with _without_notices():
     except ImportError as _error:
         from .._errors import MissingExtraError
 
-        raise MissingExtraError(
-            f"mmdet and mmseg cannot be imported ({_error}): pip install 'vssm[mm]'"
-        ) from _error
+        raise MissingExtraError(f"mmdet and mmseg cannot be imported ({_error}): pip install 'vssm[mm]'") from _error
 
 from .. import engine as _engine  # noqa: E402, F401  (registers the hooks and constructors that configs name)
 from .backbone import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
+from .neck import FinerFPN  # noqa: E402
+from .predict import DensePredictor  # noqa: E402
 
-__all__ = ["VSSMBackbone", "convert_detector_checkpoint"]
+__all__ = ["DensePredictor", "FinerFPN", "VSSMBackbone", "convert_detector_checkpoint"]

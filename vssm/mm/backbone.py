@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
@@ -104,7 +103,7 @@ class VSSMBackbone(BaseModule):
             self._out_norms = [f"{_OUT_NORM}{index}" for index in self.out_indices]
             for name, width in zip(self._out_norms, self.channels, strict=True):
                 self.add_module(name, LayerNorm2d(width, eps=1e-5))
-        self._register_load_state_dict_pre_hook(self._convert_on_load)
+        self._register_load_state_dict_pre_hook(self.convert_on_load)
         if isinstance(pretrained, str):
             self.load_pretrained(pretrained)
         if with_cp:
@@ -182,21 +181,6 @@ class VSSMBackbone(BaseModule):
         kept = {"model.model." + name: own[name] for name in own if _pruned(name, model)} | kept
         return kept | (norms if self._out_norms else {})
 
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], Sequence[float]]:
-        """Say to timm's layer-wise functions which layer a parameter belongs to; the norms on the maps come last."""
-        layers = self._layers(coarse)
-        return lambda name: (layers.get(name, float("inf")),)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the model itself spares from weight decay."""
-        model = self.model.model
-        return {"model.model." + name for name in (model.no_weight_decay() if hasattr(model, "no_weight_decay") else ())}
-
-    def _layers(self, coarse: bool) -> dict[str, int]:
-        model = self.model.model
-        numbers = group_with_matcher(model.named_parameters(), model.group_matcher(coarse=coarse), reverse=True)
-        return {"model.model." + name: number for name, number in numbers.items()}
-
     def _freeze(self, frozen_stages: int) -> list[nn.Module]:
         """Stop gradients; return the largest modules of which nothing trains any more."""
         if frozen_stages < 0:
@@ -206,9 +190,11 @@ class VSSMBackbone(BaseModule):
             raise ConfigError(
                 f"frozen_stages must be from -1 to {stages}, the stages of '{self.model_name}', not {frozen_stages}."
             )
-        layers = self._layers(coarse=True)
-        frozen = {name for name, number in layers.items() if number <= frozen_stages}
-        for name, parameter in self.named_parameters():
+        model = self.model.model
+        # timm's own division: the stem is number 0, the stages follow.
+        numbers = group_with_matcher(model.named_parameters(), model.group_matcher(coarse=True), reverse=True)
+        frozen = {name for name, number in numbers.items() if number <= frozen_stages}
+        for name, parameter in model.named_parameters():
             if name in frozen:
                 parameter.requires_grad = False
 
@@ -218,10 +204,20 @@ class VSSMBackbone(BaseModule):
                 return [module]
             return [found for name, child in module.named_children() for found in largest(child, f"{prefix}{name}.")]
 
-        return largest(self, "")
+        return largest(model, "")
 
-    def _convert_on_load(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """Let ``load_state_dict`` of whatever holds this module take official names, too."""
+    def convert_on_load(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Rename, in place, the weights of this module in those of whatever holds it, unless they have its names.
+
+        ``load_state_dict`` calls it first, of whatever model, so official detectors load into ours.
+
+        Args:
+            state_dict: All weights.
+            prefix: Of this module's names in them.
+
+        Raises:
+            ValueError: See :meth:`convert_state_dict`.
+        """
         given = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
         if not given or any(name.startswith("model.model.") for name in given):
             return
@@ -285,7 +281,7 @@ def convert_detector_checkpoint(checkpoint: Mapping[str, Any], detector: nn.Modu
     weights = {name.removeprefix("module."): value for name, value in weights.items() if isinstance(value, Tensor)}
     for path, module in detector.named_modules():
         if isinstance(module, VSSMBackbone):
-            module._convert_on_load(weights, path + "." if path else "")
+            module.convert_on_load(weights, path + "." if path else "")
     return weights
 
 
