@@ -10,9 +10,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import Runner as MMRunner
 
 from .._errors import UserError, did_you_mean
+
+# mmengine looks for `mmseg::` configs in a distribution named mmsegmentation, but the maintained one is called
+# onedl-mmsegmentation. Under its import name it is found whatever the distribution's name.
+MODULE2PACKAGE["mmseg"] = "mmseg"
 
 # Top-level names that no constructor argument of the Runner stands for, but that it or Config reads.
 _EXTRA_NAMES = {

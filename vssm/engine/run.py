@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process, master_only
 
 from .._errors import UserError
-from .checkpoint import find_resumable, write_atomically
+from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp
 from .predict import Prediction, Predictor, find_images
 from .runner import Runner
@@ -145,7 +145,7 @@ def test(
     cfg.resume, cfg.load_from = False, checkpoint
 
     def job() -> dict[str, float]:
-        metrics = Runner.from_cfg(cfg).test()
+        metrics = to_plain(Runner.from_cfg(cfg).test())
         if out and is_main_process():
             write_atomically(out, (json.dumps(metrics, indent=2) + "\n").encode())
         _report(metrics)

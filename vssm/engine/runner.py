@@ -21,9 +21,13 @@ from .config import ConfigError, on_gpu
 class _ForPeople(logging.Filter):
     """Keep blocks of text (environment, config, hook tables) and mmengine's small talk in the log file only."""
 
-    _small_talk = ("Exp name:", "Distributed training is not used", "Checkpoints will be saved to")
-    # What mmengine's hooks make of each other's retired classes.
-    _for_its_developers = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+    _small_talk = ("Exp name:", "Distributed training is not used", "Checkpoints will be saved to", "per class results")
+    # What mmengine's hooks and mmseg's metrics make of each other's retired classes and unset names.
+    _for_its_developers = (
+        '"FileClient" will be deprecated',
+        '"HardDiskBackend" is the alias',
+        "The prefix is not set in metric class",
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()

@@ -1,0 +1,70 @@
+"""Detectors and segmentors through the tools: train, resume, test, predict."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vssm._errors import UserError
+from vssm.engine import CheckpointError, read_checkpoint, run
+
+METRICS = {"detection": ("coco/bbox_mAP", "coco/segm_mAP"), "segmentation": ("mIoU", "mAcc")}
+FILES = {"detection": "epoch_{}.pth", "segmentation": "iter_{}.pth"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_train_resume_test_predict(task, dense_config, dense_data, tmp_path, capsys):
+    work_dir = tmp_path / "run"
+    metrics = run.train(str(dense_config(task, 2)), str(work_dir))
+    assert set(METRICS[task]) <= set(metrics)
+    first, second, third = (work_dir / FILES[task].format(number) for number in (1, 2, 3))
+    assert not list(work_dir.glob(".*.part"))
+    assert "AtomicCheckpointHook" in next(work_dir.glob("*/*.log")).read_text()
+
+    # Half a file: the one before it is taken, and said so.
+    second.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="truncated"):
+        read_checkpoint(second)
+    run.train(str(dense_config(task, 3)), str(work_dir), resume="auto")
+    assert read_checkpoint(third)["meta"]["iter"] == (6 if task == "detection" else 3)
+    log = "".join(path.read_text() for path in work_dir.glob("*/*.log"))
+    assert "Skipping it" in log and f"Resuming from {first}" in log
+
+    config = str(dense_config(task))
+    capsys.readouterr()
+    tested = run.test(config, str(third), str(work_dir), out=str(tmp_path / "metrics.json"))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == pytest.approx(tested, nan_ok=True)
+    assert METRICS[task][0] in capsys.readouterr().out
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((dense_data / "images" / "0.png").read_bytes()[:200])
+    words = [config, str(third), str(dense_data / "images"), str(broken)]
+    assert run.predict(words, out=str(tmp_path / "drawn"), score_threshold=0.0) == 1
+    said = capsys.readouterr()
+    assert f"Image '{broken}' cannot be read" in said.err
+    assert len(said.out.splitlines()) == 4
+    drawings = sorted((tmp_path / "drawn").iterdir())
+    assert [path.name for path in drawings] == [f"{number}.png" for number in range(4)]
+    drawn, original = (
+        np.asarray(Image.open(folder / "0.png")) for folder in (drawings[0].parent, dense_data / "images")
+    )
+    assert drawn.shape == original.shape and (drawn != original).any()
+
+
+def test_predict_needs_a_folder(dense_config, dense_data):
+    with pytest.raises(UserError, match="give --out DIR"):
+        run.predict([str(dense_config("detection")), "none.pth", str(dense_data / "images")])
+
+
+def test_missing_data_is_one_sentence(dense_config, tmp_path):
+    with pytest.raises(UserError, match="which does not exist"):
+        run.train(str(dense_config("detection", root=tmp_path / "nowhere")), str(tmp_path / "run"))
+
+
+def test_weights_of_another_model_are_refused(dense_config, tmp_path):
+    torch.save({"state_dict": {"backbone.x": torch.zeros(1)}, "meta": {}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        run.test(str(dense_config("segmentation")), str(tmp_path / "other.pth"), str(tmp_path / "run"))
