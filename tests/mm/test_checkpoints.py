@@ -1,7 +1,6 @@
 """Official checkpoints of classifiers, detectors and segmentors in our backbones."""
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from vssm._cli import run
 from vssm._errors import UserError
 from vssm.engine import CheckpointError
 from vssm.mm import VSSMBackbone, convert_detector_checkpoint
@@ -210,12 +210,11 @@ def test_conversion_mistakes_write_nothing(source, target, model, text, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
 
 
-@pytest.mark.slow
-def test_conversion_tool(tmp_path):
+def test_conversion_tool(tmp_path, capsys):
     torch.save(official_vmamba(timm.create_model("vmamba_pico").state_dict()), tmp_path / "in.pth")
-    tool = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
-    words = [sys.executable, str(tool), str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), "--model", "vmamba_pico"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "tensors of a classifier with vmamba_pico" in done.stdout, done.stderr
-    done = subprocess.run([*words[:3], "out.onnx", *words[4:]], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "must end in" in done.stderr
+    main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"))["main"]
+    words = [str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), "--model", "vmamba_pico"]
+    assert run(main, words) == 0
+    assert "tensors of a classifier with vmamba_pico" in capsys.readouterr().out
+    assert run(main, [words[0], "out.onnx", *words[2:]]) == 2
+    assert "must end in" in capsys.readouterr().err
