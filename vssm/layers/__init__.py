@@ -3,6 +3,7 @@
 from .conv_block import ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from .conv_ffn import ConvFFN
 from .conv_norm import ConvNorm, LinearNorm
+from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
 from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem
 
@@ -15,6 +16,7 @@ __all__ = [
     "DepthwiseMlp",
     "InvertedDownsample",
     "LinearNorm",
+    "MixerBlock",
     "PatchMerging",
     "PatchStem",
     "ResidualConvStem",

@@ -9,7 +9,21 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor
 
-__all__ = ["Backbone", "Stage"]
+__all__ = ["Backbone", "Stage", "init_weights"]
+
+
+def init_weights(network: nn.Module) -> None:
+    """Linear layers truncated-normal; convolutions and norms as PyTorch; mixers by their own `init_weights`."""
+
+    def init(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif module is not network and hasattr(module, "init_weights"):  # after its own linear layers
+            module.init_weights()
+
+    network.apply(init)
 
 
 class Stage(nn.Module):
@@ -26,7 +40,10 @@ class Stage(nn.Module):
         self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        return self.forward_blocks(self.downsample(x))
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """What follows the downsampling, (B, H', W', C') to the same."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x)
         else:
@@ -114,17 +131,8 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Linear layers truncated-normal; convolutions and norms as PyTorch; mixers by their own `init_weights`."""
-
-        def init(module: nn.Module) -> None:
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif module is not self and hasattr(module, "init_weights"):  # after its own linear layers
-                module.init_weights()
-
-        self.apply(init)
+        """See the function of this name."""
+        init_weights(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ._checkpoint import read_checkpoint
 
-__all__ = ["build_model", "imagenet_cfg"]
+__all__ = ["build_model", "imagenet_cfg", "published_weights"]
 
 
 def imagenet_cfg(**fields) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def imagenet_cfg(**fields) -> dict[str, Any]:
     return common | fields
 
 
-def _published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) -> dict[str, Any] | None:
+def published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) -> dict[str, Any] | None:
     """Read the checkpoint that a pretrained config names; None when timm finds it by itself (a hub, a directory)."""
     if cfg.get("source") in ("hf-hub", "local-dir") or cfg.get("state_dict"):
         return None
@@ -77,7 +77,7 @@ def build_model(
     weights = None
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay).to_dict()
-        weights = _published_weights(variant, cfg, cache_dir)
+        weights = published_weights(variant, cfg, cache_dir)
     if weights is not None:
         pretrained_cfg_overlay = dict(pretrained_cfg_overlay or {}, state_dict=weights)
     model = build_model_with_cfg(

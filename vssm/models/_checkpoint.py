@@ -17,11 +17,12 @@ __all__ = [
     "new_name",
     "read_checkpoint",
     "rename",
+    "reshape_like",
     "unwrap_state_dict",
 ]
 
 # Where training programs keep the weights, the averaged ones first.
-_WEIGHT_KEYS = ("state_dict_ema", "model_ema", "ema_model", "state_dict", "model")
+_WEIGHT_KEYS = ("state_dict_ema", "model_ema", "ema_model", "state_dict", "model_state_dict", "model")
 _AVERAGED = _WEIGHT_KEYS[:3]
 # Wrappers of parallel training, and of this package's own training runs.
 _PREFIXES = ("module.", "model.")
@@ -173,6 +174,24 @@ def new_name(name: str, renames: Renames) -> str:
 def rename(weights: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
     """The weights under their new names, see `new_name`."""
     return {new_name(name, renames): value for name, value in weights.items()}
+
+
+def reshape_like(
+    weights: dict[str, Tensor], own: Mapping[str, Tensor], but: Callable[[str], bool] | None = None
+) -> None:
+    """Give tensors the shape of their namesakes in `own` where the number of values is the same, in place.
+
+    Official files hold linear layers as 1 x 1 convolutions, and projections apart for each route or all in one.
+
+    Args:
+        weights: changed in place.
+        own: a model's state dict.
+        but: tells which names to leave alone.
+    """
+    for name, value in weights.items():
+        if name in own and value.shape != own[name].shape and value.numel() == own[name].numel():
+            if but is None or not but(name):
+                weights[name] = value.reshape(own[name].shape)
 
 
 def _some(names, limit: int = 5) -> str:

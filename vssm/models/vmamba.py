@@ -15,18 +15,18 @@ decays A_logs and the step-size tensors; `no_weight_decay()` follows the usual p
 and spares those as well.
 """
 
-from typing import Tuple
+from typing import Dict, Mapping, Tuple
 
 import torch.nn as nn
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
-from ..layers import ConvDownsample, ConvStem, PatchMerging, PatchStem
+from ..layers import ConvDownsample, ConvStem, MixerBlock, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, new_name, unwrap_state_dict
+from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, new_name, reshape_like, unwrap_state_dict
 
 __all__ = ["VMamba", "VMambaBlock"]
 
@@ -45,27 +45,14 @@ def create_mixer(dim: int, scan: str, ssd: bool, scan_float32: bool, gate: bool,
     return mixer(dim, routes=SCANS[scan], scan_float32=scan_float32, gate=gate, **kwargs)
 
 
-class VMambaBlock(nn.Module):
+class VMambaBlock(MixerBlock):
     """x + mixer(norm(x)), then x + mlp(norm(x)) where there is an MLP. Channels-last (B, H, W, C)."""
 
-    def __init__(self, dim: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None, **mixer):
+    def __init__(self, dim: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None, **kwargs):
         dd = {"device": device, "dtype": dtype}
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, **dd)
-        self.mixer = create_mixer(dim, **mixer, **dd)
-        if mlp_ratio > 0:
-            self.norm2 = nn.LayerNorm(dim, **dd)
-            self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
-        else:
-            self.norm2 = nn.Identity()
-            self.mlp = None
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.mixer(self.norm1(x)))
-        if self.mlp is not None:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
+        mixer = create_mixer(dim, **kwargs, **dd)
+        mlp = Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio > 0 else None
+        super().__init__(dim, mixer, mlp, drop_path, **dd)
 
 
 class VMamba(Backbone):
@@ -146,18 +133,22 @@ class VMamba(Backbone):
         self.init_weights()
 
 
+# Official name -> ours, within a block; the networks of vssm.medical are made of such blocks too.
+BLOCK_RENAMES = (
+    (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
+    (r"(\.blocks\.\d+)\.op\.", r"\1.mixer."),
+    (r"\.mixer\.conv2d\.1\.", ".mixer.conv."),
+    (r"\.mixer\.conv2d\.", ".mixer.conv."),
+    (r"\.mixer\.x_proj_weight$", ".mixer.x_proj.weight"),
+    (r"\.mixer\.dt_projs\.weight$", ".mixer.dt_projs_weight"),
+)
 # Official name -> ours, in order.
 _RENAMES = (
     *EARLY_VMAMBA_NAMES,
     (r"^classifier\.norm\.", "norm."),
     (r"^classifier\.head\.", "head.fc."),
-    (r"^layers\.(\d+)\.blocks\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm1."),
-    (r"^layers\.(\d+)\.blocks\.(\d+)\.op\.", r"stages.\1.blocks.\2.mixer."),
+    *BLOCK_RENAMES,
     (r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks."),
-    (r"\.mixer\.conv2d\.1\.", ".mixer.conv."),
-    (r"\.mixer\.conv2d\.", ".mixer.conv."),
-    (r"\.mixer\.x_proj_weight$", ".mixer.x_proj.weight"),
-    (r"\.mixer\.dt_projs\.weight$", ".mixer.dt_projs_weight"),
 )
 # The stem and the downsampling layers are numbered Sequentials whose numbers depend on their kind.
 _CONV_EMBED = ({"0": "conv1", "2": "norm1", "5": "conv2", "7": "norm2"}, {"1": "conv", "3": "norm"})
@@ -175,21 +166,21 @@ def _our_name(name: str, conv_embed: bool) -> str:
     return name
 
 
+def our_names(weights: Mapping[str, Tensor], conv_embed: bool) -> Dict[str, Tensor]:
+    """A bare state dict in any official layout, or ours, under our names."""
+    if any(name.startswith("stem.") for name in weights):
+        return dict(weights)
+    return {_our_name(name, conv_embed): value for name, value in weights.items()}
+
+
 def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
     """Official checkpoints, present or early, package or one-file layout, nested or not, to our names and shapes.
 
     Raises:
         ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
     """
-    weights = unwrap_state_dict(state_dict)
-    own = model.state_dict()
-    if not any(name.startswith("stem.") for name in weights):
-        conv_embed = isinstance(model.stem, ConvStem)
-        weights = {_our_name(name, conv_embed): value for name, value in weights.items()}
-    for name, value in weights.items():
-        # Linear layers saved as 1 x 1 convolutions; projections saved per route or all in one.
-        if name in own and value.shape != own[name].shape and not _adapted(name) and value.numel() == own[name].numel():
-            weights[name] = value.reshape(own[name].shape)
+    weights = our_names(unwrap_state_dict(state_dict), isinstance(model.stem, ConvStem))
+    reshape_like(weights, model.state_dict(), but=_adapted)
     check_fit(weights, model, optional=_adapted)
     return weights
 

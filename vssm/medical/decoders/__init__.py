@@ -1,0 +1,12 @@
+"""Decoders: the maps of an encoder, NCHW and of falling resolution, to one map of the image's resolution, NCHW.
+
+Each takes the widths and the strides of the maps, has `out_channels`, and `forward_stages` gives the map after each of
+its stages, coarse to fine. An encoder that gives one map more than it has stages (`StageInputEncoder`) ends with the
+bottleneck.
+"""
+
+from .msvm import MSVMDecoder
+from .unet import UNetDecoder
+from .vm import MHSDecoder, VMDecoder
+
+__all__ = ["MHSDecoder", "MSVMDecoder", "UNetDecoder", "VMDecoder"]
