@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -95,13 +96,22 @@ def create_encoder(
         raise ValueError(f"timm knows no model '{name}'{did_you_mean(name.split('.')[0], timm.list_models())}")
     options = dict(options or {}, in_chans=in_chans, pretrained=bool(pretrained))
     if not isinstance(pretrained, bool):
+        if not Path(pretrained).is_file():
+            raise FileNotFoundError(f"checkpoint not found: {pretrained}")
         options["pretrained_cfg_overlay"] = dict(options.get("pretrained_cfg_overlay") or {}, file=str(pretrained))
     try:
         backbone = timm.create_model(name, features_only=True, **options)
-    except (AttributeError, AssertionError, RuntimeError) as error:
-        if pretrained:
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
             raise
-        raise ValueError(f"'{name}' gives no feature maps of its stages ({error})") from error
+        raise ValueError(f"the encoder '{name}' does not take all of {sorted(options)}: {error}") from error
+    except (AttributeError, AssertionError, RuntimeError) as error:
+        if pretrained is True:
+            raise
+        reason = str(error).partition("\n")[0]
+        if pretrained:
+            raise ValueError(f"the weights in {pretrained} are not those of '{name}': {reason}") from error
+        raise ValueError(f"'{name}' gives no feature maps of its stages: {reason}") from error
     encoder = StageInputEncoder(getattr(backbone, "model", backbone)) if stage_inputs else Encoder(backbone)
     ratios = [b / a for a, b in zip(encoder.reductions, encoder.reductions[1:], strict=False)]
     if len(encoder.reductions) < 2 or any(ratio < 2 or ratio != int(ratio) for ratio in ratios):

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._errors import did_you_mean
+from ..models._backbone import Backbone
 from .decoders import MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder
 from .encoders import create_encoder
 
@@ -61,15 +63,25 @@ class UNet(nn.Module):
         Raises:
             ValueError: not (B, in_chans, H, W).
         """
-        if x.ndim != 4 or x.shape[1] not in {self.in_chans, 1 if self.in_chans == 3 else self.in_chans}:
+        repeat = x.ndim == 4 and self.in_chans == 3 and x.shape[1] == 1
+        if x.ndim != 4 or not (repeat or x.shape[1] == self.in_chans):
             raise ValueError(
                 f"{type(self).__name__} takes images (B, {self.in_chans}, H, W)"
                 f"{' or (B, 1, H, W)' if self.in_chans == 3 else ''}, got {tuple(x.shape)}"
             )
-        if x.shape[1] != self.in_chans:
+        if repeat:
             x = x.expand(-1, self.in_chans, -1, -1)
         bottom, right = -x.shape[2] % self.stride, -x.shape[3] % self.stride
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """The state-space parameters, and what the encoder's backbone spares; the official recipes decay all."""
+        spared = {n for n, _ in self.named_parameters() if n.rpartition(".")[2] in Backbone.state_space_parameters}
+        for prefix, module in self.encoder.named_modules(prefix="encoder"):
+            if hasattr(module, "no_weight_decay"):
+                spared |= {f"{prefix}.{name}" for name in module.no_weight_decay()}
+        return spared
 
     def forward_intermediates(self, x: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The maps of the encoder, and those after the decoder's stages; NCHW, of the padded image."""
@@ -111,7 +123,7 @@ def create_unet(
         The network.
 
     Raises:
-        ValueError: an unknown name or option, weights that do not fit, or a backbone without maps of falling resolution.
+        ValueError: an unknown name or option, weights that do not fit, or a backbone without such maps.
 
     Example:
         >>> net = create_unet("msvm", "vmamba_pico", num_classes=4)
@@ -126,5 +138,7 @@ def create_unet(
     try:
         head = DECODERS[decoder](backbone.channels, backbone.reductions, **decoder_options)
     except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
         raise ValueError(f"the decoder '{decoder}' does not take all of {sorted(decoder_options)}: {error}") from error
     return UNet(backbone, head, num_classes, in_chans, activation)

@@ -177,7 +177,7 @@ def rename(weights: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]
 
 
 def reshape_like(
-    weights: dict[str, Tensor], own: Mapping[str, Tensor], but: Callable[[str], bool] | None = None
+    weights: dict[str, Tensor], own: Mapping[str, Tensor], but: Callable[[str], bool] = lambda name: False
 ) -> None:
     """Give tensors the shape of their namesakes in `own` where the number of values is the same, in place.
 
@@ -189,9 +189,8 @@ def reshape_like(
         but: tells which names to leave alone.
     """
     for name, value in weights.items():
-        if name in own and value.shape != own[name].shape and value.numel() == own[name].numel():
-            if but is None or not but(name):
-                weights[name] = value.reshape(own[name].shape)
+        if name in own and not but(name) and value.shape != own[name].shape and value.numel() == own[name].numel():
+            weights[name] = value.reshape(own[name].shape)
 
 
 def _some(names, limit: int = 5) -> str:

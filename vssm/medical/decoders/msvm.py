@@ -72,7 +72,7 @@ class MSVMDecoder(nn.Module):
         drop_path_rate: float = 0.2,
     ):
         super().__init__()
-        rates = iter(torch.linspace(drop_path_rate, 0, depth * (len(channels) - 1)).tolist())
+        rates = iter(torch.linspace(drop_path_rate, 0, depth * (len(channels) - 1), device="cpu").tolist())
 
         def block(dim: int) -> MixerBlock:
             mixer = SS2D(dim, d_state=d_state, ssm_ratio=ssm_ratio)
@@ -101,7 +101,9 @@ class MSVMDecoder(nn.Module):
             stages.append(x.permute(0, 3, 1, 2))
         return stages
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps of the encoder to one map (B, out_channels, H, W) of the image's resolution."""
-        x = self.forward_stages(maps)[-1]
+    def finish(self, x: Tensor) -> Tensor:
+        """The last stage's map to one (B, out_channels, H, W) of the image's resolution."""
         return self.upsample(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.finish(self.forward_stages(maps)[-1])

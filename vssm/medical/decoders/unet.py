@@ -60,6 +60,9 @@ class UNetDecoder(nn.Module):
             stages.append(x)
         return stages
 
+    def finish(self, x: Tensor) -> Tensor:
+        """The last stage's map to one (B, out_channels, H, W) of the image's resolution."""
+        return self.stages[-1](x)
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps of the encoder to one map (B, out_channels, H, W) of the image's resolution."""
-        return self.stages[-1](self.forward_stages(maps)[-1])
+        return self.finish(self.forward_stages(maps)[-1])

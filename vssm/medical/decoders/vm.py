@@ -58,7 +58,7 @@ class VMDecoder(nn.Module):
         depths = [depths] * len(dims) if isinstance(depths, int) else list(depths)
         if len(depths) != len(dims):
             raise ValueError(f"the decoder's depths need {len(dims)} numbers for this encoder, got {depths}")
-        rates = iter(torch.linspace(drop_path_rate, 0, sum(depths)).tolist())
+        rates = iter(torch.linspace(drop_path_rate, 0, sum(depths), device="cpu").tolist())
         upsamples = [nn.Identity()]
         for i in range(1, len(dims)):
             upsamples.append(PatchExpand(dims[i - 1], dims[i], strides[i - 1] // strides[i]))
@@ -80,10 +80,12 @@ class VMDecoder(nn.Module):
             stages.append(x)
         return [y.permute(0, 3, 1, 2) for y in stages]
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps of the encoder to one map (B, out_channels, H, W) of the image's resolution."""
-        x = self.forward_stages(maps)[-1]
+    def finish(self, x: Tensor) -> Tensor:
+        """The last stage's map to one (B, out_channels, H, W) of the image's resolution."""
         return self.upsample(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.finish(self.forward_stages(maps)[-1])
 
 
 class MHSDecoder(VMDecoder):
