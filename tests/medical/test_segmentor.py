@@ -38,7 +38,7 @@ def test_training_step_lowers_the_loss():
     optimizer = dict(optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.01))
     wrapper = TimmOptimWrapperConstructor(optimizer)(model)
     losses = [model.train_step(data, wrapper)["loss"].item() for _ in range(8)]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     decay = {id(p): group["weight_decay"] for group in wrapper.param_groups for p in group["params"]}
     rates = {n.rpartition(".")[2]: decay[id(p)] for n, p in model.model.named_parameters()}
     assert rates["A_logs"] == 0 and rates["dt_projs_weight"] == 0.01

@@ -56,18 +56,11 @@ def test_vm_unet():
 
 
 @pytest.mark.parametrize(
-    ("network", "size", "products", "scan"),
-    [
-        (msvm_unet_tiny, 224, 7.70, 0.105),
-        (vm_unet, 256, 5.29, 2.96),
-        (mhs_unet_4head, 256, 3.32, 1.48),
-        (mhs_unet_3head, 256, 3.33, 1.48),
-    ],
+    ("network", "products", "scan"),
+    # Measured on the official networks: multiply-adds of all products, and the scan by the usual formula.
+    [(vm_unet, 5.29, 2.96), (mhs_unet_4head, 3.32, 1.48), (mhs_unet_3head, 3.33, 1.48)],
 )
-def test_shares_of_the_whole_count(network, size, products, scan):
+def test_whole_count(network, products, scan):
     """`paper_flops` sees the scan and its projections."""
-    net = network()
-    norms = ("aten::layer_norm", "aten::batch_norm")
-    assert round(paper_flops(net, (3, size, size), uncounted=norms) / 1e9, 2) == pytest.approx(
-        products + scan, abs=0.011
-    )
+    products_and_scan = paper_flops(network(), (3, 256, 256), uncounted=("aten::layer_norm", "aten::mean")) / 1e9
+    assert products_and_scan == pytest.approx(products + scan, abs=0.01)  # two rounded figures

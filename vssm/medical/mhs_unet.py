@@ -75,7 +75,7 @@ def _mhs_unet(
 
 
 def mhs_unet_4head(**options) -> UNet:
-    """MHS-UNet with heads along snakes, diagonals, spirals and rasters: 17.3 M parameters. No pretrained weights.
+    """MHS-UNet with heads along snakes, diagonals, spirals and rasters: 17.3 M parameters. No ImageNet weights exist.
 
     Args:
         num_classes: outputs at each pixel; 1.
