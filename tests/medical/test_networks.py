@@ -108,6 +108,13 @@ def test_sliding_windows_of_monai():
     assert torch.allclose(many[..., :4, :4], tile[..., :4, :4], atol=1e-5)
 
 
+@pytest.mark.parametrize("decoder", ["msvm", "vm"])
+def test_exports(decoder):
+    torch.manual_seed(0)
+    net, x = create_unet(decoder, "vmamba_pico", num_classes=3).eval(), torch.randn(1, 1, 50, 64)
+    assert torch.allclose(torch.export.export(net, (x,)).module()(x), net(x), atol=1e-5)
+
+
 # -- Checkpoints -------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +239,15 @@ def test_imagenet_weights_in_any_encoder(tmp_path):
     net = create_unet("unet", "vmamba_pico", pretrained=tmp_path / "pico.pth")
     for name, value in net.encoder.backbone.model.state_dict().items():
         assert torch.equal(value, classifier.state_dict()[name])
+
+
+def test_imagenet_weights_that_timm_refuses(tmp_path):
+    torch.save(timm.create_model("test_convnext2").state_dict(), tmp_path / "convnext.pth")
+    with pytest.raises(ValueError, match="cannot be loaded into 'test_convnext': .*size mismatch"):
+        create_unet("unet", "test_convnext", pretrained=tmp_path / "convnext.pth")
+    (tmp_path / "convnext.pth").write_bytes(b"half of a file")
+    with pytest.raises(ValueError, match="cannot be loaded into 'test_convnext'"):
+        create_unet("unet", "test_convnext", pretrained=tmp_path / "convnext.pth")
 
 
 # -- Errors ------------------------------------------------------------------------------------------------------------

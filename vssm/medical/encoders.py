@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 import timm
@@ -105,12 +107,12 @@ def create_encoder(
         if "unexpected keyword argument" not in str(error):
             raise
         raise ValueError(f"the encoder '{name}' does not take all of {sorted(options)}: {error}") from error
-    except (AttributeError, AssertionError, RuntimeError) as error:
+    except (AttributeError, AssertionError, RuntimeError, UnpicklingError) as error:
         if pretrained is True:
             raise
-        reason = str(error).partition("\n")[0]
+        reason = shorten(str(error), 300)
         if pretrained:
-            raise ValueError(f"the weights in {pretrained} are not those of '{name}': {reason}") from error
+            raise ValueError(f"the weights in {pretrained} cannot be loaded into '{name}': {reason}") from error
         raise ValueError(f"'{name}' gives no feature maps of its stages: {reason}") from error
     encoder = StageInputEncoder(getattr(backbone, "model", backbone)) if stage_inputs else Encoder(backbone)
     ratios = [b / a for a, b in zip(encoder.reductions, encoder.reductions[1:], strict=False)]
