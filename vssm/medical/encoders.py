@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
-from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from .._errors import did_you_mean
 from ..models._backbone import Backbone, Stage
+from ..models._checkpoint import read_checkpoint
 
 __all__ = ["Encoder", "StageInputEncoder", "create_encoder"]
 
@@ -98,8 +97,7 @@ def create_encoder(
         raise ValueError(f"timm knows no model '{name}'{did_you_mean(name.split('.')[0], timm.list_models())}")
     options = dict(options or {}, in_chans=in_chans, pretrained=bool(pretrained))
     if not isinstance(pretrained, bool):
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(f"checkpoint not found: {pretrained}")
+        read_checkpoint(pretrained)  # first, because timm's reader lets through whatever a damaged file makes it raise
         options["pretrained_cfg_overlay"] = dict(options.get("pretrained_cfg_overlay") or {}, file=str(pretrained))
     try:
         backbone = timm.create_model(name, features_only=True, **options)
@@ -107,7 +105,7 @@ def create_encoder(
         if "unexpected keyword argument" not in str(error):
             raise
         raise ValueError(f"the encoder '{name}' does not take all of {sorted(options)}: {error}") from error
-    except (AttributeError, AssertionError, RuntimeError, UnpicklingError) as error:
+    except (AttributeError, AssertionError, RuntimeError) as error:
         if pretrained is True:
             raise
         reason = shorten(str(error), 300)
