@@ -32,7 +32,17 @@ def test_commands_name_files_that_exist():
             assert not word.startswith("configs/") or (ROOT / word).is_file(), word
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/decisions.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/decisions.md",
+        "docs/scale.md",
+        "configs/detection/README.md",
+        "configs/segmentation/README.md",
+    ],
+)
 def test_links_and_pictures_exist(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

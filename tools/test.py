@@ -26,13 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--work-dir", help="folder for logs (default: work_dirs/<name of the config>)")
     parser.add_argument("--out", metavar="FILE.json", help="write the metrics to this file as well")
+    parser.add_argument("--tta", action="store_true", help="average over the scales and flips of the config")
     parser.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
     args = parser.parse_args(argv)
 
     from vssm.engine.run import test
 
-    test(args.config, args.checkpoint, args.work_dir, args.out, args.cfg_options, args.launcher)
+    test(args.config, args.checkpoint, args.work_dir, args.out, args.cfg_options, args.launcher, args.tta)
 
 
 if __name__ == "__main__":

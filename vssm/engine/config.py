@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import Runner as MMRunner
 
-from .._errors import UserError, did_you_mean
+from .._errors import MissingExtraError, UserError, did_you_mean
 
 # mmengine looks for `mmseg::` configs in a distribution named mmsegmentation, but the maintained one is called
 # onedl-mmsegmentation. Under its import name it is found whatever the distribution's name.
@@ -63,6 +63,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         The merged config.
 
     Raises:
+        MissingExtraError: It inherits from mmdet or mmseg, which is not installed.
         ConfigError: The file is missing or does not parse, or an option's first name is no part of a config.
     """
     if not Path(path).is_file():
@@ -76,6 +77,13 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         raise ConfigError(f"Config '{path}' does not parse: {error.msg} at line {error.lineno}.") from error
     except FileNotFoundError as error:
         raise ConfigError(f"Config '{path}' inherits a file that does not exist: {error}.") from error
+    except ModuleNotFoundError as error:
+        if "is not installed" not in str(error):
+            raise ConfigError(f"Config '{path}' cannot be read: {error}") from error
+        package = str(error).split()[0]
+        raise MissingExtraError(
+            f"Config '{path}' inherits from {package}, which needs the [mm] extra: pip install 'vssm[mm]'"
+        ) from error
     except (ImportError, KeyError, NameError, TypeError, ValueError) as error:
         raise ConfigError(f"Config '{path}' cannot be read: {type(error).__name__}: {error}") from error
 
@@ -108,6 +116,19 @@ def use_amp(cfg: Config) -> None:
     if kind != "OptimWrapper":
         raise ConfigError(f"--amp replaces an optim_wrapper of type 'OptimWrapper', but the config has '{kind}'.")
     wrapper.type = "AutoAmpOptimWrapper"
+
+
+def use_tta(cfg: Config) -> None:
+    """Switch a test to test-time augmentation, the average over scales and flips that the config describes, in place.
+
+    Raises:
+        ConfigError: The config has no ``tta_model`` or no ``tta_pipeline``.
+    """
+    missing = [name for name in ("tta_model", "tta_pipeline") if name not in cfg]
+    if missing:
+        raise ConfigError(f"--tta needs a config with {' and '.join(missing)}; mmseg's configs have them.")
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 
 def on_gpu() -> bool:

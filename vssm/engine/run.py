@@ -11,10 +11,11 @@ from typing import TypeVar
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process, master_only
+from mmengine.registry import RUNNERS
 
 from .._errors import UserError
 from .checkpoint import find_resumable, to_plain, write_atomically
-from .config import ConfigError, explain_config_mistakes, load_config, use_amp
+from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
 from .predict import Prediction, Predictor, find_images
 from .runner import Runner
 
@@ -79,7 +80,7 @@ def train(
         launcher: ``"none"``, ``"pytorch"`` or ``"slurm"``.
 
     Returns:
-        The metrics of the final weights.
+        The metrics of the final weights; nothing with ``runner_type = "FlexibleRunner"``.
 
     Raises:
         UserError: Something in the config, the data, the checkpoint or the options cannot be used.
@@ -100,6 +101,10 @@ def train(
         cfg.resume, cfg.load_from = True, resume
 
     def job() -> dict[str, float]:
+        if cfg.get("runner_type") == "FlexibleRunner":
+            # mmengine's runner for sharded training; its evaluations are in the log.
+            RUNNERS.build(cfg).train()
+            return {}
         runner = Runner.from_cfg(cfg)
         for note in notes:
             runner.logger.info(note)
@@ -118,6 +123,7 @@ def test(
     out: str | None = None,
     options: Sequence[str] | None = None,
     launcher: str = "none",
+    tta: bool = False,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on a config's test data; the last lines printed are the metrics.
 
@@ -128,6 +134,7 @@ def test(
         out: A JSON file for the metrics.
         options: ``KEY=VALUE`` words laid over the config.
         launcher: ``"none"``, ``"pytorch"`` or ``"slurm"``.
+        tta: Average over the scales and flips of the config's ``tta_pipeline``.
 
     Returns:
         The metrics.
@@ -142,6 +149,8 @@ def test(
         raise ConfigError(
             "A CHECKPOINT is needed; for the published weights say --cfg-options model.model.pretrained=True."
         )
+    if tta:
+        use_tta(cfg)
     cfg.resume, cfg.load_from = False, checkpoint
 
     def job() -> dict[str, float]:

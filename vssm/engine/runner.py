@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import is_distributed
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMRunner
 from torch import nn
@@ -183,6 +183,8 @@ class Runner(MMRunner):
         for pattern, replacement in revise_keys:
             state_dict = {re.sub(pattern, replacement, key): value for key, value in state_dict.items()}
         model = self.model.module if is_model_wrapper(self.model) else self.model
+        if isinstance(model, BaseTTAModel):
+            model = model.module
         checkpoint["state_dict"] = state_dict = convert_to_own_names(filename, model, state_dict)
         check_fits(filename, model, state_dict)
         # EMAHook swaps the averaged and the raw weights in here, so the dict is read again below.

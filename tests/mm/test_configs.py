@@ -1,0 +1,480 @@
+"""Every config of a detector or segmentor builds, has the published size, and says so."""
+
+import copy
+import functools
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmdet")
+pytest.importorskip("mmseg")
+
+# vssm first: it lets mmdet be imported without mmcv's compiled operators.
+import vssm.mm  # noqa: E402, F401, I001
+import vssm.scans  # noqa: E402
+from mmdet.structures import DetDataSample  # noqa: E402
+from mmdet.structures.bbox import HorizontalBoxes  # noqa: E402
+from mmdet.structures.mask import BitmapMasks  # noqa: E402
+from mmengine.config import utils as config_utils  # noqa: E402
+from mmengine.dataset import Compose  # noqa: E402
+from mmengine.model import revert_sync_batchnorm  # noqa: E402
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.registry import MODELS, init_default_scope  # noqa: E402
+from mmengine.structures import InstanceData, PixelData  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
+from torch import nn  # noqa: E402
+
+from vssm._errors import MissingExtraError  # noqa: E402
+from vssm.engine import load_config  # noqa: E402
+from vssm.mm import paper_flops  # noqa: E402
+from vssm.models._backbone import Backbone  # noqa: E402
+
+REPO = Path(__file__).parents[2]
+DETECTION = sorted((REPO / "configs" / "detection").glob("*.py"))
+SEGMENTATION = sorted((REPO / "configs" / "segmentation").glob("*.py"))
+CONFIGS = [*DETECTION, *SEGMENTATION]
+BY_STEM = {path.stem: path for path in CONFIGS}
+HEADS = {
+    "Mask R-CNN": "mask-rcnn",
+    "Cascade Mask R-CNN": "cascade-mask-rcnn",
+    "RetinaNet": "retinanet",
+    "UPerNet": "upernet",
+    "Semantic FPN": "semantic-fpn",
+}
+
+# Published parameters, in millions, as printed.
+PARAMETERS = {
+    "mask-rcnn_vmamba-tiny-v0": "42.4",
+    "mask-rcnn_vmamba-small-v0": "63.9",
+    "mask-rcnn_vmamba-base-v0": "95.6",
+    "mask-rcnn_vmamba-tiny-s2l5": "50.212",
+    "mask-rcnn_vmamba-small-s2l15": "69.654",
+    "mask-rcnn_vmamba-base-s2l15": "108",
+    "mask-rcnn_vmamba-tiny-s1l8": "49.755",
+    "mask-rcnn_efficientvmamba-tiny": "11",
+    "mask-rcnn_efficientvmamba-small": "31",
+    "mask-rcnn_efficientvmamba-base": "53",
+    "retinanet_efficientvmamba-base": "44",
+    "mask-rcnn_msvmamba-nano": "26.57",
+    "mask-rcnn_msvmamba-micro": "32",
+    "mask-rcnn_msvmamba-tiny": "53",
+    "mask-rcnn_spatialmamba-tiny": "46",
+    "mask-rcnn_spatialmamba-small": "63",
+    "mask-rcnn_spatialmamba-base": "115",
+    "mask-rcnn_vssd-micro": "33",
+    "mask-rcnn_vssd-tiny": "44",
+    "upernet_vmamba-tiny-v0": "54.546956",
+    "upernet_vmamba-small-v0": "76.070924",
+    "upernet_vmamba-base-v0": "109.765548",
+    "upernet_vmamba-tiny-s2l5": "62.359340",
+    "upernet_vmamba-small-s2l15": "81.801260",
+    "upernet_vmamba-base-s2l15": "122.069292",
+    "upernet_vmamba-tiny-s1l8": "61.902572",
+    "upernet_efficientvmamba-tiny": "14",
+    "upernet_efficientvmamba-small": "29",
+    "upernet_efficientvmamba-base": "65",
+    "upernet_msvmamba-nano": "35.73",
+    "upernet_msvmamba-micro": "42",
+    "upernet_msvmamba-tiny": "65",
+    "upernet_spatialmamba-tiny": "57",
+    "upernet_spatialmamba-small": "73",
+    "upernet_spatialmamba-base": "127",
+    "upernet_vssd-micro": "42",
+}
+# Published figures that do not come out: what is printed, and what these heads make of the backbone's checked size.
+NOT_REPRODUCED = {
+    "retinanet_efficientvmamba-tiny": ("13", 15.99),
+    "retinanet_efficientvmamba-small": ("19", 21.00),
+    "mask-rcnn_groupmamba-tiny": ("40", 40.62),
+    "upernet_groupmamba-tiny": ("49", 50.60),
+    "mask-rcnn_vssd-small": ("59", 59.71),
+    "upernet_vssd-tiny": ("53", 54.07),
+}
+UNPUBLISHED = {
+    "cascade-mask-rcnn_vmamba-tiny-s1l8",
+    "mask-rcnn_efficientvim-m4",
+    "retinanet_efficientvim-m4",
+    "semantic-fpn_efficientvim-m4",
+}
+
+
+def network(path):
+    """Head and backbone, as the tables above name them."""
+    return "_".join(path.stem.split("_")[:2])
+
+
+@functools.cache
+def _load(path):
+    return load_config(str(path))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tensors this small gain nothing from threads, and lose a lot where other work waits for the same cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_indices_once():
+    """mmengine parses the index of all of mmdet's models for each base config, a second every time."""
+    with mock.patch.object(config_utils, "_get_cfg_metainfo", functools.cache(config_utils._get_cfg_metainfo)):
+        yield
+
+
+def read(path):
+    cfg = copy.deepcopy(_load(path))
+    cfg.model.backbone.pretrained = False
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def build(cfg, device="cpu"):
+    with torch.device(device):
+        return MODELS.build(cfg.model)
+
+
+def outline(cfg):
+    """The model without storage and without what is slow there, its initial values."""
+    parts = [cls for cls in (Backbone, *vars(vssm.scans).values()) if "init_weights" in getattr(cls, "__dict__", ())]
+    with ExitStack() as stack:
+        for cls in parts:
+            stack.enter_context(mock.patch.object(cls, "init_weights", lambda self: None))
+        for name in filter(re.compile(r"[a-z]\w*_").fullmatch, vars(nn.init)):
+            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *args, **kwargs: tensor))
+        return build(cfg, "meta")
+
+
+def test_the_tables_are_complete():
+    assert {network(path) for path in CONFIGS} == {*PARAMETERS, *NOT_REPRODUCED, *UNPUBLISHED}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_model(path):
+    """It builds with its backbone's widths, has the published number of parameters, and its header says so."""
+    cfg = read(path)
+    assert _load(path).model.backbone.pretrained is True
+    model = outline(cfg)
+    backbone = cfg.model.backbone
+    widths = model.backbone.channels
+    assert cfg.model.neck.in_channels == widths if "neck" in cfg.model else cfg.model.decode_head.in_channels == widths
+    if "auxiliary_head" in cfg.model:
+        assert cfg.model.auxiliary_head.in_channels == widths[cfg.model.auxiliary_head.in_index]
+        assert cfg.model.auxiliary_head.num_classes == 150
+    if path in SEGMENTATION:
+        assert cfg.model.decode_head.num_classes == 150
+
+    head, slug = path.stem.split("_")[:2]
+    assert slug == backbone.model_name.removeprefix("vssm_").replace("_", "-")
+    text = path.read_text()
+    stated = re.match(r"# ([\w &-]+) on (\w+), .*: ([\d.]+) M parameters, (\d+) GFLOPs", text)
+    count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert (HEADS[stated[1]], stated[2], stated[3]) == (head, backbone.model_name, f"{count:.2f}")
+
+    name = network(path)
+    if name in PARAMETERS:
+        printed = PARAMETERS[name]
+        assert f"{count:.{len(printed.partition('.')[2])}f}" == printed
+    if name in NOT_REPRODUCED:
+        printed, ours = NOT_REPRODUCED[name]
+        assert f"; {printed} M" in text and round(count, 2) == ours and f"{count:.0f}" != printed
+
+
+# Rate of the stochastic depth: detector, segmentor.
+DROP_PATH = {
+    "vmamba-tiny-v0": (0.2, 0.3),
+    "vmamba-small-v0": (0.2, 0.3),
+    "vmamba-base-v0": (0.2, 0.3),
+    "vmamba-tiny-s2l5": (0.2, 0.2),
+    "vmamba-small-s2l15": (0.3, 0.3),
+    "vmamba-base-s2l15": (0.6, 0.6),
+    "vmamba-tiny-s1l8": (0.2, 0.2),
+    "efficientvmamba-tiny": (0.2, 0.2),
+    "efficientvmamba-small": (0.2, 0.2),
+    "efficientvmamba-base": (0.2, 0.2),
+    "groupmamba-tiny": (0.05, 0.05),
+    "msvmamba-nano": (0.2, 0.3),
+    "msvmamba-micro": (0.2, 0.3),
+    "msvmamba-tiny": (0.2, 0.2),
+    "spatialmamba-tiny": (0.2, 0.2),
+    "spatialmamba-small": (0.3, 0.3),
+    "spatialmamba-base": (0.5, 0.5),
+    "vssd-micro": (0.1, 0.1),
+    "vssd-tiny": (0.2, 0.2),
+    "vssd-small": (0.4, 0.4),
+    "efficientvim-m4": (None, None),
+}
+ADAMW = dict(type="AdamW", betas=(0.9, 0.999))
+
+
+@pytest.mark.parametrize("path", DETECTION, ids=lambda path: path.stem)
+def test_recipe_of_a_detector(path):
+    cfg = read(path)
+    head, slug, _, schedule, _ = path.stem.split("_")
+    vim, long = slug.startswith("efficientvim"), schedule == "ms-3x"
+    rate, warm_up = (2e-4, 500) if vim else (1e-4, 1000)
+    epochs, milestones = (36, [27, 33]) if long else (12, [8, 11])
+    assert cfg.optim_wrapper.optimizer == dict(ADAMW, lr=rate, weight_decay=0.05)
+    assert cfg.optim_wrapper.get("clip_grad") is None
+    mixed = slug.startswith("efficientvmamba") and head == "mask-rcnn"
+    assert cfg.optim_wrapper.type == ("AutoAmpOptimWrapper" if mixed else "OptimWrapper")
+    assert cfg.param_scheduler == [
+        dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warm_up),
+        dict(type="MultiStepLR", by_epoch=True, begin=0, end=epochs, milestones=milestones, gamma=0.1),
+    ]
+    assert cfg.train_cfg.max_epochs == epochs
+    assert cfg.model.backbone.get("drop_path_rate") == DROP_PATH[slug][0]
+    assert cfg.model.backbone.get("norm_eval", False) == vim
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+    kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert ("RandomChoice" if long else "Resize") in kinds and "RandomFlip" in kinds
+    assert cfg.test_dataloader.dataset.pipeline[1] == dict(type="Resize", scale=(1333, 800), keep_ratio=True)
+    assert ("segm" in cfg.val_evaluator.metric) == (head != "retinanet")
+
+
+@pytest.mark.parametrize("path", SEGMENTATION, ids=lambda path: path.stem)
+def test_recipe_of_a_segmentor(path):
+    cfg = read(path)
+    slug = path.stem.split("_")[1]
+    vim = slug.startswith("efficientvim")
+    assert cfg.optim_wrapper.optimizer == (
+        dict(ADAMW, lr=2e-4, weight_decay=1e-4) if vim else dict(ADAMW, lr=6e-5, weight_decay=0.01)
+    )
+    poly = dict(type="PolyLR", by_epoch=False)
+    assert cfg.param_scheduler == (
+        [dict(poly, power=0.9, eta_min=1e-6, begin=0, end=40000)]
+        if vim
+        else [
+            dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+            dict(poly, power=1.0, eta_min=0.0, begin=1500, end=160000),
+        ]
+    )
+    assert cfg.train_cfg.max_iters == (40000 if vim else 160000)
+    assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == (4000 if vim else 16000)
+    assert cfg.model.backbone.get("drop_path_rate") == DROP_PATH[slug][1]
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == (32 if vim else 16)
+    crop = next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop")
+    assert crop.crop_size == cfg.model.data_preprocessor.size == (512, 512)
+    test = [step.type for step in cfg.test_dataloader.dataset.pipeline]
+    assert ("ResizeToMultiple" in test) == vim and cfg.model.test_cfg.mode == "whole"
+    ratios = [step.scale_factor for step in cfg.tta_pipeline[1].transforms[0]]
+    three = slug.startswith(("spatialmamba", "vssd"))
+    assert ratios == ([0.75, 1.0, 1.25] if three else [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])
+    assert [step.prob for step in cfg.tta_pipeline[1].transforms[1]] == [0.0, 1.0]
+
+
+# Which parameters the official training spares from weight decay, under our names.
+IN_BLOCKS = r"backbone\..*(blocks\.\d+\..*norm|outnorm)"
+SPARED = {
+    "mask-rcnn_vmamba-tiny-v0_fpn_1x_coco": rf"{IN_BLOCKS}|downsample\.norm",
+    "mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco": IN_BLOCKS,
+    "upernet_vmamba-tiny-s1l8_160k_ade20k-512x512": IN_BLOCKS,
+    "mask-rcnn_efficientvmamba-tiny_fpn_1x_coco": rf"{IN_BLOCKS}|downsample\.norm",
+    "mask-rcnn_msvmamba-tiny_fpn_1x_coco": rf"{IN_BLOCKS}|downsample\.norm",
+    "mask-rcnn_groupmamba-tiny_fpn_1x_coco": r"norm",
+    "mask-rcnn_spatialmamba-tiny_fpn_1x_coco": r"out_norm|outnorm|backbone.*\.bn\.",
+    "upernet_spatialmamba-tiny_160k_ade20k-512x512": r"out_norm|outnorm|backbone.*\.bn\.",
+    "mask-rcnn_vssd-tiny_fpn_1x_coco": rf"{IN_BLOCKS}|backbone.*\.bn\.",
+    "mask-rcnn_efficientvim-m4_fpn_1x_coco": r"(?!)",
+}
+
+
+@pytest.mark.parametrize("stem", SPARED)
+def test_the_official_weight_decay(stem):
+    cfg = read(BY_STEM[stem])
+    model = outline(cfg)
+    cfg.optim_wrapper.type = "OptimWrapper"
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    spared = {id(p) for group in wrapper.optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
+    found = {name for name, parameter in model.named_parameters() if id(parameter) in spared}
+    assert found == {name for name, _ in model.named_parameters() if re.search(SPARED[stem], name)}
+
+
+# One of each family and head, with the family's smallest backbone.
+RUN = [
+    ("mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco", "vmamba_pico"),
+    ("cascade-mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco", "vmamba_pico"),
+    ("mask-rcnn_efficientvmamba-tiny_fpn_1x_coco", "efficientvmamba_pico"),
+    ("retinanet_efficientvmamba-tiny_fpn_1x_coco", "efficientvmamba_pico"),
+    ("mask-rcnn_groupmamba-tiny_fpn_1x_coco", "groupmamba_pico"),
+    ("mask-rcnn_msvmamba-micro_fpn_ms-3x_coco", "msvmamba_pico"),
+    ("mask-rcnn_spatialmamba-tiny_fpn_1x_coco", "spatialmamba_pico"),
+    ("mask-rcnn_vssd-micro_fpn_1x_coco", "vssd_pico"),
+    ("mask-rcnn_efficientvim-m4_fpn_1x_coco", "vssm_efficientvim_pico"),
+    ("retinanet_efficientvim-m4_fpn_1x_coco", "vssm_efficientvim_pico"),
+    ("upernet_vmamba-tiny-s1l8_160k_ade20k-512x512", "vmamba_pico"),
+    ("upernet_efficientvmamba-tiny_160k_ade20k-512x512", "efficientvmamba_pico"),
+    ("upernet_groupmamba-tiny_160k_ade20k-512x512", "groupmamba_pico"),
+    ("upernet_msvmamba-micro_160k_ade20k-512x512", "msvmamba_pico"),
+    ("upernet_spatialmamba-tiny_160k_ade20k-512x512", "spatialmamba_pico"),
+    ("upernet_vssd-micro_160k_ade20k-512x512", "vssd_pico"),
+    ("semantic-fpn_efficientvim-m4_40k_ade20k-512x512", "vssm_efficientvim_pico"),
+]
+
+
+def test_every_family_and_head_is_run():
+    def kinds(paths):
+        return {(path.stem.split("_")[0], path.stem.split("_")[1].split("-")[0]) for path in paths}
+
+    assert kinds(BY_STEM[stem] for stem, _ in RUN) == kinds(CONFIGS)
+
+
+def shrink(cfg, name):
+    """Put a small backbone under a config's heads, make these narrow, and send few proposals into them."""
+    model = cfg.model
+    model.backbone.model_name = name
+    widths = MODELS.build(model.backbone).channels
+    (model.neck if "neck" in model else model.decode_head).in_channels = widths
+    if "auxiliary_head" in model:
+        model.auxiliary_head.update(in_channels=widths[2], channels=16)
+        model.decode_head.channels = 16
+    if "roi_head" in model:
+        model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
+        model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
+        model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
+        heads = model.roi_head.bbox_head
+        for head in heads if isinstance(heads, list) else [heads]:
+            head.fc_out_channels = 16
+        for stage in model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]:
+            stage.sampler.num = 16
+    elif "bbox_head" in model:
+        model.test_cfg.update(nms_pre=50, score_thr=0.0, max_per_img=5)
+    return cfg
+
+
+def sample(scope, height=64, width=96):
+    """One image with two objects, or with two classes."""
+    shapes = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
+    if scope == "mmseg":
+        data = SegDataSample(metainfo=shapes)
+        labels = torch.zeros(1, height, width, dtype=torch.long)
+        labels[:, :, 40:] = 7
+        data.gt_sem_seg = PixelData(data=labels)
+        return data
+    data = DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0), batch_input_shape=(height, width)))
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 40.0], [30.0, 10.0, 90.0, 60.0]])
+    masks = np.zeros((2, height, width), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    masks = BitmapMasks(masks, height, width)
+    data.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([3, 17]), masks=masks)
+    data.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    return data
+
+
+@pytest.mark.parametrize(("stem", "name"), RUN, ids=[stem for stem, _ in RUN])
+def test_trains_and_predicts(stem, name):
+    torch.manual_seed(0)
+    cfg = shrink(read(BY_STEM[stem]), name)
+    model = revert_sync_batchnorm(build(cfg))
+    samples = [sample(cfg.default_scope) for _ in range(2)]
+    images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in samples]
+    # mmseg pads to whole crops while it trains.
+    model.data_preprocessor.size = None if cfg.default_scope == "mmdet" else (64, 96)
+
+    model.train()
+    batch = model.data_preprocessor(dict(inputs=images, data_samples=copy.deepcopy(samples)), training=True)
+    loss, terms = model.parse_losses(model(**batch, mode="loss"))
+    loss.backward()
+    assert len(terms) > 1 and torch.isfinite(loss)
+    trained = [parameter.grad for parameter in model.backbone.parameters() if parameter.grad is not None]
+    assert trained and all(torch.isfinite(gradient).all() for gradient in trained)
+
+    model.eval()
+    with torch.no_grad():
+        results = model.test_step(dict(inputs=images[:1], data_samples=samples[:1]))
+    if cfg.default_scope == "mmseg":
+        assert results[0].pred_sem_seg.data.shape == (1, 64, 96)
+        assert results[0].seg_logits.data.shape == (150, 64, 96)
+    else:
+        found = results[0].pred_instances
+        assert 0 < len(found) <= 5 and found.bboxes.shape == (len(found), 4)
+        assert ("masks" in found) == ("mask-rcnn" in stem)
+        if "masks" in found:
+            assert found.masks.shape == (len(found), 64, 96)
+
+
+def test_the_many_scales():
+    """Short sides from 480 to 800 pixels, the long one at most 1333; with the crop and without."""
+    cfg = read(BY_STEM["mask-rcnn_vmamba-tiny-s1l8_fpn_ms-3x_coco"])
+    pipeline = Compose(cfg.train_dataloader.dataset.pipeline[2:])
+    data = sample("mmdet", 200, 300)
+    np.random.seed(0)
+    sizes = []
+    for _ in range(40):
+        result = pipeline(
+            dict(
+                img=np.zeros((200, 300, 3), dtype=np.uint8),
+                img_shape=(200, 300),
+                ori_shape=(200, 300),
+                img_id=0,
+                img_path="",
+                gt_bboxes=HorizontalBoxes(data.gt_instances.bboxes.clone()),
+                gt_bboxes_labels=np.array([3, 17]),
+                gt_masks=BitmapMasks(np.ones((2, 200, 300), dtype=np.uint8), 200, 300),
+                gt_ignore_flags=np.zeros(2, dtype=bool),
+            )
+        )
+        if result is not None:
+            sizes.append(tuple(result["inputs"].shape[1:]))
+    assert all(max(size) <= 1333 and min(size) <= 800 for size in sizes)
+    plain = [size for size in sizes if abs(size[1] / size[0] - 1.5) < 0.01]
+    assert 0 < len(plain) < len(sizes)
+    assert len({min(size) for size in plain}) > 3 and all(480 <= min(size) <= 800 for size in plain)
+
+
+@pytest.mark.slow
+def test_published_flops_of_a_detector():
+    """VMamba-T's script prints 271.16 G."""
+    model = build(read(BY_STEM["mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco"]))
+    assert f"{paper_flops(model, (3, 800, 1280)) / 1e9:.2f}" == "271.16"
+
+
+@pytest.mark.slow
+def test_published_flops_of_a_segmentor():
+    """949 G at 512 x 2048; a quarter of the image takes a quarter, apart from 0.02 G of pyramid pooling."""
+    model = build(read(BY_STEM["upernet_vmamba-tiny-s1l8_160k_ade20k-512x512"]))
+    assert f"{4 * paper_flops(model, (3, 512, 512)) / 1e9:.0f}" == "949"
+
+
+@pytest.mark.parametrize("page", ["detection", "segmentation"])
+def test_the_tables_of_the_readme(page):
+    """Its rows say what the configs' headers say."""
+    lines = (REPO / "configs" / page / "README.md").read_text().splitlines()
+    rows = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if link := re.match(r"\[.*\]\((\S+)\.py\)", cells[0]):
+            rows[link[1]] = cells[1:]
+    for path in DETECTION if page == "detection" else SEGMENTATION:
+        head = path.read_text().split("\n_base_ =")[0].replace("\n# ", " ")
+        figure = {
+            name: (re.search(rule, head) or [None, "–"])[1]
+            for name, rule in dict(
+                params=r"([\d.]+) M parameters",
+                flops=r"(\d+) GFLOPs at",
+                box=r"box AP (\d+\.\d+)",
+                mask=r"mask AP (\d+\.\d+)",
+                single=r"mIoU (\d+\.\d+)",
+                many=r", (\d+\.\d+) with TTA",
+                weights=r"Weights: (https\S+)",
+            ).items()
+        }
+        weights = "–" if figure["weights"] == "–" else f"[file]({figure['weights']})"
+        wanted = ("box", "mask") if page == "detection" else ("single", "many")
+        assert rows.pop(path.stem) == [figure["params"], figure["flops"], *(figure[name] for name in wanted), weights]
+    assert not rows
+
+
+def test_without_mmdet_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(config_utils.MODULE2PACKAGE, "mmdet", "mmdet_that_is_nowhere")
+    with pytest.raises(MissingExtraError, match=r"needs the \[mm\] extra: pip install 'vssm\[mm\]'"):
+        load_config(str(DETECTION[0]))
