@@ -1,0 +1,60 @@
+# A small U-Net learns the MNI152 brain template's grey and white matter, on two CPU cores and without weights to start
+# from. The data (offline, from nilearn's wheel): python tools/prepare_data.py mni152 data/mni152
+_base_ = ["_base_/default_runtime.py"]
+
+model = dict(
+    type="UNetSegmentor",
+    network=dict(decoder="unet", encoder="vmamba_pico", num_classes=3, in_chans=1),
+    loss=dict(type="CEDiceLoss", ce_weight=0.4, dice_weight=0.6),
+)
+
+# Voxels of 1 mm; slices of 233 x 197 pixels become 160 x 160.
+size = 160
+mean, std = 0.25, 0.25
+data = dict(
+    type="NiftiFolder",
+    root=None,
+    env="VSSM_MNI152",
+    default_root="data/mni152/nifti",
+    classes=("background", "grey matter", "white matter"),
+)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(**data, split="train", transform=dict(size=size, augment="transunet", mean=mean, std=std)),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="list_collate"),
+    dataset=dict(**data, split="val"),
+)
+# The slab that nothing was trained or chosen on.
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="list_collate"),
+    dataset=dict(**data, split="test"),
+)
+val_evaluator = dict(type="VolumeMetric", measures=("dice",))
+test_evaluator = dict(type="VolumeMetric", measures=("dice", "hd95"))
+
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=1e-3),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=0, end=30, T_max=30, convert_to_iter_based=True)
+]
+train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=5)
+val_cfg = dict(type="VolumeValLoop", size=size, mean=mean, std=std)
+test_cfg = dict(type="VolumeTestLoop", size=size, mean=mean, std=std)
+
+default_hooks = dict(logger=dict(interval=7))
+log_processor = dict(window_size=7)

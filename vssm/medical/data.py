@@ -1,0 +1,518 @@
+"""Data sets of medical images: Synapse multi-organ CT, ACDC, ISIC skin lesions, and folders of NIfTI volumes.
+
+A data set gives either slices, ``dict(image=(C, H, W) float32, label=(H, W) int64, meta=dict(case=str))``, to train on,
+or whole volumes, ``dict(image=(D, H, W) float32, label=(D, H, W) uint8, meta=dict(case=str, spacing=...))``, to
+evaluate with :class:`~vssm.medical.inference.VolumeTestLoop`. ``spacing`` is the size of a voxel in mm along (D, H, W),
+or None where the files do not say it.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS, FUNCTIONS
+from torch.utils.data import Dataset
+
+from ..engine.config import ConfigError
+from ..engine.data import DataError, open_image
+from .files import NIFTI_SUFFIXES, all_or_none, check_pair, open_mask, read_arrays, read_nifti, stem
+from .labels import (
+    ACDC_CLASSES,
+    LABEL_ORDERS,
+    SYNAPSE_CLASSES,
+    check_label_order,
+    detect_label_order,
+    load_split,
+    remap,
+)
+from .nifti import slice_spacing, to_slices, window_intensities
+from .transforms import SkinTransform, SliceTransform, build_transform
+
+Read = tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]
+PROTOCOLS = ("validation", "published")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One slice, image or volume of a data set.
+
+    Attributes:
+        case: Its name in tables.
+        read: Gives image, label and the size of a voxel.
+    """
+
+    case: str
+    read: Callable[[], Read]
+
+
+def find_root(root: str | os.PathLike | None, env: str, default: str) -> Path:
+    """Find a data set's folder: the config's, else the environment variable's, else ``default``.
+
+    Raises:
+        DataError: It does not exist; the message says where it was looked for, and why there.
+    """
+    folder = Path(root or os.environ.get(env) or default).expanduser()
+    if folder.is_dir():
+        return folder
+    if root:
+        source = "the config key dataset.root names it"
+    elif os.environ.get(env):
+        source = f"the environment variable {env} names it"
+    else:
+        source = f"neither the config key dataset.root nor the environment variable {env} is set"
+    raise DataError(f"The folder '{folder}' does not exist ({source}).")
+
+
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"dataset.{name} is one of {tuple(known)}, not '{value}'.")
+
+
+def _missing(paths: Sequence[Path], source: str) -> None:
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        names = ", ".join(f"'{path}'" for path in absent[:5])
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        raise DataError(f"{len(absent)} of the {len(paths)} files in {source} do not exist: {names}{more}.")
+
+
+@FUNCTIONS.register_module()
+def list_collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """Batch volumes of different sizes: a list for each key, where mmengine's collate functions reach into tuples too."""
+    return {key: [sample[key] for sample in samples] for key in samples[0]}
+
+
+class MedicalDataset(Dataset):
+    """Items of a data set, as slices or as volumes.
+
+    Args:
+        items: Slices, or volumes.
+        classes: Names of the classes, the background first.
+        transform: What turns a slice and its label into tensors; None: the items are volumes and stay as they are.
+    """
+
+    transform_kind: type = SliceTransform
+
+    def __init__(self, items: Sequence[Item], classes: Sequence[str], transform: Any = None):
+        self.items = list(items)
+        self.metainfo = {"classes": tuple(classes)}
+        self.transform = transform
+
+    @classmethod
+    def transform_from(cls, cfg: Mapping[str, Any]) -> Any:
+        """Return the transform of a data set's config, without looking at the data.
+
+        Raises:
+            ConfigError: An option of ``cfg["transform"]`` is unknown.
+        """
+        return build_transform(cls.transform_kind, cfg.get("transform"))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one sample.
+
+        Raises:
+            DataError: A file cannot be read, or does not hold what it should; the message names it.
+        """
+        item = self.items[index]
+        image, label, spacing = item.read()
+        if self.transform is None:
+            volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+            truth = torch.from_numpy(np.ascontiguousarray(label))
+            return {"image": volume, "label": truth, "meta": {"case": item.case, "spacing": spacing}}
+        # Drawn from torch, which EpochSeedHook and torch's data workers seed.
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        image, label = self.transform(image, label, rng)
+        return {"image": image, "label": label, "meta": {"case": item.case}}
+
+
+def _read_arrays(path: Path, mapping: Mapping[int, int], ndim: int) -> Read:
+    image, label = read_arrays(path)
+    if image.ndim != ndim:
+        wanted = "a slice (H, W)" if ndim == 2 else "a volume (D, H, W)"
+        raise DataError(f"'{path}' has the shape {image.shape}, but {wanted} is needed.")
+    return image, remap(label, mapping, str(path)), None
+
+
+def _read_stack(paths: Sequence[Path], mapping: Mapping[int, int]) -> Read:
+    slices = [_read_arrays(path, mapping, 2) for path in paths]
+    shapes = {image.shape for image, _, _ in slices}
+    if len(shapes) > 1:
+        raise DataError(f"The slices of one volume, '{paths[0]}' and so on, have different shapes: {sorted(shapes)}.")
+    return np.stack([image for image, _, _ in slices]), np.stack([label for _, label, _ in slices]), None
+
+
+def _stacks(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
+    """Volumes of slices whose names end in the slice's number."""
+    cases: dict[str, list[tuple[int, Path]]] = {}
+    for path in paths:
+        case, number = re.fullmatch(r"(.*?)_?(?:slice)?_?(\d+)", stem(path)).groups()
+        cases.setdefault(case, []).append((int(number), path))
+    stacks = {case: [path for _, path in sorted(numbered)] for case, numbered in cases.items()}
+    return [Item(case, lambda files=files: _read_stack(files, mapping)) for case, files in stacks.items()]
+
+
+def _slices(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
+    return [Item(stem(path), lambda path=path: _read_arrays(path, mapping, 2)) for path in paths]
+
+
+def _volumes(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
+    return [Item(stem(path), lambda path=path: _read_arrays(path, mapping, 3)) for path in paths]
+
+
+def _read_list(root: Path, folders: Sequence[str], name: str) -> list[str] | None:
+    for folder in folders:
+        path = root / folder / name
+        if path.is_file():
+            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return None
+
+
+@DATASETS.register_module()
+class Synapse(MedicalDataset):
+    """Synapse multi-organ CT in TransUNet's files, or other data in that layout.
+
+    ``root`` holds slices ``train_npz/caseXXXX_sliceYYY.npz`` (or ``train_slice/``) and volumes
+    ``test_vol_h5/caseXXXX.npy.h5`` (or ``test_vol/``), both with ``image`` and ``label``. Which there are is read from
+    ``train.txt`` and ``test_vol.txt`` in ``lists/lists_Synapse``, ``lists`` or ``root``; without these files
+    TransUNet's split (18 cases with 2211 slices, and 12 cases) is expected.
+
+    There is no published validation split, and the published figures are of the checkpoint that was best on the test
+    volumes. ``protocol="validation"`` (the default) keeps three of the 18 cases to choose by; ``"published"`` trains on
+    all 18 and gives the test volumes for ``split="val"``.
+
+    Args:
+        root: The folder. None: the environment variable VSSM_SYNAPSE, else ``data/synapse``.
+        split: ``"train"`` for slices, ``"val"`` or ``"test"`` for volumes.
+        transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
+        protocol: ``"validation"`` or ``"published"``.
+        label_order: Two orders of the same organs circulate under the same file names: ``"transunet"`` (1 is the aorta)
+            and ``"btcv8"`` (1 is the spleen); ``"btcv"`` are the challenge's 13 organs. ``"auto"`` tells them by the
+            organs' sizes, or asks. Whatever it is, the data set gives TransUNet's order.
+        classes: Names of the classes of other data in this layout; ``label_order`` is then not used.
+        validation: Cases to choose by, in place of the three.
+
+    Raises:
+        ConfigError: An option is none of its values.
+        DataError: A folder, or a file that a list names, is missing.
+        LabelOrderError: The label order cannot be told.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "train",
+        transform: Mapping[str, Any] | None = None,
+        protocol: str = "validation",
+        label_order: str = "auto",
+        classes: Sequence[str] | None = None,
+        validation: Sequence[str] | None = None,
+    ):
+        _check_choice("split", split, ("train", "val", "test"))
+        _check_choice("protocol", protocol, PROTOCOLS)
+        check_label_order(label_order)
+        folder = find_root(root, "VSSM_SYNAPSE", "data/synapse")
+        places = ("lists/lists_Synapse", "lists", ".")
+        as_slices = split == "train" or (split == "val" and protocol == "validation")
+        published = load_split("synapse")
+        if as_slices:
+            names = _read_list(folder, places, "train.txt")
+            if names is None:
+                counts = published["train_slices"]
+                names = [f"case{case}_slice{n:03d}" for case, count in counts.items() for n in range(count)]
+            if protocol == "validation":
+                held_out = set(validation or [f"case{case}" for case in published["validation"]])
+                absent = held_out - {name.rpartition("_slice")[0] for name in names}
+                if absent:
+                    raise ConfigError(
+                        f"The validation case '{min(absent)}' is not among the training cases of '{folder}'; name "
+                        "others with dataset.validation, or choose dataset.protocol='published'."
+                    )
+                names = [name for name in names if (name.rpartition("_slice")[0] in held_out) == (split == "val")]
+            place = _either(folder, "train_npz", "train_slice")
+            paths = [place / f"{name}.npz" for name in names]
+        else:
+            names = _read_list(folder, places, "test_vol.txt")
+            if names is None:
+                names = [f"case{case}" for case in published["test"]]
+            place = _either(folder, "test_vol_h5", "test_vol")
+            paths = [place / f"{name}.npy.h5" for name in names]
+        _missing(paths, f"the {'training' if as_slices else 'test'} list of '{folder}'")
+
+        if classes is None:
+            if label_order == "auto":
+                label_order = detect_label_order(_count_labels(paths), str(folder))
+            mapping = LABEL_ORDERS[label_order]
+        else:
+            mapping = {number: number for number in range(len(classes))}
+        kind = _slices if split == "train" else _stacks if as_slices else _volumes
+        super().__init__(
+            kind(paths, mapping),
+            classes or SYNAPSE_CLASSES,
+            self.transform_from({"transform": transform}) if split == "train" else None,
+        )
+
+
+def _either(root: Path, usual: str, other: str) -> Path:
+    return root / (other if (root / other).is_dir() and not (root / usual).is_dir() else usual)
+
+
+def _count_labels(paths: Sequence[Path]) -> np.ndarray:
+    """Voxels of each label in a sample of files: 96 slices, or four volumes, spread over all of them."""
+    most = 96 if paths[0].suffix == ".npz" else 4
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, most).astype(int))]
+    counts = np.zeros(256, dtype=np.int64)
+    for _, label in all_or_none(read_arrays, chosen):
+        if label.min() < 0 or label.max() > 255:
+            continue  # the data set says which file it is when it is read
+        counts += np.bincount(label.astype(np.uint8).ravel(), minlength=256)
+    return counts
+
+
+@DATASETS.register_module()
+class ACDC(MedicalDataset):
+    """ACDC cardiac MRI in MT-UNet's layout, as NumPy archives or HDF5 files.
+
+    ``root`` holds ``train/case_001_sliceED_0.npz`` and so on, ``valid/`` (slices) and ``test/case_002_volume_ED.npz``
+    (volumes), each with ``img`` (or ``image``) and ``label``; ``.h5`` files work alike. Which there are is read from
+    ``train.txt``, ``valid.txt`` and ``test.txt`` in ``lists_ACDC``, ``lists`` or ``root``; without these files each
+    folder's patients have to be those of MT-UNet's split (70, 10 and 20 patients).
+
+    Args:
+        root: The folder. None: the environment variable VSSM_ACDC, else ``data/acdc``.
+        split: ``"train"`` for slices, ``"val"`` or ``"test"`` for volumes.
+        transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
+        protocol: ``"validation"`` (the default) chooses by the split made for it; ``"published"`` gives the test
+            volumes for ``split="val"``, which is what MSVM-UNet's published figures were chosen by.
+
+    Raises:
+        ConfigError: An option is none of its values.
+        DataError: A folder or a file is missing, or a patient stands in another split's folder.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "train",
+        transform: Mapping[str, Any] | None = None,
+        protocol: str = "validation",
+    ):
+        _check_choice("split", split, ("train", "val", "test"))
+        _check_choice("protocol", protocol, PROTOCOLS)
+        base = find_root(root, "VSSM_ACDC", "data/acdc")
+        name = {"train": "train", "test": "test", "val": "valid" if protocol == "validation" else "test"}[split]
+        folder = base / name
+        listed = _read_list(base, ("lists_ACDC", "lists", "."), f"{name}.txt")
+        if listed is None:
+            paths = sorted(path for path in folder.glob("*") if path.suffix in (".npz", ".h5"))
+            _check_patients(folder, name, paths)
+        else:
+            paths = [_with_suffix(folder / entry) for entry in listed]
+            _missing(paths, f"the list {name}.txt of '{base}'")
+        mapping = {number: number for number in range(len(ACDC_CLASSES))}
+        kind = _slices if name == "train" else _stacks if name == "valid" else _volumes
+        super().__init__(
+            kind(paths, mapping),
+            ACDC_CLASSES,
+            self.transform_from({"transform": transform}) if split == "train" else None,
+        )
+
+
+def _with_suffix(path: Path) -> Path:
+    if path.suffix in (".npz", ".h5"):
+        return path
+    h5 = path.with_name(path.name + ".h5")
+    return h5 if h5.is_file() else path.with_name(path.name + ".npz")
+
+
+def _check_patients(folder: Path, name: str, paths: Sequence[Path]) -> None:
+    split = load_split("acdc")
+    split["train"] = sorted({f"{n:03d}" for n in range(1, 101)} - set(split["valid"]) - set(split["test"]))
+    found = {match[1]: path for path in paths if (match := re.match(r"(?:case|patient)_?(\d{3})_", path.name))}
+    strangers = sorted(set(found) - set(split[name]))
+    if strangers:
+        raise DataError(f"'{found[strangers[0]]}' is of a patient that is not in the {name} split.")
+    absent = sorted(set(split[name]) - set(found))
+    if absent:
+        raise DataError(
+            f"'{folder}' has no file of {len(absent)} of the {len(split[name])} patients in the {name} split: "
+            f"{', '.join(absent)}."
+        )
+
+
+@DATASETS.register_module()
+class ISIC(MedicalDataset):
+    """ISIC 2017 or 2018 skin lesions in VM-UNet's layout: ``{train,val}/{images,masks}``.
+
+    An image and its mask have the same name, or the mask's ends in ``_segmentation`` or ``_mask`` in addition. The
+    authors' 7 : 3 split has two parts; its ``val`` is what the published figures are tested on and chosen by.
+
+    Args:
+        root: The folder. None: the environment variable VSSM_ISIC, else ``data/isic``.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        transform: Arguments of :class:`~vssm.medical.transforms.SkinTransform`.
+        protocol: ``"validation"`` (the default) keeps every tenth image of ``train`` to choose by; ``"published"``
+            gives the test images for ``split="val"``.
+
+    Raises:
+        ConfigError: An option is none of its values.
+        DataError: A folder is missing, or an image has no mask, or a mask no image.
+    """
+
+    transform_kind = SkinTransform
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "train",
+        transform: Mapping[str, Any] | None = None,
+        protocol: str = "validation",
+    ):
+        _check_choice("split", split, ("train", "val", "test"))
+        _check_choice("protocol", protocol, PROTOCOLS)
+        base = find_root(root, "VSSM_ISIC", "data/isic")
+        from_train = split == "train" or (split == "val" and protocol == "validation")
+        folder = base / ("train" if from_train else "val")
+        pairs = pair_files(folder / "images", folder / "masks", (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"))
+        if from_train and protocol == "validation":
+            pairs = [pair for number, pair in enumerate(pairs) if (number % 10 == 9) == (split == "val")]
+        items = [Item(stem(image), lambda image=image, mask=mask: _read_skin(image, mask)) for image, mask in pairs]
+        super().__init__(items, ("background", "lesion"), self.transform_from({"transform": transform}))
+
+
+def _read_skin(image: Path, mask: Path) -> Read:
+    pixels, truth = np.asarray(open_image(image)), np.asarray(open_mask(mask))
+    if pixels.shape[:2] != truth.shape:
+        raise DataError(f"The image '{image}' is {pixels.shape[:2]} pixels, but its mask '{mask}' {truth.shape}.")
+    return pixels, truth, None
+
+
+def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Pair images with their labels by name.
+
+    Args:
+        images: Folder of the images; nnU-Net's ``_0000`` at the end of a name is ignored.
+        labels: Folder of the labels; ``_segmentation``, ``_mask`` or ``_label`` at the end of a name is ignored.
+        suffixes: Of files that count.
+
+    Returns:
+        The pairs, sorted by name.
+
+    Raises:
+        DataError: A folder is missing or empty, or one of a pair is.
+    """
+    found: list[dict[str, Path]] = []
+    for folder, ending in ((images, r"_0000$"), (labels, r"_(segmentation|mask|label)$")):
+        if not folder.is_dir():
+            raise DataError(f"The folder '{folder}' does not exist.")
+        files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(tuple(suffixes)))
+        found.append({re.sub(ending, "", stem(path)): path for path in files})
+    if not found[0]:
+        raise DataError(f"The folder '{images}' holds no file with the suffix {' or '.join(suffixes)}.")
+    lonely = [str(found[0][name]) for name in found[0] if name not in found[1]]
+    lonely += [str(found[1][name]) for name in found[1] if name not in found[0]]
+    if lonely:
+        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
+        raise DataError(
+            f"{len(lonely)} files in '{images}' and '{labels}' have no partner of the same name: "
+            f"{', '.join(lonely[:5])}{more}."
+        )
+    return [(found[0][name], found[1][name]) for name in sorted(found[0])]
+
+
+def read_nifti_pair(
+    image_path: Path, label_path: Path, mapping: Mapping[int, int], axis: int = 2, window: Sequence[float] | None = None
+) -> Read:
+    """Read an image and its label as slices, see :func:`~vssm.medical.nifti.to_slices`.
+
+    Raises:
+        DataError: A file cannot be read, or the two do not belong together.
+    """
+    volume, image = read_nifti(image_path)
+    truth, labelled = read_nifti(label_path)
+    check_pair(volume, truth, f"{image_path}' with '{label_path}")
+    if not np.allclose(image.affine, labelled.affine, atol=1e-2):
+        raise DataError(f"'{image_path}' and '{label_path}' have different affines, so they do not lie on each other.")
+    pixels = window_intensities(to_slices(volume, image, axis), window)
+    label = remap(to_slices(truth, image, axis), mapping, str(label_path))
+    return pixels, label, slice_spacing(image, axis)
+
+
+@DATASETS.register_module()
+class NiftiFolder(MedicalDataset):
+    """Folders of NIfTI volumes and their label volumes, paired by name: ``root/split/{images,labels}/*.nii.gz``.
+
+    To train, all volumes are read into memory once; large data sets are better turned into slices first
+    (``tools/prepare_data.py synapse-nifti``).
+
+    Args:
+        root: The folder. None: the environment variable ``env``, else ``default_root``.
+        split: Name of the folder in ``root``; ``"train"`` gives slices, all others volumes.
+        classes: Names of the classes, the background first.
+        label_map: Class of each number in the files; None: the numbers are the classes.
+        ids: Names of the volumes to use, without suffix; None: all.
+        axis: Across which to cut: 0 sagittal, 1 coronal, 2 axial, whatever the orientation of the files.
+        window: Intensities (low, high) that become 0 and 1, what is outside is clipped; None: as they are.
+        transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
+        images: Name of the images' folder.
+        labels: Name of the labels' folder.
+        env: Environment variable that holds the root where the config does not say it.
+        default_root: The root where neither says it.
+
+    Raises:
+        DataError: A folder, one of a pair, or a volume in ``ids`` is missing; to train also whatever is wrong inside a
+            file.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "train",
+        classes: Sequence[str] = ("background", "foreground"),
+        label_map: Mapping[int, int] | None = None,
+        ids: Sequence[str] | None = None,
+        axis: int = 2,
+        window: Sequence[float] | None = None,
+        transform: Mapping[str, Any] | None = None,
+        images: str = "images",
+        labels: str = "labels",
+        env: str = "VSSM_NIFTI",
+        default_root: str = "data/nifti",
+    ):
+        _check_choice("axis", axis, (0, 1, 2))
+        folder = find_root(root, env, default_root) / split
+        pairs = pair_files(folder / images, folder / labels, NIFTI_SUFFIXES)
+        cases = {re.sub(r"_0000$", "", stem(image)): (image, label) for image, label in pairs}
+        if ids is not None:
+            absent = [name for name in ids if name not in cases]
+            if absent:
+                raise DataError(f"'{folder / images}' lacks {len(absent)} of dataset.ids: {', '.join(absent[:5])}.")
+            cases = {name: cases[name] for name in ids}
+        mapping = dict(label_map) if label_map else {number: number for number in range(len(classes))}
+        wrong = [target for target in mapping.values() if target not in range(len(classes))]
+        if wrong:
+            raise ConfigError(f"dataset.label_map maps to the class {wrong[0]}, but there are {len(classes)} classes.")
+
+        def read(name: str) -> Read:
+            return read_nifti_pair(*cases[name], mapping, axis, window)
+
+        if split == "train":
+            stacks = all_or_none(read, cases)
+            items = [
+                Item(
+                    f"{name}_{number}",
+                    lambda pixels=pixels, label=label, number=number: (pixels[number], label[number], None),
+                )
+                for name, (pixels, label, _) in zip(cases, stacks, strict=True)
+                for number in range(len(pixels))
+            ]
+        else:
+            items = [Item(name, lambda name=name: read(name)) for name in cases]
+        super().__init__(items, classes, self.transform_from({"transform": transform}) if split == "train" else None)

@@ -1,0 +1,53 @@
+"""NIfTI volumes as stacks of slices, and back, in any orientation of the file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .._optional import require
+
+
+def to_slices(volume: np.ndarray, image: Any, axis: int = 2) -> np.ndarray:
+    """Cut a volume into slices that look the same whatever the orientation of its file.
+
+    Args:
+        volume: (X, Y, Z) in the file's axis order.
+        image: nibabel's image, for its affine.
+        axis: Across which to cut: 0 gives sagittal, 1 coronal, 2 axial slices.
+
+    Returns:
+        (D, H, W): after turning the axes to right, anterior, superior, ``axis`` first, and the other two reversed, so
+        that axial slices are (anterior, right).
+    """
+    nibabel = require("nibabel", "medical")
+    canonical = nibabel.apply_orientation(volume, nibabel.io_orientation(image.affine))
+    return np.moveaxis(canonical, axis, 0).swapaxes(1, 2)
+
+
+def from_slices(slices: np.ndarray, image: Any, axis: int = 2) -> np.ndarray:
+    """Undo :func:`to_slices`: slices (D, H, W) to a volume (X, Y, Z) in the file's axis order."""
+    orientations = require("nibabel", "medical").orientations
+    canonical = np.moveaxis(slices.swapaxes(1, 2), 0, axis)
+    # From right, anterior, superior to the file's own orientation.
+    straight = np.array([[0, 1], [1, 1], [2, 1]])
+    back = orientations.ornt_transform(straight, orientations.io_orientation(image.affine))
+    return np.ascontiguousarray(orientations.apply_orientation(canonical, back))
+
+
+def slice_spacing(image: Any, axis: int = 2) -> tuple[float, float, float]:
+    """Size of a voxel in mm along the axes (D, H, W) of :func:`to_slices`."""
+    orientation = require("nibabel", "medical").io_orientation(image.affine)
+    zooms = [1.0, 1.0, 1.0]
+    for size, (where, _) in zip(image.header.get_zooms()[:3], orientation, strict=True):
+        zooms[int(where)] = float(size)
+    first = zooms.pop(axis)
+    return first, zooms[1], zooms[0]
+
+
+def window_intensities(volume: np.ndarray, window: Sequence[float] | None) -> np.ndarray:
+    """Clip to ``window`` = (low, high) and scale to 0 to 1, float32; with None return the volume as it is."""
+    if window is None:
+        return volume
+    low, high = window
+    return ((np.clip(volume, low, high) - low) / (high - low)).astype(np.float32)

@@ -1,0 +1,243 @@
+"""Turn NIfTI volumes into the layouts that the data sets read."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .._errors import UserError
+from .._optional import require
+from ..engine.data import DataError
+from .data import read_nifti_pair
+from .files import NIFTI_SUFFIXES, all_or_none, write_beside, write_h5, write_nifti, write_npz
+from .labels import ACDC_CLASSES, LABEL_ORDERS, load_split
+
+# Hounsfield units that TransUNet's preprocessing maps to 0 and 1.
+CT_WINDOW = (-125.0, 275.0)
+# The template's axial slices (index = MNI's z in mm + 72), with gaps of eight slices between the parts.
+MNI152_SLABS = {"train": (40, 96), "val": (104, 114), "test": (122, 138)}
+MNI152_CLASSES = ("background", "grey matter", "white matter")
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add this module's commands to ``tools/prepare_data.py``."""
+    synapse = subparsers.add_parser(
+        "synapse-nifti",
+        help="BTCV's abdominal CT (NIfTI) to slices and volumes as TransUNet lays them out",
+    )
+    synapse.add_argument("images", type=Path, metavar="IMAGES", help="folder with img0001.nii.gz and so on")
+    synapse.add_argument("labels", type=Path, metavar="LABELS", help="folder with label0001.nii.gz and so on")
+    synapse.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    synapse.add_argument(
+        "--label-order",
+        choices=sorted(LABEL_ORDERS),
+        default="btcv",
+        help="what the numbers in LABELS stand for (default: btcv, the challenge's 13 organs)",
+    )
+    synapse.set_defaults(command=lambda args: synapse_from_nifti(args.images, args.labels, args.out, args.label_order))
+
+    acdc = subparsers.add_parser("acdc-nifti", help="ACDC's training patients (NIfTI) to slices and volumes")
+    acdc.add_argument("root", type=Path, metavar="ROOT", help="folder with patient001/ to patient100/")
+    acdc.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    acdc.set_defaults(command=lambda args: acdc_from_nifti(args.root, args.out))
+
+    mni = subparsers.add_parser(
+        "mni152",
+        help="the MNI152 brain template that nilearn ships, in slabs, with grey and white matter",
+    )
+    mni.add_argument("out", type=Path, metavar="OUT", help="folder to write: OUT/nifti and OUT/synapse")
+    mni.set_defaults(command=lambda args: mni152(args.out))
+
+
+def _say(line: str) -> None:
+    import sys
+
+    sys.stdout.write(line + "\n")
+
+
+def _case_number(path: Path) -> str:
+    match = re.search(r"(\d{4})", path.name)
+    if match is None:
+        raise DataError(f"'{path}' has no case number of four digits in its name.")
+    return match[1]
+
+
+def _empty_or_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"'{out}' exists and is not an empty folder.")
+
+
+def synapse_from_nifti(images: Path, labels: Path, out: Path, label_order: str = "btcv") -> None:
+    """Make TransUNet's layout of BTCV's volumes, all of them or those of the 30 that are there.
+
+    Intensities are clipped to [-125, 275] HU and scaled to 0 to 1, labels are put in TransUNet's order. Every file is
+    read once before the first is written.
+
+    Args:
+        images: Folder with volumes whose names hold the case's number (``img0001.nii.gz``).
+        labels: Folder with their labels (``label0001.nii.gz``).
+        out: Folder to write.
+        label_order: A key of ``LABEL_ORDERS``.
+
+    Raises:
+        DataError: Volumes have no partner, or are broken; the message has a sentence for each.
+        UserError: ``out`` is there and not empty.
+    """
+    _empty_or_new(out)
+    split = load_split("synapse")
+    where = dict.fromkeys(split["train_slices"], "train") | dict.fromkeys(split["test"], "test")
+    found = []
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise DataError(f"The folder '{folder}' does not exist.")
+        files = sorted(path for path in folder.iterdir() if path.name.endswith(NIFTI_SUFFIXES))
+        found.append({_case_number(path): path for path in files})
+    lonely = sorted(set(found[0]) ^ set(found[1]))
+    if lonely or not found[0]:
+        raise DataError(
+            f"'{images}' and '{labels}' do not hold the same cases; only one has {', '.join(lonely)}."
+            if lonely
+            else f"'{images}' holds no NIfTI volume."
+        )
+    strangers = sorted(set(found[0]) - set(where))
+    if strangers:
+        raise DataError(
+            f"'{found[0][strangers[0]]}' is no case of the split (cases 0001 to 0040, 30 of them labelled)."
+        )
+
+    def read(case: str):
+        return read_nifti_pair(found[0][case], found[1][case], LABEL_ORDERS[label_order], window=CT_WINDOW)
+
+    cases = sorted(found[0])
+    # Twice rather than kept: thirty volumes are 16 GB.
+    all_or_none(lambda case: read(case) and None, cases)
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for case in cases:
+        image, label, _ = read(case)
+        if where[case] == "train":
+            lists["train"] += _write_slices(out / "train_npz", f"case{case}_slice{{:03d}}", image, label)
+        else:
+            write_h5(out / "test_vol_h5" / f"case{case}.npy.h5", image=image, label=label)
+            lists["test"].append(f"case{case}")
+        _say(f"case {case}: {len(image)} slices, {where[case]}")
+    _write_lists(out, lists["train"], lists["test"])
+    absent = sorted(set(where) - set(cases))
+    if absent:
+        _say(f"{len(absent)} of the split's 30 cases are not there: {', '.join(absent)}")
+
+
+def _write_slices(folder: Path, name: str, image: np.ndarray, label: np.ndarray, keys=("image", "label")) -> list[str]:
+    names = [name.format(number) for number in range(len(image))]
+    for slice_name, pixels, truth in zip(names, image, label, strict=True):
+        write_npz(folder / f"{slice_name}.npz", **dict(zip(keys, (pixels, truth), strict=True)))
+    return names
+
+
+def _write_lists(out: Path, train: Sequence[str], test: Sequence[str]) -> None:
+    folder = out / "lists" / "lists_Synapse"
+    for name, entries in (("train.txt", train), ("test_vol.txt", test)):
+        text = "".join(f"{entry}\n" for entry in entries)
+        write_beside(folder / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+
+
+def acdc_from_nifti(root: Path, out: Path) -> None:
+    """Make MT-UNet's layout of ACDC's 100 training patients: end diastole and end systole, intensities from -1 to 1.
+
+    MT-UNet's own preprocessing was never published; its files are reported to lie in [-1, 1]. Here each volume is
+    stretched to that range by its own extremes.
+
+    Args:
+        root: Folder with ``patient001/patient001_frame01.nii.gz``, ``..._frame01_gt.nii.gz`` and ``Info.cfg``.
+        out: Folder to write.
+
+    Raises:
+        DataError: Files are missing or broken; the message has a sentence for each.
+        UserError: ``out`` is there and not empty.
+    """
+    _empty_or_new(out)
+    split = load_split("acdc")
+    part = dict.fromkeys(split["valid"], "valid") | dict.fromkeys(split["test"], "test")
+    patients = sorted(path for path in root.glob("patient[0-9][0-9][0-9]") if path.is_dir())
+    if not patients:
+        raise DataError(f"'{root}' holds no folder patient001, patient002 and so on.")
+    mapping = {number: number for number in range(len(ACDC_CLASSES))}
+    jobs = [job for jobs in all_or_none(_phases, patients) for job in jobs]
+
+    def read(job: tuple[str, str, Path, Path]):
+        return read_nifti_pair(*job[2:], mapping)
+
+    all_or_none(lambda job: read(job) and None, jobs)
+    for number, phase, image_path, label_path in jobs:
+        image, label, _ = read((number, phase, image_path, label_path))
+        low, high = float(image.min()), float(image.max())
+        image = (2 * (image - low) / max(high - low, 1e-6) - 1).astype(np.float32)
+        folder = out / part.get(number, "train")
+        if folder.name == "test":
+            write_npz(folder / f"case_{number}_volume_{phase}.npz", img=image, label=label)
+        else:
+            _write_slices(folder, f"case_{number}_slice{phase}_{{}}", image, label, keys=("img", "label"))
+    _say(f"{len(patients)} patients, {len(jobs)} volumes")
+
+
+def _phases(folder: Path) -> list[tuple[str, str, Path, Path]]:
+    info = folder / "Info.cfg"
+    try:
+        text = info.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{info}' cannot be read.") from error
+    jobs = []
+    for phase in ("ED", "ES"):
+        match = re.search(rf"^{phase}\s*:\s*(\d+)", text, re.MULTILINE)
+        if match is None:
+            raise DataError(f"'{info}' does not say which frame is {phase}.")
+        base = folder / f"{folder.name}_frame{int(match[1]):02d}"
+        files = [
+            next((f for s in NIFTI_SUFFIXES if (f := Path(f"{base}{end}{s}")).is_file()), None) for end in ("", "_gt")
+        ]
+        if None in files:
+            raise DataError(f"'{base}.nii.gz' or its label '{base}_gt.nii.gz' does not exist.")
+        jobs.append((folder.name.removeprefix("patient"), phase, *files))
+    return jobs
+
+
+def mni152(out: Path) -> None:
+    """Make a small segmentation data set of the MNI152 brain template.
+
+    The template (symmetric, 1 mm, T1 without skull) is cut across the body's axis into three slabs with gaps, so that
+    no slice of one is a neighbour of another's; not across left and right, which are mirror images here. A voxel is
+    grey or white matter where that map is above a half and above the other one.
+
+    Args:
+        out: Folder to write: ``nifti/{train,val,test}/{images,labels}/mni152_<split>.nii.gz``, and the same as slices
+            and volumes in TransUNet's layout in ``synapse/``.
+
+    Raises:
+        UserError: ``out`` is there and not empty, or nilearn is not installed.
+    """
+    _empty_or_new(out)
+    datasets = require("nilearn.datasets", "medical")
+    template = datasets.load_mni152_template(resolution=1)
+    grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)
+    white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
+    volume = template.get_fdata(dtype=np.float32)
+    label = np.zeros(volume.shape, dtype=np.uint8)
+    label[(grey > 0.5) & (grey >= white)] = 1
+    label[(white > 0.5) & (white > grey)] = 2
+    for name, (first, last) in MNI152_SLABS.items():
+        affine = template.affine.copy()
+        affine[:3, 3] += affine[:3, 2] * first
+        slab = slice(first, last)
+        for kind, array in (("images", volume), ("labels", label)):
+            write_nifti(out / "nifti" / name / kind / f"mni152_{name}.nii.gz", array[:, :, slab], affine)
+    train: list[str] = []
+    for name in MNI152_SLABS:
+        paths = [out / "nifti" / name / kind / f"mni152_{name}.nii.gz" for kind in ("images", "labels")]
+        image, truth, _ = read_nifti_pair(*paths, {number: number for number in range(3)})
+        if name == "test":
+            write_h5(out / "synapse" / "test_vol_h5" / "mni152_test.npy.h5", image=image, label=truth)
+        else:
+            train += _write_slices(out / "synapse" / "train_npz", f"mni152_{name}_slice{{:03d}}", image, truth)
+    _write_lists(out / "synapse", train, ["mni152_test"])
+    _say(f"{out}: slices " + ", ".join(f"{a} to {b - 1} ({name})" for name, (a, b) in MNI152_SLABS.items()))
