@@ -34,6 +34,8 @@ from .nifti import slice_spacing, to_slices, window_intensities
 from .transforms import SkinTransform, SliceTransform, build_transform
 
 Read = tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]
+# Hounsfield units that become 0 and 1 in TransUNet's preprocessing.
+CT_WINDOW = (-125.0, 275.0)
 PROTOCOLS = ("validation", "published")
 
 
@@ -83,7 +85,7 @@ def _missing(paths: Sequence[Path], source: str) -> None:
 
 @FUNCTIONS.register_module()
 def list_collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
-    """Batch volumes of different sizes: a list for each key, where mmengine's collate functions reach into tuples too."""
+    """Batch volumes of any size: a list for each key. (mmengine's collate functions reach into tuples and dicts.)"""
     return {key: [sample[key] for sample in samples] for key in samples[0]}
 
 
@@ -111,6 +113,11 @@ class MedicalDataset(Dataset):
             ConfigError: An option of ``cfg["transform"]`` is unknown.
         """
         return build_transform(cls.transform_kind, cfg.get("transform"))
+
+    @classmethod
+    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """How a NIfTI volume becomes what this data set gives: ``axis`` and ``window``, see NiftiFolder."""
+        return {"axis": 2, "window": None}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -259,6 +266,11 @@ class Synapse(MedicalDataset):
             self.transform_from({"transform": transform}) if split == "train" else None,
         )
 
+    @classmethod
+    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """See MedicalDataset: CT is clipped and scaled, other data in this layout stays as it is."""
+        return {"axis": 2, "window": None if cfg.get("classes") else CT_WINDOW}
+
 
 def _either(root: Path, usual: str, other: str) -> Path:
     return root / (other if (root / other).is_dir() and not (root / usual).is_dir() else usual)
@@ -323,6 +335,11 @@ class ACDC(MedicalDataset):
             ACDC_CLASSES,
             self.transform_from({"transform": transform}) if split == "train" else None,
         )
+
+    @classmethod
+    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """See MedicalDataset: the files' values lie between -1 and 1."""
+        return {"axis": 2, "window": "extremes"}
 
 
 def _with_suffix(path: Path) -> Path:
@@ -428,7 +445,11 @@ def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tupl
 
 
 def read_nifti_pair(
-    image_path: Path, label_path: Path, mapping: Mapping[int, int], axis: int = 2, window: Sequence[float] | None = None
+    image_path: Path,
+    label_path: Path,
+    mapping: Mapping[int, int],
+    axis: int = 2,
+    window: Sequence[float] | str | None = None,
 ) -> Read:
     """Read an image and its label as slices, see :func:`~vssm.medical.nifti.to_slices`.
 
@@ -459,7 +480,8 @@ class NiftiFolder(MedicalDataset):
         label_map: Class of each number in the files; None: the numbers are the classes.
         ids: Names of the volumes to use, without suffix; None: all.
         axis: Across which to cut: 0 sagittal, 1 coronal, 2 axial, whatever the orientation of the files.
-        window: Intensities (low, high) that become 0 and 1, what is outside is clipped; None: as they are.
+        window: Intensities (low, high) that become 0 and 1, ``"extremes"`` or None, see
+            :func:`~vssm.medical.nifti.window_intensities`.
         transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
         images: Name of the images' folder.
         labels: Name of the labels' folder.
@@ -479,7 +501,7 @@ class NiftiFolder(MedicalDataset):
         label_map: Mapping[int, int] | None = None,
         ids: Sequence[str] | None = None,
         axis: int = 2,
-        window: Sequence[float] | None = None,
+        window: Sequence[float] | str | None = None,
         transform: Mapping[str, Any] | None = None,
         images: str = "images",
         labels: str = "labels",
@@ -516,3 +538,8 @@ class NiftiFolder(MedicalDataset):
         else:
             items = [Item(name, lambda name=name: read(name)) for name in cases]
         super().__init__(items, classes, self.transform_from({"transform": transform}) if split == "train" else None)
+
+    @classmethod
+    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """See MedicalDataset."""
+        return {"axis": cfg.get("axis", 2), "window": cfg.get("window")}

@@ -45,9 +45,19 @@ def slice_spacing(image: Any, axis: int = 2) -> tuple[float, float, float]:
     return first, zooms[1], zooms[0]
 
 
-def window_intensities(volume: np.ndarray, window: Sequence[float] | None) -> np.ndarray:
-    """Clip to ``window`` = (low, high) and scale to 0 to 1, float32; with None return the volume as it is."""
+def window_intensities(volume: np.ndarray, window: Sequence[float] | str | None) -> np.ndarray:
+    """Rescale a volume.
+
+    Args:
+        volume: Any shape.
+        window: (low, high): clip to these and scale to 0 to 1. ``"extremes"``: stretch the volume's own extremes to -1
+            to 1. None: leave it as it is.
+
+    Returns:
+        float32, the same shape.
+    """
     if window is None:
         return volume
-    low, high = window
-    return ((np.clip(volume, low, high) - low) / (high - low)).astype(np.float32)
+    low, high = (float(volume.min()), float(volume.max())) if window == "extremes" else window
+    scaled = (np.clip(volume, low, high) - low) / max(high - low, 1e-6)
+    return (2 * scaled - 1 if window == "extremes" else scaled).astype(np.float32)

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .._errors import UserError
+from .._folders import whole_folder
 from .._optional import require
 from ..engine.data import DataError
-from .data import read_nifti_pair
+from .data import CT_WINDOW, read_nifti_pair
 from .files import NIFTI_SUFFIXES, all_or_none, write_beside, write_h5, write_nifti, write_npz
 from .labels import ACDC_CLASSES, LABEL_ORDERS, load_split
+from .nifti import window_intensities
 
-# Hounsfield units that TransUNet's preprocessing maps to 0 and 1.
-CT_WINDOW = (-125.0, 275.0)
 # The template's axial slices (index = MNI's z in mm + 72), with gaps of eight slices between the parts.
 MNI152_SLABS = {"train": (40, 96), "val": (104, 114), "test": (122, 138)}
-MNI152_CLASSES = ("background", "grey matter", "white matter")
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
@@ -36,19 +34,38 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         default="btcv",
         help="what the numbers in LABELS stand for (default: btcv, the challenge's 13 organs)",
     )
-    synapse.set_defaults(command=lambda args: synapse_from_nifti(args.images, args.labels, args.out, args.label_order))
+    synapse.set_defaults(command=_synapse)
 
     acdc = subparsers.add_parser("acdc-nifti", help="ACDC's training patients (NIfTI) to slices and volumes")
     acdc.add_argument("root", type=Path, metavar="ROOT", help="folder with patient001/ to patient100/")
     acdc.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    acdc.set_defaults(command=lambda args: acdc_from_nifti(args.root, args.out))
+    acdc.set_defaults(command=_acdc)
 
     mni = subparsers.add_parser(
         "mni152",
         help="the MNI152 brain template that nilearn ships, in slabs, with grey and white matter",
     )
     mni.add_argument("out", type=Path, metavar="OUT", help="folder to write: OUT/nifti and OUT/synapse")
-    mni.set_defaults(command=lambda args: mni152(args.out))
+    mni.set_defaults(command=_mni152)
+    for parser in (synapse, acdc, mni):
+        parser.add_argument("--overwrite", action="store_true", help="replace a data set that this tool made")
+
+
+def _synapse(args: argparse.Namespace) -> None:
+    record = {"command": "synapse-nifti", "label_order": args.label_order}
+    with whole_folder(args.out, record, args.overwrite) as out:
+        synapse_from_nifti(args.images, args.labels, out, args.label_order)
+
+
+def _acdc(args: argparse.Namespace) -> None:
+    with whole_folder(args.out, {"command": "acdc-nifti"}, args.overwrite) as out:
+        acdc_from_nifti(args.root, out)
+
+
+def _mni152(args: argparse.Namespace) -> None:
+    with whole_folder(args.out, {"command": "mni152", "slabs": MNI152_SLABS}, args.overwrite) as out:
+        mni152(out)
+    _say(f"{args.out}: slices " + ", ".join(f"{a} to {b - 1} ({name})" for name, (a, b) in MNI152_SLABS.items()))
 
 
 def _say(line: str) -> None:
@@ -62,11 +79,6 @@ def _case_number(path: Path) -> str:
     if match is None:
         raise DataError(f"'{path}' has no case number of four digits in its name.")
     return match[1]
-
-
-def _empty_or_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"'{out}' exists and is not an empty folder.")
 
 
 def synapse_from_nifti(images: Path, labels: Path, out: Path, label_order: str = "btcv") -> None:
@@ -83,9 +95,7 @@ def synapse_from_nifti(images: Path, labels: Path, out: Path, label_order: str =
 
     Raises:
         DataError: Volumes have no partner, or are broken; the message has a sentence for each.
-        UserError: ``out`` is there and not empty.
     """
-    _empty_or_new(out)
     split = load_split("synapse")
     where = dict.fromkeys(split["train_slices"], "train") | dict.fromkeys(split["test"], "test")
     found = []
@@ -154,9 +164,7 @@ def acdc_from_nifti(root: Path, out: Path) -> None:
 
     Raises:
         DataError: Files are missing or broken; the message has a sentence for each.
-        UserError: ``out`` is there and not empty.
     """
-    _empty_or_new(out)
     split = load_split("acdc")
     part = dict.fromkeys(split["valid"], "valid") | dict.fromkeys(split["test"], "test")
     patients = sorted(path for path in root.glob("patient[0-9][0-9][0-9]") if path.is_dir())
@@ -171,8 +179,7 @@ def acdc_from_nifti(root: Path, out: Path) -> None:
     all_or_none(lambda job: read(job) and None, jobs)
     for number, phase, image_path, label_path in jobs:
         image, label, _ = read((number, phase, image_path, label_path))
-        low, high = float(image.min()), float(image.max())
-        image = (2 * (image - low) / max(high - low, 1e-6) - 1).astype(np.float32)
+        image = window_intensities(image, "extremes")
         folder = out / part.get(number, "train")
         if folder.name == "test":
             write_npz(folder / f"case_{number}_volume_{phase}.npz", img=image, label=label)
@@ -214,9 +221,8 @@ def mni152(out: Path) -> None:
             and volumes in TransUNet's layout in ``synapse/``.
 
     Raises:
-        UserError: ``out`` is there and not empty, or nilearn is not installed.
+        UserError: nilearn is not installed.
     """
-    _empty_or_new(out)
     datasets = require("nilearn.datasets", "medical")
     template = datasets.load_mni152_template(resolution=1)
     grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)
@@ -240,4 +246,3 @@ def mni152(out: Path) -> None:
         else:
             train += _write_slices(out / "synapse" / "train_npz", f"mni152_{name}_slice{{:03d}}", image, truth)
     _write_lists(out / "synapse", train, ["mni152_test"])
-    _say(f"{out}: slices " + ", ".join(f"{a} to {b - 1} ({name})" for name, (a, b) in MNI152_SLABS.items()))

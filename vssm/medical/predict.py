@@ -1,0 +1,150 @@
+"""Label NIfTI volumes and images with a trained run."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS
+from PIL import Image
+
+from .._errors import UserError
+from ..engine.checkpoint import check_fits, read_checkpoint
+from ..engine.config import ConfigError, explain_config_mistakes
+from ..engine.data import DataError, open_image
+from ..engine.predict import find_images
+from .files import NIFTI_SUFFIXES, all_or_none, check_values, read_nifti, stem, write_beside, write_nifti
+from .inference import predict_volume
+from .nifti import from_slices, to_slices, window_intensities
+from .report import plot_masks, plot_overlays
+from .transforms import SliceTransform
+
+
+def is_medical(cfg: Config) -> bool:
+    """Whether a config's model is one that :func:`predict` runs."""
+    return cfg.get("model", {}).get("type") == "UNetSegmentor"
+
+
+def find_volumes(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """List NIfTI files: files as they are, folders searched through for ``.nii`` and ``.nii.gz``.
+
+    Raises:
+        DataError: A folder holds none.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(file for file in path.rglob("*") if file.name.endswith(NIFTI_SUFFIXES) and file.is_file())
+        if not found:
+            raise DataError(f"The folder '{path}' holds no NIfTI volume.")
+        files += found
+    return files
+
+
+def predict(
+    cfg: Config, checkpoint: str | os.PathLike, paths: Sequence[str], out: str | os.PathLike, device: str | None = None
+) -> list[Path]:
+    """Label volumes, or images, and draw the labels over them.
+
+    Every input is read once before the network runs, so that all that are broken are reported together and nothing is
+    written then.
+
+    Args:
+        cfg: A run's config. One that is tested on volumes labels NIfTI volumes, any other images.
+        checkpoint: A checkpoint of that config's model.
+        paths: Files and folders.
+        out: Folder for ``<name>_label.nii.gz`` (uint8, with the volume's affine) or ``<name>_mask.png`` (class numbers;
+            0 and 255 where there is one class), of the input's size, and ``<name>_overlay.png``.
+        device: Where to run; None: a GPU if there is one.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: The config, the checkpoint or an input cannot be used, or two inputs have the same name.
+    """
+    dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset")
+    kind = DATASETS.get(dataset["type"]) if dataset else None
+    if kind is None or not hasattr(kind, "nifti_options"):
+        raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
+    test_cfg = cfg.get("test_cfg") or {}
+    volumes = test_cfg.get("type") == "VolumeTestLoop"
+    files = find_volumes(paths) if volumes else [Path(file) for file in find_images(paths)]
+    names = [stem(file) for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"Two inputs are named '{twice[0]}', and their labels would have the same name.")
+    all_or_none(_read_volume if volumes else _read_image, files)
+
+    stored = read_checkpoint(checkpoint)
+    with explain_config_mistakes():
+        model = MODELS.build(cfg.model)
+    check_fits(checkpoint, model, stored["state_dict"])
+    model.load_state_dict(stored["state_dict"])
+    model.eval().to(device or get_device())
+    classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
+    if volumes:
+        options = {key: test_cfg[key] for key in ("size", "mean", "std") if key in test_cfg}
+        transform, slices = SliceTransform(**options), test_cfg.get("slices", 8)
+        job = _volume_job(model, transform, slices, kind.nifti_options(dataset), classes, Path(out))
+    else:
+        job = _image_job(model, kind.transform_from(dataset), Path(out))
+    written: list[Path] = []
+    for file in files:
+        written += job(file)
+    return written
+
+
+def _read_volume(path: Path) -> tuple[np.ndarray, Any]:
+    volume, image = read_nifti(path)
+    return check_values(volume, path), image
+
+
+def _read_image(path: Path) -> Image.Image:
+    return open_image(path)
+
+
+def _volume_job(
+    model: torch.nn.Module,
+    transform: SliceTransform,
+    slices: int,
+    options: dict[str, Any],
+    classes: Sequence[str] | None,
+    out: Path,
+) -> Callable[[Path], list[Path]]:
+    def job(path: Path) -> list[Path]:
+        volume, image = _read_volume(path)
+        stack = window_intensities(to_slices(volume, image, options["axis"]), options["window"])
+        label = predict_volume(model, stack, transform, slices)
+        targets = [out / f"{stem(path)}_label.nii.gz", out / f"{stem(path)}_overlay.png"]
+        write_nifti(targets[0], from_slices(label, image, options["axis"]), image.affine, image.header)
+        names = classes or ["background", *(f"class {number}" for number in range(1, int(label.max()) + 1 or 2))]
+        plot_overlays(stack, {"prediction": label}, names, targets[1], title=stem(path))
+        return targets
+
+    return job
+
+
+def _image_job(model: torch.nn.Module, transform: Any, out: Path) -> Callable[[Path], list[Path]]:
+    device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def job(path: Path) -> list[Path]:
+        photo = _read_image(path)
+        inputs = transform.image(np.asarray(photo))[None].to(device)
+        mask = model(inputs, mode="predict")[0]["prediction"].to(torch.uint8).cpu().numpy()
+        # The nearest pixel's class, at the photograph's own size.
+        mask = np.asarray(Image.fromarray(mask).resize(photo.size, Image.Resampling.NEAREST))
+        targets = [out / f"{stem(path)}_mask.png", out / f"{stem(path)}_overlay.png"]
+        grey = Image.fromarray(mask * np.uint8(255) if model.model.num_classes == 1 else mask)
+        write_beside(targets[0], lambda part: grey.save(part))
+        plot_masks(photo, mask, targets[1])
+        return targets
+
+    return job
