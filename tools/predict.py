@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Classify images, or draw what a detector or segmentor finds in them.
+"""Classify images, draw what a detector or segmentor finds in them, or label volumes with a medical run.
 
 python tools/predict.py CONFIG CHECKPOINT IMAGE_OR_FOLDER ...
 python tools/predict.py CONFIG CHECKPOINT IMAGE_OR_FOLDER ... --out DIR
+python tools/predict.py MEDICAL_CONFIG CHECKPOINT VOLUME_OR_FOLDER ... --out DIR
 python tools/predict.py --model vmamba_tiny_s1l8 --pretrained IMAGE_OR_FOLDER ...
 """
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     parser.add_argument("--json", metavar="FILE", help="write the answers to this file as well")
     parser.add_argument("--csv", metavar="FILE", help="write the answers to this file as well")
-    parser.add_argument("--out", metavar="DIR", help="folder for the drawings of a detector or segmentor")
+    parser.add_argument("--out", metavar="DIR", help="folder for a detector's or segmentor's drawings, or labels")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="draw objects from here on (default: 0.3)")
     parser.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
     args = parser.parse_args(argv)

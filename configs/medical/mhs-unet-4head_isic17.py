@@ -11,3 +11,4 @@ model = dict(
 )
 # The official training validates after epoch 100 only.
 train_cfg = dict(val_begin=101)
+default_hooks = dict(checkpoint=dict(save_best="dice"))

@@ -1,4 +1,4 @@
-# msvm_unet_tiny: 35.92 M parameters, 4 classes. Published (arXiv 2408.13735, best of the checkpoints on the test
+# msvm_unet_tiny: 35.93 M parameters, 4 classes. Published (arXiv 2408.13735, best of the checkpoints on the test
 # volumes): ACDC mean Dice 92.58 %; right ventricle 91.00, myocardium 90.35, left ventricle 96.39.
 _base_ = ["_base_/default_runtime.py", "_base_/acdc_224.py", "_base_/schedule_msvm_unet.py"]
 

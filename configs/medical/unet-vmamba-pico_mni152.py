@@ -1,5 +1,6 @@
-# A small U-Net learns the MNI152 brain template's grey and white matter, on two CPU cores and without weights to start
-# from. The data (offline, from nilearn's wheel): python tools/prepare_data.py mni152 data/mni152
+# create_unet: 2.29 M parameters, 3 classes.
+# A small U-Net learns the grey and white matter of the MNI152 brain template, on two CPU cores and from scratch.
+# The data come offline, out of nilearn's wheel: python tools/prepare_data.py mni152 data/mni152
 _base_ = ["_base_/default_runtime.py"]
 
 model = dict(
@@ -8,8 +9,8 @@ model = dict(
     loss=dict(type="CEDiceLoss", ce_weight=0.4, dice_weight=0.6),
 )
 
-# Voxels of 1 mm; slices of 233 x 197 pixels become 160 x 160.
-size = 160
+# Slices of 233 x 197 pixels, 1 mm each, become 192 x 192.
+size = 192
 mean, std = 0.25, 0.25
 data = dict(
     type="NiftiFolder",
@@ -19,7 +20,7 @@ data = dict(
     classes=("background", "grey matter", "white matter"),
 )
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
@@ -56,5 +57,5 @@ train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=5)
 val_cfg = dict(type="VolumeValLoop", size=size, mean=mean, std=std)
 test_cfg = dict(type="VolumeTestLoop", size=size, mean=mean, std=std)
 
-default_hooks = dict(logger=dict(interval=7))
-log_processor = dict(window_size=7)
+default_hooks = dict(logger=dict(interval=14))
+log_processor = dict(window_size=14)

@@ -8,3 +8,4 @@ model = dict(
     network=dict(name="vm_unet", num_classes=1, pretrained=False, drop_path_rate=0.2),
     loss=dict(type="BCEDiceLoss"),
 )
+default_hooks = dict(checkpoint=dict(save_best="dice"))

@@ -187,7 +187,7 @@ def predict(
     out: str | None = None,
     score_threshold: float = 0.3,
 ) -> int:
-    """Classify images and print a table; or draw what a detector or segmentor finds in them.
+    """Classify images and print a table; draw what a detector or segmentor finds in them; or label them medically.
 
     Args:
         paths: Images and folders; without ``model`` the config and the checkpoint come first.
@@ -199,7 +199,7 @@ def predict(
         json_file: A file for the answers.
         csv_file: A file for the answers.
         options: ``KEY=VALUE`` words laid over the config.
-        out: A folder for the drawings of a detector or segmentor.
+        out: A folder for the drawings of a detector or segmentor, or for a medical run's labels.
         score_threshold: A detector's objects below are not drawn.
 
     Returns:
@@ -210,13 +210,17 @@ def predict(
     """
     if model is None:
         cfg = load_config(paths[0], parse_options(options))
+        if cfg.get("model", {}).get("type") == "UNetSegmentor":
+            if out is None or json_file or csv_file:
+                raise ConfigError("Medical runs answer with label volumes or masks: give --out DIR, no --json or --csv.")
+            return _label_medical(cfg, paths[1], paths[2:], device, out)
         files = find_images(paths[2:])
         if cfg.get("default_scope") in ("mmdet", "mmseg"):
             if out is None or json_file or csv_file:
                 raise ConfigError("Detectors and segmentors answer with drawings: give --out DIR, no --json or --csv.")
             return _predict_dense(cfg, paths[1], files, device, out, score_threshold)
         if out is not None:
-            raise ConfigError("--out DIR is for detectors and segmentors; classes go to --json or --csv.")
+            raise ConfigError("--out DIR is for detectors, segmentors and medical runs; classes go to --json or --csv.")
         predictor = Predictor.from_run(cfg, paths[1], device)
     else:
         files = find_images(paths)
@@ -238,6 +242,14 @@ def predict(
     if csv_file:
         _write_csv(csv_file, answers)
     return 1 if any(answer.error for answer in answers) else 0
+
+
+def _label_medical(cfg: Config, checkpoint: str, paths: Sequence[str], device: str | None, out: str) -> int:
+    from ..medical.predict import label_files
+
+    for path in label_files(cfg, checkpoint, paths, out, device):
+        _say(str(path))
+    return 0
 
 
 def _predict_dense(

@@ -24,11 +24,6 @@ from .report import plot_masks, plot_overlays
 from .transforms import SliceTransform
 
 
-def is_medical(cfg: Config) -> bool:
-    """Whether a config's model is one that :func:`predict` runs."""
-    return cfg.get("model", {}).get("type") == "UNetSegmentor"
-
-
 def find_volumes(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """List NIfTI files: files as they are, folders searched through for ``.nii`` and ``.nii.gz``.
 
@@ -47,7 +42,7 @@ def find_volumes(paths: Iterable[str | os.PathLike]) -> list[Path]:
     return files
 
 
-def predict(
+def label_files(
     cfg: Config, checkpoint: str | os.PathLike, paths: Sequence[str], out: str | os.PathLike, device: str | None = None
 ) -> list[Path]:
     """Label volumes, or images, and draw the labels over them.

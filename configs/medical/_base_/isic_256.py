@@ -39,4 +39,3 @@ val_evaluator = dict(type="PooledMetric")
 test_evaluator = dict(type="PooledMetric")
 val_cfg = {}
 test_cfg = {}
-default_hooks = dict(checkpoint=dict(save_best="dice"))
