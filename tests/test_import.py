@@ -4,7 +4,20 @@ import subprocess
 import sys
 
 # timm itself imports torchvision and safetensors.
-EXTRAS = ("mmengine", "mmcv", "mmdet", "mmseg", "matplotlib", "sklearn", "fvcore", "monai", "nibabel", "onnx")
+EXTRAS = (
+    "mmengine",
+    "mmcv",
+    "mmdet",
+    "mmseg",
+    "matplotlib",
+    "sklearn",
+    "fvcore",
+    "monai",
+    "nibabel",
+    "h5py",
+    "nilearn",
+    "onnx",
+)
 
 SCRIPT = f"""
 import sys, time

@@ -103,6 +103,8 @@ def test_testing_writes_tables(brain, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == ["mni152_test", "mean"] * 3
     assert float(rows[1]["mean"]) == pytest.approx(metrics["dice/mean"], abs=0.006)
+    with Image.open(tmp_path / "mni152_test.png") as picture:
+        assert min(picture.size) > 300
     assert (tmp_path / "organs.md").read_text().startswith("| measure | case | mean | grey matter | white matter |")
 
 

@@ -187,7 +187,7 @@ def predict(
     out: str | None = None,
     score_threshold: float = 0.3,
 ) -> int:
-    """Classify images and print a table; draw what a detector or segmentor finds in them; or label them medically.
+    """Classify images and print a table; draw what a detector or segmentor finds; label volumes with a medical run.
 
     Args:
         paths: Images and folders; without ``model`` the config and the checkpoint come first.
@@ -212,7 +212,7 @@ def predict(
         cfg = load_config(paths[0], parse_options(options))
         if cfg.get("model", {}).get("type") == "UNetSegmentor":
             if out is None or json_file or csv_file:
-                raise ConfigError("Medical runs answer with label volumes or masks: give --out DIR, no --json or --csv.")
+                raise ConfigError("Medical runs answer with labels as files: give --out DIR, no --json or --csv.")
             return _label_medical(cfg, paths[1], paths[2:], device, out)
         files = find_images(paths[2:])
         if cfg.get("default_scope") in ("mmdet", "mmseg"):

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce, master_only
 from mmengine.hooks import Hook
@@ -12,7 +13,7 @@ from mmengine.registry import HOOKS
 
 from ..engine.config import ConfigError
 from .metrics import VolumeMetric
-from .report import write_tables
+from .report import plot_overlays, write_tables
 
 
 @HOOKS.register_module()
@@ -117,3 +118,37 @@ class OrganTableHook(Hook):
             if isinstance(metric, VolumeMetric) and metric.table():
                 files = write_tables(metric.table(), Path(runner.work_dir) / "organs")
                 runner.logger.info(f"Scores per case and class: {', '.join(map(str, files))}")
+
+
+@HOOKS.register_module()
+class OverlayHook(Hook):
+    """Draw slices of the first volumes of a test into the run's folder: image, truth and prediction side by side.
+
+    Args:
+        most: How many volumes.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, most: int = 3):
+        self.most = most
+
+    @master_only
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Draw ``<case>.png`` for each volume of a batch."""
+        if batch_idx == 0:
+            self.drawn = 0
+        for image, output in zip(data_batch["image"], outputs, strict=True):
+            if self.drawn >= self.most or output["prediction"].ndim != 3:
+                return
+            self.drawn += 1
+            columns = {"truth": output["label"], "prediction": output["prediction"]}
+            case = output["meta"]["case"]
+            plot_overlays(
+                np.asarray(image),
+                columns,
+                runner.test_dataloader.dataset.metainfo["classes"],
+                Path(runner.work_dir) / f"{case}.png",
+                title=case,
+                flip=output["meta"]["spacing"] is not None,
+            )

@@ -213,8 +213,8 @@ def mni152(out: Path) -> None:
     """Make a small segmentation data set of the MNI152 brain template.
 
     The template (symmetric, 1 mm, T1 without skull) is cut across the body's axis into three slabs with gaps, so that
-    no slice of one is a neighbour of another's; not across left and right, which are mirror images here. A voxel is
-    grey or white matter where that map is above a half and above the other one.
+    no slice of one is a neighbour of another's; not across left and right, which are mirror images here. Where
+    the maps of grey and white matter sum up to more than a half, a voxel belongs to the larger of the two.
 
     Args:
         out: Folder to write: ``nifti/{train,val,test}/{images,labels}/mni152_<split>.nii.gz``, and the same as slices
@@ -228,9 +228,7 @@ def mni152(out: Path) -> None:
     grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)
     white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
     volume = template.get_fdata(dtype=np.float32)
-    label = np.zeros(volume.shape, dtype=np.uint8)
-    label[(grey > 0.5) & (grey >= white)] = 1
-    label[(white > 0.5) & (white > grey)] = 2
+    label = np.where(grey + white > 0.5, np.where(grey >= white, 1, 2), 0).astype(np.uint8)
     for name, (first, last) in MNI152_SLABS.items():
         affine = template.affine.copy()
         affine[:3, 3] += affine[:3, 2] * first

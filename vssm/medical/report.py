@@ -88,7 +88,7 @@ def plot_overlays(
     grid = figure.subplots(len(numbers), len(columns), squeeze=False)
     low, high = np.percentile(image, (0.5, 99.5))
     origin = "lower" if flip else "upper"
-    for row, number in zip(grid, numbers, strict=True):
+    for place, (row, number) in enumerate(zip(grid, numbers, strict=True)):
         for axes, (name, label) in zip(row, columns.items(), strict=True):
             axes.set_axis_off()
             axes.imshow(image[number], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin=origin)
@@ -103,7 +103,7 @@ def plot_overlays(
                     origin=origin,
                     interpolation="nearest",
                 )
-            if row is grid[0]:
+            if place == 0:
                 axes.set_title(name, fontsize=10)
         row[0].text(0.02, 0.02, f"slice {number}", transform=row[0].transAxes, color="white", fontsize=8)
     figure.legend(

@@ -10,7 +10,7 @@ for _module in ("scipy", "nibabel", "h5py"):
     require(_module, "medical")
 
 from .data import ACDC, ISIC, MedicalDataset, NiftiFolder, Synapse  # noqa: E402
-from .hooks import FreezeEncoderHook, OrganTableHook, TrainLossHook  # noqa: E402
+from .hooks import FreezeEncoderHook, OrganTableHook, OverlayHook, TrainLossHook  # noqa: E402
 from .inference import VolumeTestLoop, VolumeValLoop, predict_volume  # noqa: E402
 from .losses import BCEDiceLoss, CEDiceLoss  # noqa: E402
 from .metrics import PooledMetric, VolumeMetric  # noqa: E402
@@ -25,6 +25,7 @@ __all__ = [
     "MedicalDataset",
     "NiftiFolder",
     "OrganTableHook",
+    "OverlayHook",
     "PooledMetric",
     "Synapse",
     "TrainLossHook",

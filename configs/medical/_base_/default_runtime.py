@@ -13,8 +13,9 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     # Two are kept, so that the older one is there while the newer one is being written.
     checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=2, save_best="dice/mean", rule="greater"),
-    # Scores per case and class after a test.
+    # After a test: scores per case and class, and slices of the first volumes with truth and prediction.
     tables=dict(type="OrganTableHook"),
+    pictures=dict(type="OverlayHook", most=3),
 )
 
 env_cfg = dict(
