@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ..engine.conftest import REPO, run_tool  # noqa: F401
+from ..engine.conftest import REPO
 
 CONFIGS = REPO / "configs" / "medical"
 
