@@ -1,5 +1,6 @@
 """Data sets: layouts, splits, label orders, protocols, and what they say about broken files."""
 
+import pickle
 import re
 
 import numpy as np
@@ -118,6 +119,25 @@ def test_samples_follow_torchs_seed(synapse):
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
     torch.manual_seed(4)
     assert not all(torch.equal(a["image"], data[i]["image"]) for i, a in enumerate(first))
+
+
+def test_data_workers_can_be_spawned(synapse, tmp_path):
+    """They pickle the data set."""
+    nifti, isic = write_nifti_folder(tmp_path / "nifti"), write_isic(tmp_path / "isic", train=10)
+    classes = ("background", "one", "two")
+    for data in (
+        Synapse(str(synapse), "train", dict(size=32, augment="msvm_unet")),
+        Synapse(str(synapse), "val"),
+        Synapse(str(synapse), "test"),
+        ISIC(str(isic), "train", dict(size=32)),
+        NiftiFolder(str(nifti), "train", classes, transform=TRANSFORM),
+        NiftiFolder(str(nifti), "test", classes),
+    ):
+        copy = pickle.loads(pickle.dumps(data))
+        torch.manual_seed(0)
+        sample = data[0]
+        torch.manual_seed(0)
+        assert torch.equal(copy[0]["image"], sample["image"])
 
 
 BROKEN = {

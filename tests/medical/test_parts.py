@@ -15,7 +15,14 @@ from vssm.medical.hooks import FreezeEncoderHook, TrainLossHook
 from vssm.medical.inference import predict_volume
 from vssm.medical.losses import BCEDiceLoss, CEDiceLoss
 from vssm.medical.nifti import from_slices, slice_spacing, to_slices, window_intensities
-from vssm.medical.transforms import MSVMUNetAugment, SkinTransform, SliceTransform, TransUNetAugment, resize
+from vssm.medical.transforms import (
+    MSVM_UNET_OPERATIONS,
+    MSVMUNetAugment,
+    SkinTransform,
+    SliceTransform,
+    TransUNetAugment,
+    resize,
+)
 
 
 def problem(classes, seed=0):
@@ -100,7 +107,7 @@ def test_transunets_augmentation_by_its_draws():
 @pytest.mark.parametrize("number", range(10))
 def test_each_of_msvm_unets_operations(number):
     image, label = picture()
-    operation = MSVMUNetAugment().operations[number]
+    operation = MSVM_UNET_OPERATIONS[number]
     changed = [operation(image, label, np.random.default_rng(seed)) for seed in range(6)]
     assert any(not np.array_equal(pixels, image) for pixels, _ in changed)
     keeps_label = number in (2, 3, 4)

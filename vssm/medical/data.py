@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Item:
 
     Attributes:
         case: Its name in tables.
-        read: Gives image, label and the size of a voxel.
+        read: Gives image, label and the size of a voxel; no lambda, because data workers may have to pickle it.
     """
 
     case: str
@@ -163,15 +164,15 @@ def _stacks(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
         case, number = re.fullmatch(r"(.*?)_?(?:slice)?_?(\d+)", stem(path)).groups()
         cases.setdefault(case, []).append((int(number), path))
     stacks = {case: [path for _, path in sorted(numbered)] for case, numbered in cases.items()}
-    return [Item(case, lambda files=files: _read_stack(files, mapping)) for case, files in stacks.items()]
+    return [Item(case, partial(_read_stack, files, mapping)) for case, files in stacks.items()]
 
 
 def _slices(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
-    return [Item(stem(path), lambda path=path: _read_arrays(path, mapping, 2)) for path in paths]
+    return [Item(stem(path), partial(_read_arrays, path, mapping, 2)) for path in paths]
 
 
 def _volumes(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
-    return [Item(stem(path), lambda path=path: _read_arrays(path, mapping, 3)) for path in paths]
+    return [Item(stem(path), partial(_read_arrays, path, mapping, 3)) for path in paths]
 
 
 def _read_list(root: Path, folders: Sequence[str], name: str) -> list[str] | None:
@@ -400,7 +401,7 @@ class ISIC(MedicalDataset):
         pairs = pair_files(folder / "images", folder / "masks", (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"))
         if from_train and protocol == "validation":
             pairs = [pair for number, pair in enumerate(pairs) if (number % 10 == 9) == (split == "val")]
-        items = [Item(stem(image), lambda image=image, mask=mask: _read_skin(image, mask)) for image, mask in pairs]
+        items = [Item(stem(image), partial(_read_skin, image, mask)) for image, mask in pairs]
         super().__init__(items, ("background", "lesion"), self.transform_from({"transform": transform}))
 
 
@@ -466,6 +467,10 @@ def read_nifti_pair(
     return pixels, label, slice_spacing(image, axis)
 
 
+def _slice_of(pixels: np.ndarray, label: np.ndarray, number: int) -> Read:
+    return pixels[number], label[number], None
+
+
 @DATASETS.register_module()
 class NiftiFolder(MedicalDataset):
     """Folders of NIfTI volumes and their label volumes, paired by name: ``root/split/{images,labels}/*.nii.gz``.
@@ -522,21 +527,19 @@ class NiftiFolder(MedicalDataset):
         if wrong:
             raise ConfigError(f"dataset.label_map maps to the class {wrong[0]}, but there are {len(classes)} classes.")
 
-        def read(name: str) -> Read:
-            return read_nifti_pair(*cases[name], mapping, axis, window)
-
+        readers = {
+            name: partial(read_nifti_pair, image, label, mapping, axis, window)
+            for name, (image, label) in cases.items()
+        }
         if split == "train":
-            stacks = all_or_none(read, cases)
+            stacks = all_or_none(lambda read: read(), readers.values())
             items = [
-                Item(
-                    f"{name}_{number}",
-                    lambda pixels=pixels, label=label, number=number: (pixels[number], label[number], None),
-                )
-                for name, (pixels, label, _) in zip(cases, stacks, strict=True)
+                Item(f"{name}_{number}", partial(_slice_of, pixels, label, number))
+                for name, (pixels, label, _) in zip(readers, stacks, strict=True)
                 for number in range(len(pixels))
             ]
         else:
-            items = [Item(name, lambda name=name: read(name)) for name in cases]
+            items = [Item(name, read) for name, read in readers.items()]
         super().__init__(items, classes, self.transform_from({"transform": transform}) if split == "train" else None)
 
     @classmethod

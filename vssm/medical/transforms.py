@@ -65,26 +65,12 @@ class MSVMUNetAugment:
 
     def __init__(self, most: int = 4):
         self.most = most
-        self.operations: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair], ...] = (
-            lambda image, label, rng: _mirror(image, label, 0, rng),
-            lambda image, label, rng: _mirror(image, label, 1, rng),
-            lambda image, label, rng: (image + rng.normal(0, 0.005 * 255, image.shape).astype(image.dtype), label),
-            lambda image, label, rng: (ndimage.gaussian_filter(image, 1.0), label),
-            lambda image, label, rng: (image * np.float32(rng.uniform(0.5, 1.5)), label),
-            lambda image, label, rng: _affine(image, label, np.diag(1 / rng.uniform(0.5, 2.0, 2))),
-            lambda image, label, rng: _affine(image, label, _rotation(rng.uniform(-40, 40))),
-            lambda image, label, rng: _affine(image, label, _shear(rng.uniform(-16, 16))),
-            _bend,
-            lambda image, label, rng: _affine(
-                image, label, np.eye(2), rng.uniform(-0.2, 0.2, 2) * np.array(image.shape)
-            ),
-        )
 
     def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pair:
         """Augment a slice and its label, both (H, W)."""
         count = int(rng.integers(self.most + 1))
-        for number in rng.permutation(len(self.operations))[:count]:
-            image, label = self.operations[number](image, label, rng)
+        for number in rng.permutation(len(MSVM_UNET_OPERATIONS))[:count]:
+            image, label = MSVM_UNET_OPERATIONS[number](image, label, rng)
         return image, label
 
 
@@ -124,6 +110,19 @@ def _bend(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pai
     )
 
 
+# Each maps (image, label, generator) to the pair.
+MSVM_UNET_OPERATIONS: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair], ...] = (
+    lambda image, label, rng: _mirror(image, label, 0, rng),
+    lambda image, label, rng: _mirror(image, label, 1, rng),
+    lambda image, label, rng: (image + rng.normal(0, 0.005 * 255, image.shape).astype(image.dtype), label),
+    lambda image, label, rng: (ndimage.gaussian_filter(image, 1.0), label),
+    lambda image, label, rng: (image * np.float32(rng.uniform(0.5, 1.5)), label),
+    lambda image, label, rng: _affine(image, label, np.diag(1 / rng.uniform(0.5, 2.0, 2))),
+    lambda image, label, rng: _affine(image, label, _rotation(rng.uniform(-40, 40))),
+    lambda image, label, rng: _affine(image, label, _shear(rng.uniform(-16, 16))),
+    _bend,
+    lambda image, label, rng: _affine(image, label, np.eye(2), rng.uniform(-0.2, 0.2, 2) * np.array(image.shape)),
+)
 AUGMENTATIONS: dict[str, type] = {"transunet": TransUNetAugment, "msvm_unet": MSVMUNetAugment}
 
 
