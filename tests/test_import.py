@@ -22,9 +22,9 @@ EXTRAS = (
 SCRIPT = f"""
 import sys, time
 import timm
-before = time.perf_counter()
+before = time.process_time()
 import vssm
-cost = time.perf_counter() - before
+cost = time.process_time() - before
 print(cost, *[m for m in {EXTRAS} if m in sys.modules], sep="\\n", file=sys.stderr)
 """
 
@@ -42,7 +42,7 @@ def test_import_is_cheap_silent_and_without_extras():
         cost, *extras = done.stderr.split()
         assert extras == []
         costs.append(float(cost))
-    assert min(costs) < 0.3
+    assert min(costs) < 0.3  # seconds of processor time: other tests run beside this one
 
 
 def test_models_are_registered_and_listed():
