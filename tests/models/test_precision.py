@@ -1,0 +1,30 @@
+"""Single and half precisions against float64, under autocast and with half weights, a small model of each family."""
+
+import pytest
+import timm
+import torch
+
+import vssm
+
+PICOS = [name for name in vssm.list_models() if name.endswith("_pico")]
+
+
+@pytest.mark.parametrize("name", PICOS)
+@torch.no_grad()
+def test_precisions_agree(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    x = torch.randn(1, 3, 75, 101)
+    exact = model.double()(x.double())
+    scale = exact.std()
+
+    def error(y):
+        return ((y.double() - exact).abs().max() / scale).item()
+
+    model.float()
+    assert error(model(x)) < 1e-5
+    for dtype, tolerance in ((torch.float16, 0.02), (torch.bfloat16, 0.1)):
+        with torch.autocast("cpu", dtype=dtype):
+            assert error(model(x)) < tolerance
+        assert error(model.to(dtype)(x.to(dtype))) < tolerance
+        model.float()
