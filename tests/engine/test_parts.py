@@ -170,3 +170,11 @@ def test_options_are_parsed_as_mmengine_does():
 def test_a_missing_extra_is_named():
     with pytest.raises(MissingExtraError, match=r"^nowhere needs the \[train\] extra: pip install 'vssm\[train\]'$"):
         require("nowhere.module", "train")
+
+
+def test_an_extra_whose_library_is_missing_says_so(tmp_path, monkeypatch):
+    text = "libGL.so.1: cannot open shared object file"
+    (tmp_path / "without_display.py").write_text(f"raise ImportError({text!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match=f"^without_display is installed but.*{text}.*opencv-python-headless"):
+        require("without_display", "mm")
