@@ -25,37 +25,6 @@ def test_parameters(key):
     assert sum(p.numel() for p in model.parameters()) == RECORDS[key]["params"]
 
 
-def relu_branches(model: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Where the input of each ReLU is positive."""
-    branches = {}
-    hooks = [
-        relu.register_forward_pre_hook(lambda _, args, name=name: branches.update({name: args[0] > 0}))
-        for name, relu in model.named_modules()
-        if isinstance(relu, torch.nn.ReLU)
-    ]
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    return branches
-
-
-def keep_branches(model: torch.nn.Module, branches: dict[str, torch.Tensor]) -> None:
-    """Push the few inputs of a ReLU that rounding put on the other side of zero back over it, by about 1e-5."""
-
-    def push(positive: torch.Tensor):
-        def hook(_, args):
-            (x,) = args
-            wrong = (x > 0) != positive
-            assert x[wrong].abs().lt(1e-5 * x.std()).all()
-            return x + torch.where(wrong, positive * 1e-6 * x.std() - x, 0.0).detach()
-
-        return hook
-
-    for name, positive in branches.items():
-        model.get_submodule(name).register_forward_pre_hook(push(positive))
-
-
 @pytest.mark.parametrize("damped", [False, True], ids=["plain", "damped"])
 @pytest.mark.parametrize("key", RECORDS)
 def test_numbers(key, damped):
@@ -75,7 +44,7 @@ def test_numbers(key, damped):
     for case in record["cases"]:
         parity.check_forward(single, case, OUTPUT)
     (case,) = (case for case in record["cases"] if "grad_l2" in case)
-    keep_branches(single, relu_branches(model, parity.image(case).double()))
+    parity.keep_branches(single, parity.relu_branches(model, parity.image(case).double()))
     parity.check_gradients(single, names, case, OUTPUT, GRADIENT)
 
 
