@@ -14,7 +14,7 @@ from vssm._cli import run
 from vssm._errors import MissingExtraError
 
 # Each adds its subcommands by add_commands(subparsers), and sets `command` for each: a function of the arguments.
-MODULES = ("vssm.medical.prepare",)
+MODULES = ("vssm.mm.prepare", "vssm.medical.prepare")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -1,0 +1,265 @@
+"""Look through local copies of COCO and ADE20K, and say all that is wrong with them at once."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# Images for training and for validation.
+COCO_COUNTS = (118287, 5000)
+ADE20K_COUNTS = (20210, 2000)
+_ADE20K_CLASSES = 150
+# COCO's own boxes pass their image's edge by fractions of a pixel.
+_BOX_TOLERANCE = 2.0
+
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+
+
+def _quietly(items: Sequence[Any], title: str) -> Iterable[Any]:
+    return items
+
+
+class _Findings:
+    """Problems of one kind are one sentence, however many there are: a count and the first few."""
+
+    def __init__(self):
+        self.sentences: list[str] = []
+        self._kinds: dict[str, list[str]] = {}
+
+    def add(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+    def note(self, kind: str, example: str) -> None:
+        """Count an example of a kind; ``kind`` is the end of the sentence "N ... : example, example"."""
+        self._kinds.setdefault(kind, []).append(example)
+
+    def all(self) -> list[str]:
+        return self.sentences + [
+            f"{kind} ({len(examples)}): {', '.join(examples[:3])}{', ...' if len(examples) > 3 else ''}."
+            for kind, examples in self._kinds.items()
+        ]
+
+
+def check_coco(
+    path: str | os.PathLike,
+    counts: Sequence[int] = COCO_COUNTS,
+    sample: int = 200,
+    progress: Progress = _quietly,
+) -> list[str]:
+    """Check a copy of COCO 2017's instances, or of a set in its layout.
+
+    Args:
+        path: Folder with ``annotations/instances_{train,val}2017.json``, ``train2017`` and ``val2017``.
+        counts: How many images there should be for training and validation.
+        sample: How many images of each part to open.
+        progress: Wraps the sequences that take a while, with a title.
+
+    Returns:
+        One sentence for each kind of problem; none if all is well.
+    """
+    path = Path(path).expanduser()
+    found = _Findings()
+    categories: dict[str, dict[int, str]] = {}
+    for split, count in zip(("train", "val"), counts, strict=True):
+        folder = path / f"{split}2017"
+        files = _listing(folder, ".jpg", count, found)
+        file = path / "annotations" / f"instances_{split}2017.json"
+        instances = _read_instances(file, found)
+        if instances is None:
+            continue
+        images = _unique(instances["images"], "image", file, found)
+        if len(images) != count:
+            found.add(f"'{file}' lists {len(images)} images, {count} are expected.")
+        if files is not None:
+            for image in images.values():
+                if image.get("file_name") not in files:
+                    found.note(f"'{file}' lists images that '{folder}' lacks", str(image.get("file_name")))
+        kinds = _unique(instances["categories"], "category", file, found)
+        categories[split] = {number: kind.get("name", "") for number, kind in kinds.items()}
+        annotations = _unique(instances["annotations"], "annotation", file, found)
+        for number, annotation in annotations.items():
+            _check_annotation(number, annotation, images, categories[split], file, found)
+        if files is not None:
+            there = [image for image in images.values() if image.get("file_name") in files]
+            for image in progress(_spread(there, sample), split):
+                size = _open(folder / image["file_name"], found)
+                if size and size != (image.get("width"), image.get("height")):
+                    found.note(f"Images in '{folder}' do not have the size that '{file}' gives", image["file_name"])
+    if len(categories) == 2 and categories["train"] != categories["val"]:
+        found.add("The categories for training and for validation differ.")
+    if tuple(counts) == COCO_COUNTS and categories and len(next(iter(categories.values()))) != 80:
+        found.add(f"COCO has 80 categories, not {len(next(iter(categories.values())))}.")
+    return found.all()
+
+
+def _read_instances(file: Path, found: _Findings) -> dict[str, list[dict]] | None:
+    try:
+        instances = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found.add(f"'{file}' does not exist.")
+        return None
+    except (OSError, ValueError) as error:
+        found.add(f"'{file}' cannot be read: {str(error).rstrip('.')}.")
+        return None
+    keys = ("images", "annotations", "categories")
+    if not isinstance(instances, dict) or not all(isinstance(instances.get(key), list) for key in keys):
+        found.add(f"'{file}' lacks a list of {', of '.join(keys)}.")
+        return None
+    return instances
+
+
+def _unique(entries: Sequence[Mapping[str, Any]], what: str, file: Path, found: _Findings) -> dict[int, dict]:
+    by_id = {}
+    for entry in entries:
+        number = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(number, int):
+            found.note(f"'{file}' has entries without an id", what)
+        elif number in by_id:
+            found.note(f"'{file}' gives the same {what} id twice", str(number))
+        else:
+            by_id[number] = entry
+    return by_id
+
+
+def _check_annotation(
+    number: int,
+    annotation: Mapping[str, Any],
+    images: Mapping[int, Mapping],
+    categories: Mapping[int, str],
+    file: Path,
+    found: _Findings,
+) -> None:
+    def note(what: str) -> None:
+        found.note(f"'{file}' has annotations {what}", str(number))
+
+    if annotation.get("category_id") not in categories:
+        note("of a category that it does not list")
+    image = images.get(annotation.get("image_id"))
+    if image is None:
+        note("of an image that it does not list")
+        return
+    width, height = image.get("width", 0), image.get("height", 0)
+    box = annotation.get("bbox")
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
+        note("without a box of four numbers")
+    else:
+        x, y, w, h = box
+        inside = x >= -_BOX_TOLERANCE and x + w <= width + _BOX_TOLERANCE
+        inside = inside and y >= -_BOX_TOLERANCE and y + h <= height + _BOX_TOLERANCE
+        if w < 0 or h < 0 or not inside:
+            note("whose box does not lie in the image")
+    area = annotation.get("area")
+    if not isinstance(area, int | float) or not 0 <= area <= width * height:
+        note("whose area is none, or larger than the image")
+    if annotation.get("iscrowd") not in (0, 1):
+        note("whose iscrowd is neither 0 nor 1")
+    if not _is_mask(annotation.get("segmentation"), height, width):
+        note("whose segmentation is neither polygons nor a run-length encoding of the image's size")
+    elif annotation.get("iscrowd") == 1 and isinstance(annotation["segmentation"], list):
+        note("of a crowd that are no run-length encoding")
+
+
+def _is_mask(mask: Any, height: int, width: int) -> bool:
+    if isinstance(mask, list):
+        return bool(mask) and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask)
+    if not isinstance(mask, dict) or mask.get("size") != [height, width]:
+        return False
+    counts = mask.get("counts")
+    return isinstance(counts, str) or (isinstance(counts, list) and sum(counts) == height * width)
+
+
+def check_ade20k(
+    path: str | os.PathLike,
+    counts: Sequence[int] = ADE20K_COUNTS,
+    sample: int = 200,
+    progress: Progress = _quietly,
+) -> list[str]:
+    """Check a copy of ADE20K as the scene-parsing challenge gives it, or of a set in its layout.
+
+    Args:
+        path: Folder with ``images/{training,validation}`` and ``annotations/{training,validation}``.
+        counts: How many images there should be for training and validation.
+        sample: How many images and label maps of each part to open.
+        progress: Wraps the sequences that take a while, with a title.
+
+    Returns:
+        One sentence for each kind of problem; none if all is well.
+    """
+    path = Path(path).expanduser()
+    found = _Findings()
+    for split, count in zip(("training", "validation"), counts, strict=True):
+        folders = path / "images" / split, path / "annotations" / split
+        listings = [
+            _listing(folder, suffix, count, found) for folder, suffix in zip(folders, (".jpg", ".png"), strict=True)
+        ]
+        if None in listings:
+            continue
+        images, maps = ({Path(name).stem for name in listing} for listing in listings)
+        for name in sorted(images - maps):
+            found.note(f"Images in '{folders[0]}' have no label map in '{folders[1]}'", f"{name}.jpg")
+        for name in sorted(maps - images):
+            found.note(f"Label maps in '{folders[1]}' have no image in '{folders[0]}'", f"{name}.png")
+        seen: Counter[int] = Counter()
+        for name in progress(_spread(sorted(images & maps), sample), split):
+            size = _open(folders[0] / f"{name}.jpg", found)
+            labels = _open_labels(folders[1] / f"{name}.png", found)
+            if labels is None:
+                continue
+            if size and size != labels.shape[::-1]:
+                found.note(f"Label maps in '{folders[1]}' are not as large as their images", f"{name}.png")
+            values = np.unique(labels)
+            seen.update(values.tolist())
+            if values[-1] > _ADE20K_CLASSES:
+                found.note(
+                    f"Label maps in '{folders[1]}' have values above {_ADE20K_CLASSES}", f"{values[-1]} in {name}.png"
+                )
+        if seen and set(seen) == {0}:
+            found.add(f"The label maps opened in '{folders[1]}' are all unlabelled.")
+    return found.all()
+
+
+def _listing(folder: Path, suffix: str, count: int, found: _Findings) -> set[str] | None:
+    if not folder.is_dir():
+        found.add(f"The folder '{folder}' does not exist.")
+        return None
+    with os.scandir(folder) as entries:
+        names = {entry.name for entry in entries if entry.name.endswith(suffix)}
+    if len(names) != count:
+        found.add(f"'{folder}' holds {len(names)} {suffix} files, {count} are expected.")
+    return names
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of the items, evenly spread from the first to the last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def _open(path: Path, found: _Findings) -> tuple[int, int] | None:
+    """Decode an image completely and return its (width, height)."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.size
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        found.note(f"Images in '{path.parent}' cannot be read", path.name)
+        return None
+
+
+def _open_labels(path: Path, found: _Findings) -> np.ndarray | None:
+    try:
+        with Image.open(path) as image:
+            labels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        found.note(f"Label maps in '{path.parent}' cannot be read", path.name)
+        return None
+    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+        found.note(f"Label maps in '{path.parent}' are no single-channel images of whole numbers", path.name)
+        return None
+    return labels
