@@ -1,0 +1,113 @@
+# Mask R-CNN from scratch on handwritten digits on photographs, on two CPU cores. Make the data first:
+# python tools/prepare_data.py digits-coco data/digits-coco
+_base_ = ["_base_/mask-rcnn_fpn.py", "../classification/_base_/default_runtime.py"]
+custom_imports = dict(imports=["vssm.mm"], allow_failed_imports=False)
+default_scope = "mmdet"
+
+classes = tuple("0123456789")
+channels = 32
+model = dict(
+    backbone=dict(model_name="vmamba_pico", pretrained=False),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4),
+    # Digits are 16 to 60 pixels large: two sizes of boxes on each of the maps of stride 4, 8, 16 and 32.
+    rpn_head=dict(
+        in_channels=channels,
+        feat_channels=channels,
+        anchor_generator=dict(
+            _delete_=True,
+            type="AnchorGenerator",
+            octave_base_scale=4,
+            scales_per_octave=1,
+            ratios=[1.0, 1.6],
+            strides=[4, 8, 16, 32],
+        ),
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=1), out_channels=channels, finest_scale=28, featmap_strides=[4, 8, 16, 32]
+        ),
+        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10, reg_class_agnostic=True),
+        mask_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=1), out_channels=channels, finest_scale=28, featmap_strides=[4, 8, 16, 32]
+        ),
+        mask_head=dict(num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=10),
+    ),
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=64)),
+        rpn_proposal=dict(nms_pre=100, max_per_img=50),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.375)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50), rcnn=dict(max_per_img=20)),
+)
+
+data_root = "{{$VSSM_DIGITS_COCO:data/digits-coco}}"
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_train2017.json",
+        data_prefix=dict(img="train2017/"),
+        metainfo=dict(classes=classes),
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+            dict(type="PackDetInputs"),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_val2017.json",
+        data_prefix=dict(img="val2017/"),
+        metainfo=dict(classes=classes),
+        test_mode=True,
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale_factor=1.0, keep_ratio=True),
+            dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+            dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+        ],
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type="CocoMetric", ann_file=data_root + "/annotations/instances_val2017.json", metric=["bbox", "segm"]
+)
+test_evaluator = val_evaluator
+
+epochs = 5
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, fused=True),
+    constructor="TimmOptimWrapperConstructor",
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min=1e-5,
+        by_epoch=True,
+        begin=1,
+        end=epochs,
+        T_max=epochs - 1,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(save_best="coco/bbox_mAP_50"))
+log_processor = dict(window_size=25)
+visualizer = dict(type="DetLocalVisualizer")
