@@ -135,12 +135,15 @@ def test_run_lengths_are_pycocotools():
 
 
 def test_layout_of_ade(ade):
+    from mmcv.transforms import LoadImageFromFile
     from mmseg.datasets import ADE20KDataset
+    from mmseg.datasets.transforms import LoadAnnotations
 
     data = ADE20KDataset(
         data_root=str(ade),
         data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
-        pipeline=[dict(type="mmseg.LoadImageFromFile"), dict(type="mmseg.LoadAnnotations")],
+        # Classes, not names: where a name is looked up depends on the scope that the test before this one left.
+        pipeline=[dict(type=LoadImageFromFile), dict(type=LoadAnnotations)],
     )
     assert len(data) == 24
     seen = set()
