@@ -4,11 +4,12 @@
 python benchmarks/training_step.py --threads 2 --output benchmarks/results/training_step_cpu
 
 Times are medians of interleaved rounds; memory is the peak of one step in a process that does nothing else, beyond the
-weights and the images, with the optimiser's state made before. A way to scan is a backend of the op, or `plain`: no op,
-but the PyTorch that people write without one, under autograd.
+weights and the images, with the optimiser's state made before. A way to scan is a backend of the op, or no op but
+PyTorch under autograd: `plain`, written to be fast, or `indexed`, the same with the usual loop over `x[t]`.
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -32,13 +33,14 @@ from vssm.profiling.throughput import environment, interleaved, scan_backend, su
 from vssm_kernels import available_backends
 from vssm_kernels.scan_2d import scan_2d_fwd
 
-PLAIN = "plain"
+PLAIN, INDEXED = "plain", "indexed"
 
 
-def plain_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype):
+def plain_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, positions=torch.unbind):
     """`vssm_kernels.reference.selective_scan_fwd` for speed: all that can be is computed for all positions at once.
 
-    One multiply-add a position is left to the loop. Slices come from `unbind`, whose backward is one stack.
+    One multiply-add a position is left to the loop. Slices come from `unbind`, whose backward is one stack; that of an
+    index is a map of zeros with one position filled, for every position.
     """
     batch, groups, states, length = B.shape
     delta = delta.float() + delta_bias[:, None]
@@ -47,24 +49,36 @@ def plain_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype):
     in_groups = [x.float().unflatten(1, (groups, -1)) for x in (delta * u, u)]
     steps = torch.einsum("bgml,bgnl->lbgmn", in_groups[0], B.float()).flatten(2, 3)
     state, kept = torch.zeros_like(steps[0]), []
-    for decay_t, step_t in zip(decay.unbind(), steps.unbind(), strict=True):
+    for decay_t, step_t in zip(positions(decay), positions(steps), strict=True):
         state = torch.addcmul(step_t, decay_t, state)
         kept.append(state)
     y = torch.einsum("lbgmn,bgnl->bgml", torch.stack(kept).unflatten(2, (groups, -1)), C.float()).flatten(1, 2)
     return (y + D[:, None] * u).to(out_dtype), state
 
 
-def plain_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
+def indexed_scan(*args):
+    return plain_scan(*args, positions=lambda x: (x[t] for t in range(len(x))))
+
+
+def without_op(scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
     """`torch.ops.vssm.selective_scan_2d` without an op: copies of the map along the routes, loop, copies back."""
     return scan_2d_fwd(
-        plain_scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype or u.dtype
+        scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype or u.dtype
     )
+
+
+WITHOUT_OP = {PLAIN: plain_scan, INDEXED: indexed_scan}
 
 
 @contextmanager
 def way_to_scan(name: str) -> Iterator[None]:
-    with mock.patch.object(torch.ops.vssm, "selective_scan_2d", plain_scan_2d) if name == PLAIN else scan_backend(name):
-        yield
+    if name in WITHOUT_OP:
+        scan = functools.partial(without_op, WITHOUT_OP[name])
+        with mock.patch.object(torch.ops.vssm, "selective_scan_2d", scan):
+            yield
+    else:
+        with scan_backend(name):
+            yield
 
 
 def make_step(args: argparse.Namespace) -> Callable[[str], None]:
@@ -159,8 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     fastest = available_backends(args.device)
     args.scans = [fastest[0] if name == "auto" else name for name in args.scans]
     for name in args.scans:
-        if name not in (*fastest, PLAIN):
-            known = ", ".join([*fastest, PLAIN])
+        if name not in (*fastest, *WITHOUT_OP):
+            known = ", ".join([*fastest, *WITHOUT_OP])
             raise UserError(f"there is no scan '{name}' on {args.device}; there are {known}.")
     if args.threads:
         torch.set_num_threads(args.threads)

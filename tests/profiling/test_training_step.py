@@ -28,19 +28,20 @@ def test_table_and_files(tmp_path, capsys):
     assert table == capsys.readouterr().out and "| plain |" in table
 
 
+@pytest.mark.parametrize("scan", ["plain", "indexed"])
 @pytest.mark.parametrize("name", ["vmamba_pico", "vmamba_tiny_s2l5"])
-def test_the_plain_scan_computes_the_same(name):
+def test_scans_without_op_compute_the_same(name, scan):
     torch.manual_seed(0)
     model, x = timm.create_model(name, depths=(1, 1, 1, 1)), torch.randn(2, 3, 32, 64)
 
-    def run_with(scan):
+    def run_with(way):
         model.zero_grad()
-        with training_step.way_to_scan(scan):
+        with training_step.way_to_scan(way):
             y = model.eval()(x)
         y.square().sum().backward()
         return [y.detach(), *(p.grad for p in model.parameters())]
 
-    for got, want in zip(run_with("plain"), run_with("reference"), strict=True):
+    for got, want in zip(run_with(scan), run_with("reference"), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm() + 1e-7
 
 
