@@ -3,14 +3,9 @@
 #
 # protocol: "validation" chooses the checkpoint by the ten patients that the split has for it; "published" chooses by
 # the test volumes, as the published figures were made: --cfg-options val_dataloader.dataset.protocol=published
+_base_ = ["volumes_224.py"]
+
 train_dataloader = dict(
-    batch_size=32,
-    num_workers=8,
-    # Workers are started anew each epoch, because that is when they are seeded.
-    persistent_workers=False,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="ACDC",
         root=None,
@@ -18,22 +13,7 @@ train_dataloader = dict(
         transform=dict(size=224, augment="msvm_unet", mean=0.5, std=0.5),
     ),
 )
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="list_collate"),
-    dataset=dict(type="ACDC", root=None, split="val", protocol="validation"),
-)
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="list_collate"),
-    dataset=dict(type="ACDC", root=None, split="test"),
-)
-# empty: "transunet" scores empty masks as the published figures do, "clean" leaves them out.
-val_evaluator = dict(type="VolumeMetric", measures=("dice",), empty="transunet")
-test_evaluator = dict(type="VolumeMetric", measures=("dice", "hd95", "jaccard", "asd"), empty="transunet")
-val_cfg = dict(type="VolumeValLoop", size=224, mean=0.5, std=0.5, slices=16)
-test_cfg = dict(type="VolumeTestLoop", size=224, mean=0.5, std=0.5, slices=16)
+val_dataloader = dict(dataset=dict(type="ACDC", root=None, split="val", protocol="validation"))
+test_dataloader = dict(dataset=dict(type="ACDC", root=None, split="test"))
+val_cfg = dict(mean=0.5, std=0.5)
+test_cfg = dict(mean=0.5, std=0.5)

@@ -1,32 +1,14 @@
-# What every medical run shares: hooks, log, randomness.
+# What every medical run shares: the runtime of all runs, with the scores and pictures of this one.
 # Importing vssm.medical.training registers the networks, data sets, losses, metrics and loops with mmengine.
+_base_ = ["../../classification/_base_/default_runtime.py"]
 custom_imports = dict(imports=["vssm.medical.training"], allow_failed_imports=False)
-default_scope = "mmengine"
 
 default_hooks = dict(
-    # A run that was killed and resumed has the losses of one that was not.
-    epoch_seed=dict(type="EpochSeedHook"),
-    runtime_info=dict(type="RuntimeInfoHook"),
-    timer=dict(type="IterTimerHook"),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    logger=dict(type="LoggerHook", interval=20),
-    param_scheduler=dict(type="ParamSchedulerHook"),
-    # Two are kept, so that the older one is there while the newer one is being written.
-    checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=2, save_best="dice/mean", rule="greater"),
+    logger=dict(interval=20),
+    checkpoint=dict(save_best="dice/mean", rule="greater"),
     # After a test: scores per case and class, and slices of the first volumes with truth and prediction.
     tables=dict(type="OrganTableHook"),
     pictures=dict(type="OverlayHook", most=3),
 )
-
-env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"),
-)
-visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
-log_processor = dict(type="LogProcessor", window_size=20, by_epoch=True)
-log_level = "INFO"
-
+log_processor = dict(window_size=20)
 randomness = dict(seed=42)
-load_from = None
-resume = False

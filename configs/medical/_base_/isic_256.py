@@ -5,14 +5,9 @@
 # protocol: "validation" chooses the checkpoint by every tenth image of train; "published" by the test images:
 #   --cfg-options train_dataloader.dataset.protocol=published val_dataloader.dataset.protocol=published
 # (The authors take the lowest loss on them, here it is the highest Dice.)
+_base_ = ["slices.py"]
+
 train_dataloader = dict(
-    batch_size=32,
-    num_workers=8,
-    # Workers are started anew each epoch, because that is when they are seeded.
-    persistent_workers=False,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="ISIC",
         root=None,

@@ -5,14 +5,9 @@
 # chooses by the test volumes, as the published figures were made:
 #   --cfg-options train_dataloader.dataset.protocol=published val_dataloader.dataset.protocol=published
 # label_order: "auto", "transunet", "btcv8" or "btcv", see vssm.medical.data.Synapse.
+_base_ = ["volumes_224.py"]
+
 train_dataloader = dict(
-    batch_size=32,
-    num_workers=8,
-    # Workers are started anew each epoch, because that is when they are seeded.
-    persistent_workers=False,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="Synapse",
         root=None,
@@ -23,21 +18,8 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="list_collate"),
     dataset=dict(type="Synapse", root=None, split="val", protocol="validation", label_order="auto"),
 )
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="list_collate"),
-    dataset=dict(type="Synapse", root=None, split="test", label_order="auto"),
-)
-# empty: "transunet" scores empty masks as the published figures do, "clean" leaves them out.
-val_evaluator = dict(type="VolumeMetric", measures=("dice",), empty="transunet")
-test_evaluator = dict(type="VolumeMetric", measures=("dice", "hd95", "jaccard", "asd"), empty="transunet")
-val_cfg = dict(type="VolumeValLoop", size=224, mean=0.0, std=1.0, slices=16)
-test_cfg = dict(type="VolumeTestLoop", size=224, mean=0.0, std=1.0, slices=16)
+test_dataloader = dict(dataset=dict(type="Synapse", root=None, split="test", label_order="auto"))
+val_cfg = dict(mean=0.0, std=1.0)
+test_cfg = dict(mean=0.0, std=1.0)
