@@ -12,7 +12,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vssm._cli import run as run_tool
-from vssm._errors import UserError
-from vssm.profiling.memory import PROMPT_ALLOCATOR, peak_memory
+from vssm.profiling.memory import output_apart, peak_memory
 from vssm.profiling.throughput import environment, interleaved, summary
 
 HEAD_DIM = 32
@@ -84,12 +82,9 @@ def memory_here(args: argparse.Namespace, name: str, which: str, sides: Sequence
 
 
 def memory_apart(argv: Sequence[str], name: str, which: str, sides: Sequence[int]) -> dict[int, int]:
-    """`memory_here` in a process of its own, whose allocator gives every block of 64 KiB back at once."""
-    command = [sys.executable, __file__, *argv, "--memory-of", name, which, ",".join(map(str, sides))]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **PROMPT_ALLOCATOR})
-    if done.returncode:
-        raise UserError(f"measuring the memory of {name} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
-    return dict(zip(sorted(sides), json.loads(done.stdout.splitlines()[-1]), strict=True))
+    """`memory_here` in a process of its own."""
+    taken = output_apart(__file__, *argv, "--memory-of", name, which, ",".join(map(str, sides)))
+    return dict(zip(sorted(sides), json.loads(taken), strict=True))
 
 
 def reason_to_skip(name: str, which: str, side: int, args: argparse.Namespace, rows: list[dict]) -> str | None:

@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ import torch.nn.functional as F
 import vssm
 from vssm._cli import run as run_tool
 from vssm._errors import UserError, did_you_mean
-from vssm.profiling.memory import PROMPT_ALLOCATOR, peak_memory
+from vssm.profiling.memory import output_apart, peak_memory
 from vssm.profiling.throughput import environment, interleaved, scan_backend, summary
 from vssm_kernels import available_backends
 from vssm_kernels.scan_2d import scan_2d_fwd
@@ -108,20 +107,12 @@ def memory_here(args: argparse.Namespace, scan: str) -> int:
     return peak_memory(lambda: step(scan), torch.device(args.device))
 
 
-def memory_apart(argv: Sequence[str], scan: str) -> int:
-    command = [sys.executable, __file__, *argv, "--memory-of", scan]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **PROMPT_ALLOCATOR})
-    if done.returncode:
-        raise UserError(f"measuring the memory of {scan} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
-    return int(done.stdout.split()[-1])
-
-
 def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     device = torch.device(args.device)
     taken = {}
     for scan in args.scans:
         print(f"memory of {scan}", file=sys.stderr)
-        taken[scan] = memory_apart(argv, scan)
+        taken[scan] = int(output_apart(__file__, *argv, "--memory-of", scan))
     step = make_step(args)
     jobs = {scan: lambda scan=scan: step(scan) for scan in args.scans}
     times = {scan: summary(samples) for scan, samples in interleaved(jobs, device, args.rounds).items()}

@@ -2,19 +2,23 @@
 
 import contextlib
 import gc
+import os
 import re
 import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-__all__ = ["PROMPT_ALLOCATOR", "peak_memory"]
+from .._errors import UserError
 
-# Environment of a process whose memory is measured: glibc's allocator then gives every block of 64 KiB back when it is
-# freed. Left alone it keeps some, which makes the next call's peak look lower.
-PROMPT_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+__all__ = ["output_apart", "peak_memory"]
+
+# glibc's allocator then gives every block of 64 KiB back when it is freed. Left alone it keeps some, which makes the
+# next call's peak look lower.
+_PROMPT_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def _resident() -> tuple[int, int]:
@@ -57,3 +61,17 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
     after = memory.max_memory_allocated(device)
     del result
     return after - before
+
+
+def output_apart(script: str, *words: str) -> str:
+    """The last line that a script prints in a process of its own, for `peak_memory` to be right there.
+
+    Raises:
+        UserError: The script failed; with the last line that it complained in.
+    """
+    environment = {**os.environ, **_PROMPT_ALLOCATOR}
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        reason = " ".join(done.stderr.strip().splitlines()[-1:])
+        raise UserError(f"measuring memory with {' '.join([Path(script).name, *words])} failed: {reason}")
+    return done.stdout.splitlines()[-1]
