@@ -1,156 +1,145 @@
 #!/usr/bin/env python
-"""Time models side by side in one run: medians of interleaved rounds, inference, float32.
+"""Time models side by side in one run: medians of interleaved rounds, with what ran in every row.
 
-python tools/benchmark.py vmamba_tiny_s1l8 'vssd_*' --peers swin_tiny_patch4_window7_224 resnet50 --batch-size 1 8
+python tools/benchmark.py vmamba_tiny_s1l8 'vssd_*' --compare swin_tiny_patch4_window7_224 resnet50 --batch-size 1 8
+python tools/benchmark.py vmamba_tiny_s1l8 --device cuda --dtype bfloat16 --amp --mode infer train --batch-size 128
+python tools/benchmark.py vmamba_tiny_s1l8 resnet50 --img-size 224 384 512 --memory --json sizes.json --plot sizes.png
+python tools/benchmark.py --from sizes.json --plot sizes.png
 """
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: see docs/decisions.md
+
 from vssm._cli import run
-from vssm._errors import UserError, did_you_mean
+from vssm._errors import UserError
 
 
-def names_of(patterns: Sequence[str]) -> list[str]:
-    """Registered names, wildcards expanded, in the order given."""
-    import timm
-
-    import vssm  # noqa: F401
-
-    names: list[str] = []
-    for pattern in patterns:
-        found = timm.list_models(pattern) if any(c in pattern for c in "*?[") else [pattern]
-        for name in found:
-            if not timm.is_model(name):
-                raise UserError(f"timm knows no model '{name}'{did_you_mean(name, timm.list_models())}.")
-        if not found:
-            raise UserError(f"No model's name matches '{pattern}'.")
-        names += [name for name in found if name not in names]
-    return names
+def show(stage: str, done: int, total: int) -> None:
+    """Progress on one line of the terminal; in a log only the ends of the stages."""
+    if sys.stderr.isatty():
+        filled = 30 * done // max(total, 1)
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\r\033[K[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {stage}{end}")
+    elif done == total:
+        sys.stderr.write(f"{stage}: done\n")
+    sys.stderr.flush()
 
 
-def measure(args: argparse.Namespace) -> dict:
-    import timm
-    import torch
+def files_of(args: argparse.Namespace) -> dict[Path, Callable[[Path, list], object]]:
+    """What is to be written, and by what; refused before anything is measured rather than after."""
+    from vssm._optional import require
+    from vssm.profiling.results import as_csv, as_json, as_markdown, write_text
 
-    from vssm.profiling import paper_flops
-    from vssm.profiling.throughput import environment, interleaved, nearest, operators, scan_backend, summary
+    texts = {args.csv: as_csv, args.json: as_json, args.markdown: as_markdown}
+    files = {file: lambda file, rows, form=form: write_text(file, form(rows)) for file, form in texts.items() if file}
+    if args.plot:
+        require("matplotlib", "train")
+        from matplotlib.backend_bases import FigureCanvasBase
 
-    try:
-        device = torch.device(args.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}") from error
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    wanted, peers = names_of(args.models), names_of(args.peers)
-    models, sizes, gflops = {}, {}, {}
-    for name in dict.fromkeys([*wanted, *peers]):
-        print(f"building {name}", file=sys.stderr)
-        model = timm.create_model(name).eval().to(device)
-        models[name] = model
-        sizes[name] = (3, args.img_size, args.img_size) if args.img_size else model.pretrained_cfg["input_size"]
-        gflops[name] = paper_flops(model, sizes[name]) / 1e9
+        known = FigureCanvasBase.get_supported_filetypes()
+        if args.plot.suffix[1:].lower() not in known:
+            raise UserError(f"--plot {args.plot} must end in one of .{', .'.join(known)}.")
+        from vssm.viz import plot_costs
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty() or done == total:
-            end = "\n" if done == total else ""
-            sys.stderr.write(f"\rbatch {batch}: {done} of {total} timings{end}")
-            sys.stderr.flush()
-
-    rows = []
-    with torch.inference_mode():
-        for batch in args.batch_size:
-            images = {size: torch.randn(batch, *size, device=device) for size in set(sizes.values())}
-
-            def candidate(name: str, backend: str | None, images=images):
-                def call():
-                    if backend is None:
-                        return models[name](images[sizes[name]])
-                    with scan_backend(backend):
-                        return models[name](images[sizes[name]])
-
-                return call
-
-            jobs = {(name, None): candidate(name, None) for name in models}
-            if args.also_backend:
-                ours = [n for n in wanted if n not in peers]
-                jobs |= {(name, args.also_backend): candidate(name, args.also_backend) for name in ours}
-            times = interleaved(jobs, device, args.rounds, progress)
-            speeds = {job: batch / (summary(samples)["median"] / 1e3) for job, samples in times.items()}
-            for (name, backend), samples in times.items():
-                row = dict(
-                    model=name,
-                    input=list(sizes[name]),
-                    batch=batch,
-                    params=sum(p.numel() for p in models[name].parameters()),
-                    gflops=round(gflops[name], 3),
-                    images_per_s=round(speeds[name, backend], 2),
-                    milliseconds=summary(samples),
-                )
-                if backend:
-                    row["scan backend"] = backend
-                elif peers and name not in peers:
-                    peer = nearest(gflops[name], {p: gflops[p] for p in peers})
-                    row |= dict(peer=peer, ratio=round(speeds[name, None] / speeds[peer, None], 3))
-                    if row["ratio"] < 0.5:
-                        spent = operators(models[name], images[sizes[name]])
-                        row["operators"] = {op: round(share, 3) for op, share in spent}
-                rows.append(row)
-    return {"environment": environment(device), "rows": rows}
+        files[args.plot] = lambda file, rows: plot_costs(rows, file)
+    for file in files:
+        folder = file.absolute().parent
+        if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"'{file}' cannot be written: it is a folder, or the folder '{folder}' is not writable.")
+    return files
 
 
-def as_markdown(results: dict) -> str:
-    lines = ["; ".join(f"{key}: {value}" for key, value in results["environment"].items()), ""]
-    columns = "model | M params | GFLOPs | input | batch | images/s | median ms (quartiles) | nearest peer | ratio"
-    lines += [f"| {columns} |", "|---" * (columns.count("|") + 1) + "|"]
-    for row in results["rows"]:
-        ms = row["milliseconds"]
-        name = row["model"] + (f" (scan: {row['scan backend']})" if "scan backend" in row else "")
-        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-        if "operators" in row:
-            ratio += " (" + ", ".join(f"{op} {share:.0%}" for op, share in row["operators"].items()) + ")"
-        cells = [
-            name,
-            f"{row['params'] / 1e6:.1f}",
-            f"{row['gflops']:.2f}",
-            "x".join(map(str, row["input"][1:])),
-            row["batch"],
-            f"{row['images_per_s']:.1f}",
-            f"{ms['median']:.1f} ({ms['q1']:.1f} - {ms['q3']:.1f})",
-            row.get("peer", ""),
-            ratio,
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="names or wildcards of timm's registry")
-    parser.add_argument("--peers", nargs="*", default=[], metavar="MODEL", help="compare with the nearest by GFLOPs")
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="N")
-    parser.add_argument("--img-size", type=int, help="side of the square images (default: each model's own)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    parser.add_argument("--rounds", type=int, default=7, help="samples of each model (default: 7)")
-    parser.add_argument("--also-backend", metavar="NAME", help="time MODELs with this scan backend too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table here")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="names or wildcards of timm's registry")
+    parser.add_argument("--from", dest="source", metavar="FILE", help="measure nothing, read what --json wrote")
+    measured = parser.add_argument_group("what is measured")
+    measured.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="ratios to this one; of several, the nearest by GFLOPs",
+    )
+    measured.add_argument("--mode", nargs="+", default=["infer"], metavar="MODE", help="infer, train (default: infer)")
+    measured.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="N", help="(default: 1)")
+    measured.add_argument(
+        "--img-size",
+        type=int,
+        nargs="+",
+        default=[None],
+        metavar="PX",
+        help="sides of the images (default: the model's)",
+    )
+    measured.add_argument(
+        "--backend",
+        nargs="+",
+        default=["auto"],
+        metavar="NAME",
+        help="of the scan: auto, triton, cpp, torch, reference",
+    )
+    measured.add_argument("--rounds", type=int, default=7, help="samples of each (default: 7)")
+    measured.add_argument("--memory", action="store_true", help="peak memory: seconds a row on a CPU; always on CUDA")
+    how = parser.add_argument_group("how it runs")
+    how.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    how.add_argument("--dtype", default="float32", help="of weights and images: float32, bfloat16, float16")
+    how.add_argument("--amp", action="store_true", help="float32 weights and images, autocast to --dtype")
+    how.add_argument("--channels-last", action="store_true", help="weights and images in this memory format")
+    how.add_argument("--compile", action="store_true", help="torch.compile")
+    how.add_argument("--reparam", action="store_true", help="merge batch norms and kernels first, where a model can")
+    how.add_argument("--tf32", choices=("on", "off"), default="off", help="of float32 on CUDA (default: off)")
+    how.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    written = parser.add_argument_group("what is written, beside the table on the terminal")
+    for form in ("csv", "json", "markdown"):
+        written.add_argument(f"--{form}", type=Path, metavar="FILE")
+    written.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="published accuracy against speed and GFLOPs; with several --img-size, speed and memory against these",
+    )
     args = parser.parse_args(argv)
-    if args.rounds < 1 or min(args.batch_size) < 1:
-        parser.error("--rounds and --batch-size must be at least 1")
+    if bool(args.models) == bool(args.source):
+        parser.error("name models to measure, or a file with --from, and not both")
 
-    results = measure(args)
-    table = as_markdown(results)
-    print(table, end="")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table)
+    from vssm.profiling import Setup, as_markdown, benchmark, read_results
+
+    files = files_of(args)
+    stopped = False
+    if args.source:
+        rows = read_results(args.source)
+    else:
+        flags = ("device", "dtype", "amp", "channels_last", "compile", "reparam", "threads")
+        setup = Setup(**{flag: getattr(args, flag) for flag in flags}, tf32=args.tf32 == "on")
+        rows = []
+        try:
+            for row in benchmark(
+                args.models,
+                setup,
+                compare=args.compare,
+                modes=args.mode,
+                img_sizes=args.img_size,
+                batch_sizes=args.batch_size,
+                backends=args.backend,
+                memory=args.memory,
+                rounds=args.rounds,
+                progress=show,
+            ):
+                rows.append(row)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            stopped = True
+            sys.stderr.write("\nInterrupted; this is what was measured before.\n")
+    print(as_markdown(rows), end="")
+    for file, write in files.items():
+        write(file, rows)
+    return 130 if stopped else int(all("failed" in row for row in rows))
 
 
 if __name__ == "__main__":

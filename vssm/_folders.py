@@ -1,9 +1,9 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,3 +54,20 @@ def whole_folder(out: str | os.PathLike, record: Mapping[str, Any], overwrite: b
         os.replace(out, old)
     os.replace(part, out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_beside(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make a file under a temporary name, and give it its own once it is complete.
+
+    Args:
+        path: The file; its folder is created.
+        write: Called with the temporary path, which has the suffix of ``path``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part.{path.name}")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from .._folders import write_beside
 from .._optional import require
 from ..engine.data import DataError, open_image
 
@@ -129,23 +130,6 @@ def open_mask(path: str | os.PathLike) -> Image.Image:
         DataError: See :func:`~vssm.engine.data.open_image`.
     """
     return open_image(path).convert("L")
-
-
-def write_beside(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file under a temporary name, and give it its own once it is complete.
-
-    Args:
-        path: The file; its folder is created.
-        write: Called with the temporary path, which has the suffix of ``path``.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part.{path.name}")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_nifti(path: str | os.PathLike, volume: np.ndarray, affine: np.ndarray, header: Any = None) -> None:

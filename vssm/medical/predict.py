@@ -13,11 +13,12 @@ from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 
 from .._errors import UserError
+from .._folders import write_beside
 from ..engine.checkpoint import check_fits, read_checkpoint
 from ..engine.config import ConfigError, explain_config_mistakes
 from ..engine.data import DataError, open_image
 from ..engine.predict import find_images
-from .files import NIFTI_SUFFIXES, all_or_none, check_values, read_nifti, stem, write_beside, write_nifti
+from .files import NIFTI_SUFFIXES, all_or_none, check_values, read_nifti, stem, write_nifti
 from .inference import predict_volume
 from .nifti import from_slices, to_slices, window_intensities
 from .report import plot_masks, plot_overlays

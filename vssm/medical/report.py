@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from .._folders import write_beside
 from .._optional import require
 from ..engine.checkpoint import write_atomically
-from .files import write_beside
 
 # Kept apart by all common kinds of colour blindness (Okabe and Ito), then again from the start.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")

@@ -66,6 +66,10 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
 def output_apart(script: str, *words: str) -> str:
     """The last line that a script prints in a process of its own, for `peak_memory` to be right there.
 
+    Args:
+        script: A file; or "-m", and the first of `words` is a module's name.
+        words: What else the command line holds.
+
     Raises:
         UserError: The script failed; with the last line that it complained in.
     """

@@ -1,19 +1,18 @@
-"""Timing models side by side, and what their time is spent on."""
+"""Timing side by side, what the time is spent on, and what ran."""
 
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import timm
 import torch
-from torch import nn
 
 from vssm_kernels import available_backends, cpu
 from vssm_kernels.timing import cpu_name, interleaved, summary
 
-__all__ = ["environment", "interleaved", "nearest", "operators", "scan_backend", "summary"]
+__all__ = ["backend_taken", "environment", "interleaved", "nearest", "operators", "scan_backend", "summary"]
 
 
 @contextmanager
@@ -35,20 +34,28 @@ def nearest(cost: float, peers: Mapping[str, float]) -> str:
     return min(peers, key=lambda name: abs(math.log(peers[name] / cost)))
 
 
-@torch.inference_mode()
-def operators(model: nn.Module, x: torch.Tensor, count: int = 3) -> list[tuple[str, float]]:
-    """The operators that a forward pass spends most time in, children not counted, with their shares of the whole."""
+def operators(run: Callable[[], object], device: torch.device, count: int = 3) -> list[tuple[str, float]]:
+    """The operators that a call of `run` spends most time in, children not counted, with their shares of the whole."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     key = "self_cpu_time_total"
-    if x.device.type == "cuda":
+    if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
         key = "self_device_time_total"
-    model(x)
+    run()
     with torch.profiler.profile(activities=activities) as profile:
-        model(x)
+        run()
     spent = {event.key: getattr(event, key) for event in profile.key_averages()}
     total = sum(spent.values()) or 1.0
     return sorted(((name, value / total) for name, value in spent.items()), key=lambda pair: -pair[1])[:count]
+
+
+def backend_taken(device: torch.device) -> str:
+    """The backend that a selective scan with backend="auto" takes on this device, VSSM_BACKEND considered."""
+    chosen = os.environ.get("VSSM_BACKEND", "auto")
+    if chosen != "auto":
+        return chosen
+    fast = "cpp" if device.type == "cpu" else "triton"
+    return fast if fast in available_backends(device) else "torch"
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -60,7 +67,9 @@ def environment(device: torch.device) -> dict[str, str]:
         info["compiled scan"] = cpu.unavailable_reason() or cpu.variant()
     else:
         info["gpu"] = torch.get_device_module(device).get_device_name(device)
-        info["TF32"] = torch.get_float32_matmul_precision()
-    chosen = os.environ.get("VSSM_BACKEND", "auto")
-    info["scan backend"] = available_backends(device)[0] if chosen == "auto" else chosen
+    if device.type == "cuda":
+        kinds = {"matrix products": torch.backends.cuda.matmul, "convolutions": torch.backends.cudnn}
+        on = [name for name, kind in kinds.items() if kind.allow_tf32]
+        info["TF32"] = "on" if len(on) == len(kinds) else f"{on[0]} only" if on else "off"
+    info["scan backend"] = backend_taken(device)
     return info
