@@ -1,7 +1,7 @@
 """What a model costs: operations counted as the papers count them, and time measured side by side."""
 
-from .benchmark import Setup, benchmark
 from .flops import paper_flops
+from .models import Setup, benchmark
 from .results import as_csv, as_json, as_markdown, read_results
 from .throughput import environment, interleaved, operators, summary
 

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from .benchmark import Setup, memory_here
+from .models import Setup, memory_here
 
 if __name__ == "__main__":
     question = json.loads(sys.argv[1])

@@ -31,7 +31,9 @@ FIGURES = (
     "operators",
     "failed",
 )
-# What the files said that were written before rows said it.
+NEEDED = {"model", "input", "batch"}
+MEASURED = {"params", "gflops", "images_per_s", "milliseconds"}
+# Of files that were written before rows said it.
 EARLIER = {"mode": "infer", "dtype": "float32"}
 
 
@@ -140,7 +142,10 @@ def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"'{path}' is not a JSON file.") from error
     rows = content.get("rows") if isinstance(content, dict) else None
-    needed = {"model", "input", "batch"}
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and needed <= set(row) for row in rows):
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and set(row) >= NEEDED for row in rows):
         raise UserError(f"'{path}' holds no results of tools/benchmark.py.")
-    return [{**EARLIER, **content.get("environment", {}), **row} for row in rows]
+    rows = [{**EARLIER, **content.get("environment", {}), **row} for row in rows]
+    for row in rows:
+        if "failed" not in row and not set(row) >= MEASURED:
+            raise UserError(f"'{path}' has a row of {row['model']} without {min(MEASURED - set(row))}.")
+    return rows

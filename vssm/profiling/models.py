@@ -202,8 +202,9 @@ class _ScanOps(TorchDispatchMode):
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "vssm":
-            self.names.add(func._opname)
+        package, _, name = func.name().partition("::")
+        if package == "vssm":
+            self.names.add(name)
         return func(*args, **(kwargs or {}))
 
 
