@@ -39,6 +39,7 @@ def test_commands_name_files_that_exist():
         "CONTRIBUTING.md",
         "docs/decisions.md",
         "docs/scale.md",
+        "docs/benchmark.md",
         "configs/detection/README.md",
         "configs/segmentation/README.md",
     ],

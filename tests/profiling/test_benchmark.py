@@ -273,6 +273,7 @@ def test_files_that_are_no_results(tmp_path, capsys, text, message):
         ("nothing_*", "No model's name matches 'nothing_*'."),
         ("vmamba_pico --compare test_resnett", "timm knows no model 'test_resnett' (did you mean 'test_resnet'"),
         ("vmamba_pico --device cudaa", "The device 'cudaa' cannot be used"),
+        ("vmamba_pico --device meta", "The device 'meta' computes nothing"),
         ("vmamba_pico --dtype int8", "There is no dtype 'int8' to measure in; choose one of float32,"),
         ("vmamba_pico --amp", "needs a dtype to lower to"),
         ("vmamba_pico --tf32 on", "TF32 exists on CUDA GPUs only"),

@@ -122,6 +122,7 @@ def test_tool_draws_what_was_saved(tmp_path, capsys):
 
 
 def test_tool_draws_what_it_measured(tmp_path):
+    pytest.importorskip("fvcore")
     words = ["test_resnet", "--img-size", "32", "64", "--rounds", "1", "--plot", str(tmp_path / "p.svg")]
     assert run(tool.main, words) == 0
     assert "<svg" in (tmp_path / "p.svg").read_text()

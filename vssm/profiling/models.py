@@ -74,6 +74,8 @@ class Setup:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"The device '{self.device}' cannot be used: {str(error).splitlines()[0]}") from error
+        if device.type == "meta":
+            raise UserError("The device 'meta' computes nothing, so nothing can be timed there.")
         if self.tf32 and device.type != "cuda":
             raise UserError(f"TF32 exists on CUDA GPUs only, not on the device '{self.device}'.")
 

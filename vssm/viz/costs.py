@@ -170,7 +170,7 @@ def _family(name: str) -> str:
 
 
 def _size_letter(name: str) -> str:
-    """ "T" for a tiny model, "M2" where the name has "m2"."""
+    """Such as "T" of a tiny model, and "M2" where the name has "m2"."""
     size = (_SIZE.search(name) or [None, None])[1] or ""
     return size.upper() if size[1:].isdigit() else size[:1].upper()
 
