@@ -210,6 +210,26 @@ def check_fits(path: str | os.PathLike, model: nn.Module, state_dict: Mapping[st
         raise CheckpointError(f"Checkpoint '{path}' cannot be loaded: {error}.") from error
 
 
+def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
+    """Read a run's checkpoint and load exactly its weights into the run's model.
+
+    Args:
+        path: See :func:`read_checkpoint`; official names of a backbone's weights are converted.
+        model: The model.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be read, or does not fit the model.
+    """
+    stored = read_checkpoint(path)
+    weights = convert_to_own_names(path, model, stored["state_dict"])
+    check_fits(path, model, weights)
+    model.load_state_dict(weights)
+    return stored
+
+
 def find_resumable(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
     """Find the newest checkpoint of a run that can really be read.
 

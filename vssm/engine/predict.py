@@ -14,7 +14,7 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from torch import Tensor, nn
 
 from .._errors import UserError
-from .checkpoint import check_fits, read_checkpoint
+from .checkpoint import load_weights
 from .classifier import create_model
 from .config import ConfigError, explain_config_mistakes
 from .data import DataError, open_image
@@ -103,11 +103,9 @@ class Predictor:
         kind = DATASETS.get(dataset["type"]) if dataset else None
         if kind is None or not hasattr(kind, "transform_from"):
             raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
-        stored = read_checkpoint(checkpoint)
         with explain_config_mistakes():
             model = MODELS.build(cfg.model)
-        check_fits(checkpoint, model, stored["state_dict"])
-        model.load_state_dict(stored["state_dict"])
+        stored = load_weights(checkpoint, model)
         classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
         return cls(model, kind.transform_from(dataset), _readable(classes), device)
 

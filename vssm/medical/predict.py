@@ -14,7 +14,7 @@ from PIL import Image
 
 from .._errors import UserError
 from .._folders import write_beside
-from ..engine.checkpoint import check_fits, read_checkpoint
+from ..engine.checkpoint import load_weights
 from ..engine.config import ConfigError, explain_config_mistakes
 from ..engine.data import DataError, open_image
 from ..engine.predict import find_images
@@ -78,11 +78,9 @@ def label_files(
         raise UserError(f"Two inputs are named '{twice[0]}', and their labels would have the same name.")
     all_or_none(_read_volume if volumes else _read_image, files)
 
-    stored = read_checkpoint(checkpoint)
     with explain_config_mistakes():
         model = MODELS.build(cfg.model)
-    check_fits(checkpoint, model, stored["state_dict"])
-    model.load_state_dict(stored["state_dict"])
+    stored = load_weights(checkpoint, model)
     model.eval().to(device or get_device())
     classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
     if volumes:

@@ -17,7 +17,7 @@ from PIL import ImageOps
 from torch import nn
 
 from .._errors import UserError
-from ..engine.checkpoint import check_fits, convert_to_own_names, read_checkpoint
+from ..engine.checkpoint import load_weights
 from ..engine.config import ConfigError, explain_config_mistakes
 from ..engine.data import open_image
 
@@ -67,7 +67,6 @@ class DensePredictor:
         dataset = _innermost((cfg.get("test_dataloader") or {}).get("dataset"))
         if not dataset or not dataset.get("pipeline"):
             raise ConfigError("The config has no test_dataloader.dataset.pipeline that says how images are prepared.")
-        stored = read_checkpoint(checkpoint)
         with explain_config_mistakes():
             # Where there is one process, SyncBatchNorm is BatchNorm; on a CPU it does not run at all.
             self.model: nn.Module = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -75,9 +74,7 @@ class DensePredictor:
             self.visualizer = VISUALIZERS.build(
                 {**(cfg.get("visualizer") or {}), "name": f"predict_{id(self)}", "vis_backends": None}
             )
-        weights = convert_to_own_names(checkpoint, self.model, stored["state_dict"])
-        check_fits(checkpoint, self.model, weights)
-        self.model.load_state_dict(weights)
+        stored = load_weights(checkpoint, self.model)
         self.model.to(device or get_device()).eval()
         self.meta = _meta(dataset, stored)
         self.visualizer.dataset_meta = self.meta

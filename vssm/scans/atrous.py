@@ -48,16 +48,25 @@ class AtrousSS2D(SS2D):
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return dt, B, C
 
-    def mix(self, x: Tensor) -> Tensor:
-        """Scan every phase and put it back: (B, H, W, D) to (B, H, W, D)."""
+    def to_phases(self, x: Tensor) -> Tensor:
+        """(B, H, W, D) to the four phases of its 2 x 2 grid, zeros at the end of odd sizes: (B, h, w, 4, D)."""
         batch, height, width, inner = x.shape
         h = (height + 1) // 2
         w = (width + 1) // 2
         x = F.pad(x, (0, 0, 0, 2 * w - width, 0, 2 * h - height))
         # Row and column phase to one dimension, the column slowest: (B, h, w, K, D). Sizes are spelled out, because
         # torch.export can follow them and not those of unflatten(-1, 2).
-        x = x.reshape(batch, h, 2, w, 2, inner).permute(0, 1, 3, 4, 2, 5).reshape(batch, h, w, 4, inner)
-        dt, B, C = self._project(x)
-        y = self._scan(x, dt, B, C, 0, self.route_code, merge=False)
+        return x.reshape(batch, h, 2, w, 2, inner).permute(0, 1, 3, 4, 2, 5).reshape(batch, h, w, 4, inner)
+
+    def from_phases(self, y: Tensor, height: int, width: int) -> Tensor:
+        """The inverse of `to_phases`: (B, h, w, 4, D) to (B, H, W, D)."""
+        batch, h, w, _, inner = y.shape
         y = y.reshape(batch, h, w, 2, 2, inner).permute(0, 1, 4, 2, 3, 5).reshape(batch, 2 * h, 2 * w, inner)
         return y[:, :height, :width]
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Scan every phase and put it back: (B, H, W, D) to (B, H, W, D)."""
+        phases = self.to_phases(x)
+        dt, B, C = self._project(phases)
+        y = self._scan(phases, dt, B, C, 0, self.route_code, merge=False)
+        return self.from_phases(y, x.shape[1], x.shape[2])

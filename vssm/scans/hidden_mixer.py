@@ -63,12 +63,17 @@ class HiddenStateMixer(nn.Module):
         self.A.uniform_(1, 16)
         self.D.fill_(1)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """(B, H, W, C) to the mixed map (B, H, W, C) and its states (B, N, C)."""
+    def positions(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """(B, H, W, C) to what every position gives to the states and takes from them, (B, L, N) each."""
         bcdt = self.conv(self.bcdt_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         B, C, dt = bcdt.flatten(1, 2).split(self.d_state, dim=-1)
         weights = (dt + at_least_float32(self.A)).softmax(dim=1).to(B.dtype)
-        h = (weights * B).transpose(1, 2) @ x.flatten(1, 2)
+        return weights * B, C
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """(B, H, W, C) to the mixed map (B, H, W, C) and its states (B, N, C)."""
+        given, C = self.positions(x)
+        h = given.transpose(1, 2) @ x.flatten(1, 2)
         h, z = self.hz_proj(h).chunk(2, dim=-1)
         h = self.out_proj(h * (F.silu(z) + self.D))
         y = C @ h

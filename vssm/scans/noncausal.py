@@ -3,6 +3,8 @@
 Letters: B batch, H x W map, L = H W tokens, C width of the block, D inner width, M heads, N states.
 """
 
+from typing import Tuple
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -100,16 +102,26 @@ class NonCausalSSD2D(nn.Module):
         self.A_log.uniform_(1, 16).log_()
         self.D.fill_(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
-        height = x.shape[1]
-        width = x.shape[2]
+    def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(B, H, W, C) to what the state is made of and read with, in the order of H W positions.
+
+        Returns:
+            z: gate (B, H, W, D). v: values (B, L, D). weight: of each token for each head (B, L, M). k, q: keys and
+            queries (B, L, N).
+        """
         convolved = self.d_inner + 2 * self.d_state
         z, x, dt = self.in_proj(x).split([self.d_inner, convolved, self.num_heads], dim=-1)
         x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
         v, k, q = x.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         weight = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias)).flatten(1, 2)
         weight = weight * torch.exp(at_least_float32(self.A_log))
+        return z, v, weight, k, q
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
+        height = x.shape[1]
+        width = x.shape[2]
+        z, v, weight, k, q = self.project(x)
         y = noncausal_ssd(v, weight, k, q, self.D).unflatten(1, (height, width))
         # In the dtype of y, not of the parameters: this norm is what brings y back into the range of float16.
         norm_weight, norm_bias = self.out_norm.weight.to(y.dtype), self.out_norm.bias.to(y.dtype)
