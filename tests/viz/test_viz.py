@@ -13,7 +13,7 @@ from vssm.viz import (
     PATTERNS,
     effective_receptive_field,
     high_contribution_side,
-    plot_learning_curve,
+    plot_learning_curves,
     plot_predictions,
     plot_receptive_fields,
     plot_routes,
@@ -103,7 +103,7 @@ def test_a_resumed_log_reads_as_one(tmp_path):
     train, evaluations = read_log(tmp_path)
     assert [record["loss"] for record in train] == [5.0, 4.0, 3.0, 2.0]
     assert [(record["epoch"], record["accuracy/top1"]) for record in evaluations] == [(1, 50.0), (2, 70.0)]
-    plot_learning_curve(tmp_path, tmp_path / "c.png")
+    plot_learning_curves([tmp_path], tmp_path / "c.png")
     assert size(tmp_path / "c.png")[0] > 1000
     # Started anew in the same folder: the old run is gone.
     write_log(tmp_path / "20260101_000200", [step(1, 8.0)])

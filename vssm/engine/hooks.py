@@ -188,7 +188,7 @@ class DemoFiguresHook(Hook):
             folder = Path(runner.work_dir)
             dataset = runner.val_dataloader.dataset
             viz.plot_predictions(classifier, dataset, folder / "predictions.png")
-            viz.plot_learning_curve(folder, folder / "learning_curve.png")
+            viz.plot_learning_curves([folder], folder / "learning_curve.png")
             images = torch.stack([dataset[index]["inputs"] for index in range(min(self.num_images, len(dataset)))])
             images = torch.nn.functional.interpolate(images, size=self.input_size, mode="bicubic", align_corners=False)
             viz.plot_receptive_fields(

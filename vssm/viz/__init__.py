@@ -1,20 +1,36 @@
 """Pictures of what models do. Matplotlib is imported when something is drawn, not before."""
 
+from .attention import attention_maps, attention_rollout, plot_attention, record_scans
 from .costs import plot_accuracy, plot_costs, plot_resolution
-from .plots import plot_learning_curve, plot_predictions, plot_receptive_fields, read_log
+from .curves import plot_learning_curves, read_log
+from .features import class_activation, feature_maps, plot_activations
+from .frozen_scan import FrozenScan, freeze_scans, scan_weights
+from .plots import plot_predictions, plot_receptive_fields
 from .receptive_field import effective_receptive_field, high_contribution_side
-from .routes import PATTERNS, plot_routes
+from .routes import PATTERNS, animate_routes, patterns_of, plot_routes
 
 __all__ = [
     "PATTERNS",
+    "FrozenScan",
+    "animate_routes",
+    "attention_maps",
+    "attention_rollout",
+    "class_activation",
     "effective_receptive_field",
+    "feature_maps",
+    "freeze_scans",
     "high_contribution_side",
+    "patterns_of",
     "plot_accuracy",
+    "plot_activations",
+    "plot_attention",
     "plot_costs",
-    "plot_learning_curve",
+    "plot_learning_curves",
     "plot_predictions",
     "plot_receptive_fields",
     "plot_resolution",
     "plot_routes",
     "read_log",
+    "record_scans",
+    "scan_weights",
 ]

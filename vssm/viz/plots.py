@@ -1,8 +1,7 @@
 """The pictures themselves, drawn with matplotlib's object interface: no window system, no global state."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UserError
+from .._folders import write_beside
 from .._optional import require
 
 # Blue and orange stay apart for all common kinds of colour blindness; ink and grid are soft greys.
 RIGHT, WRONG = "#1f6fb4", "#d9480f"
 INK, FAINT = "#2b2f33", "#d5d9dd"
+# For more than two things: the two above, then others of Okabe and Ito's that stay apart from them.
+COLOURS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 
 def _figure(width: float, height: float) -> Any:
@@ -30,6 +32,42 @@ def _plain_axes(axes: Any) -> None:
     axes.tick_params(colors=INK, labelsize=9)
     axes.grid(True, axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _bare(grid: Any) -> None:
+    """Neither frames nor ticks, on any panel."""
+    for axes in grid.flat:
+        axes.set_axis_off()
+
+
+def _size(picture: Any) -> tuple[int, int]:
+    """(height, width) of a Pillow image or an array (H, W, ...)."""
+    return (picture.height, picture.width) if hasattr(picture, "height") else tuple(picture.shape[:2])
+
+
+def _save(figure: Any, path: str | os.PathLike) -> Path:
+    """Write a figure; the suffix chooses the format. See `_write`.
+
+    Raises:
+        UserError: The suffix is no format of a picture, or the file cannot be written.
+    """
+    formats = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in formats:
+        raise UserError(f"'{path}' has no suffix of a picture; there are {', '.join(sorted(formats))}.")
+    return _write(path, figure.savefig)
+
+
+def _write(path: str | os.PathLike, write: Callable[[Path], Any]) -> Path:
+    """Let a function write a picture, whole or not at all; its folder is made.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        write_beside(path, write)
+    except OSError as error:
+        raise UserError(f"The picture '{path}' cannot be written: {error.strerror or error}.") from error
+    return Path(path)
 
 
 @torch.no_grad()
@@ -96,104 +134,42 @@ def plot_predictions(
         fontsize=12,
         color=INK,
     )
-    figure.savefig(path)
+    _save(figure, path)
     return share
 
 
-def read_log(work_dir: str | os.PathLike) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Read the log of a run, resumed or not, as if it had never been interrupted.
+def plot_answers(answers: Sequence[Any], path: str | os.PathLike, columns: int = 4) -> Path:
+    """Draw images with the classes that a model names for them.
 
     Args:
-        work_dir: The run's folder, with mmengine's ``<time>/vis_data/scalars.json`` inside.
+        answers: Each with ``image``, ``classes`` and ``probabilities``: :class:`~vssm.engine.predict.Prediction`.
+        path: The picture to write; its suffix chooses the format.
+        columns: Images in a row.
 
     Returns:
-        The training records (with ``iter``, ``epoch``, ``loss``, ``lr``) and the evaluation records (with ``epoch``).
-
-    Raises:
-        UserError: There is no log.
+        The path.
     """
-    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
-    train: list[dict[str, float]] = []
-    evaluations: list[dict[str, float]] = []
-    for file in files:
-        records = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                # The last line of a killed run can be half a record.
-                continue
-        steps = [record for record in records if "loss" in record]
-        if steps:
-            # A resumed run repeats what came after its checkpoint; a run started anew repeats everything.
-            train = [record for record in train if record["iter"] < steps[0]["iter"]]
-            evaluations = [record for record in evaluations if record["epoch"] < steps[0]["epoch"]]
-        train += steps
-        evaluations += [
-            {**record, "epoch": record["step"]}
-            for record in records
-            if "step" in record and any(key.startswith("accuracy/") for key in record)
-        ]
-    if not train and not evaluations:
-        raise UserError(f"'{work_dir}' holds no log of a training run.")
-    return train, evaluations
+    from ..engine.data import open_image
+
+    columns = min(columns, len(answers))
+    lines = max(len(answer.classes) for answer in answers)
+    rows = -(-len(answers) // columns)
+    figure = _figure(2.6 * columns, (2.1 + 0.17 * lines) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    _bare(grid)
+    for axes, answer in zip(grid.flat, answers, strict=False):
+        image = open_image(answer.image)
+        image.thumbnail((400, 400))
+        axes.imshow(image)
+        pairs = zip(answer.classes, answer.probabilities, strict=True)
+        text = "\n".join(f"{name.split(',')[0]}  {probability:.0%}" for name, probability in pairs)
+        axes.set_title(text, fontsize=8.5, color=INK, pad=4, loc="left")
+    return _save(figure, path)
 
 
-def plot_learning_curve(work_dir: str | os.PathLike, path: str | os.PathLike, metric: str = "accuracy/top1") -> None:
-    """Draw training loss and held-out top-1 over epochs.
-
-    Args:
-        work_dir: The run's folder.
-        path: The PNG to write.
-        metric: Name of the held-out figure, in per cent.
-
-    Raises:
-        UserError: There is no log in the folder.
-    """
-    train, evaluations = read_log(work_dir)
-    figure = _figure(9, 3.6)
-    left, right = figure.subplots(1, 2)
-
-    # Iterations as fractions of an epoch, so that both sides share their scale.
-    last = train[-1] if train else {"iter": 1, "epoch": 1}
-    per_epoch = last["iter"] / last["epoch"]
-    left.plot(
-        [record["iter"] / per_epoch for record in train],
-        [record["loss"] for record in train],
-        color=RIGHT,
-        linewidth=2,
-    )
-    left.set_title("Training loss", fontsize=11, color=INK, loc="left")
-    left.set_ylim(bottom=0)
-
-    scores = [record[metric] for record in evaluations if metric in record]
-    times = [record["epoch"] for record in evaluations if metric in record]
-    right.plot(times, scores, color=WRONG, linewidth=2, marker="o", markersize=3.5)
-    right.set_title("Held-out top-1 (%)", fontsize=11, color=INK, loc="left")
-    if scores:
-        right.annotate(
-            f"{scores[-1]:.2f} %",
-            (times[-1], scores[-1]),
-            textcoords="offset points",
-            xytext=(0, -16),
-            ha="right",
-            fontsize=10,
-            fontweight="bold",
-            color=WRONG,
-        )
-        # The last points lie close together: most of the height goes to the upper end.
-        right.set_ylim(max(min(scores) - 5, 0), 101)
-    from matplotlib.ticker import MaxNLocator
-
-    for axes in (left, right):
-        axes.set_xlabel("epoch", fontsize=9, color=INK)
-        axes.set_xlim(0, last["epoch"] * 1.02)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _plain_axes(axes)
-    figure.savefig(path)
-
-
-def plot_receptive_fields(fields: Mapping[str, Tensor], path: str | os.PathLike, share: float = 0.5) -> None:
+def plot_receptive_fields(
+    fields: Mapping[str, Tensor], path: str | os.PathLike, share: float = 0.5, columns: int | None = None
+) -> None:
     """Draw effective receptive fields side by side, each on its own scale.
 
     Brightness is the field to the power 0.2, as in VMamba's analysis: it makes far, weak contributions visible.
@@ -202,14 +178,19 @@ def plot_receptive_fields(fields: Mapping[str, Tensor], path: str | os.PathLike,
         fields: A field (H, W) per title.
         path: The PNG to write.
         share: The square that holds this share of the field's sum is outlined.
+        columns: Panels in a row; None: all in one.
     """
     from .receptive_field import high_contribution_side
 
-    figure = _figure(3.6 * len(fields) + 0.6, 4.1)
-    panels = figure.subplots(1, len(fields), squeeze=False)[0]
+    columns = columns or len(fields)
+    rows = -(-len(fields) // columns)
+    figure = _figure(3.6 * columns + 0.6, 3.75 * rows + 0.35)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(fields) :]:
+        axes.set_axis_off()
     from matplotlib.patches import Rectangle
 
-    for axes, (title, field) in zip(panels, fields.items(), strict=True):
+    for axes, (title, field) in zip(panels, fields.items(), strict=False):
         height, width = field.shape
         shown = field.clamp_min(0).pow(0.2)
         image = axes.imshow(shown / shown.max().clamp_min(1e-12), cmap="magma", vmin=0, vmax=1)
@@ -237,4 +218,4 @@ def plot_receptive_fields(fields: Mapping[str, Tensor], path: str | os.PathLike,
     bar.set_label("share of the largest gradient, to the power 0.2", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK, length=0)
     figure.suptitle("Effective receptive field of the last map's centre", fontsize=12, color=INK)
-    figure.savefig(path)
+    _save(figure, path)

@@ -8,6 +8,8 @@ input's channels and averaged over images.
 import torch
 from torch import Tensor, nn
 
+from .features import feature_maps
+
 
 def effective_receptive_field(model: nn.Module, images: Tensor, stage: int = -1, batch_size: int = 8) -> Tensor:
     """Measure the effective receptive field of a timm model.
@@ -15,8 +17,7 @@ def effective_receptive_field(model: nn.Module, images: Tensor, stage: int = -1,
     Shapes: B images, C channels, H x W pixels.
 
     Args:
-        model: A timm model with ``forward_intermediates`` (the map is taken before the last norm), or with
-            ``forward_features`` that returns a map.
+        model: A network that :func:`~vssm.viz.feature_maps` knows; the map is taken before the last norm.
         images: Normalised images (B, C, H, W), on the model's device.
         stage: Index of the feature map; only -1 without ``forward_intermediates``.
         batch_size: How many images are differentiated at once.
@@ -36,7 +37,7 @@ def effective_receptive_field(model: nn.Module, images: Tensor, stage: int = -1,
         for batch in images.split(batch_size):
             batch = batch.detach().clone().requires_grad_(True)
             with torch.enable_grad():
-                features = _feature_map(model, batch, stage)
+                (features,) = feature_maps(model, batch, [stage])
                 height, width = features.shape[-2:]
                 centre = features[:, :, height // 2, width // 2].relu().sum()
                 # Only the input's gradient: the weights' own are neither computed nor disturbed.
@@ -45,22 +46,6 @@ def effective_receptive_field(model: nn.Module, images: Tensor, stage: int = -1,
     finally:
         model.train(training)
     return (total / len(images)).float()
-
-
-def _feature_map(model: nn.Module, images: Tensor, stage: int) -> Tensor:
-    if hasattr(model, "forward_intermediates"):
-        maps = model.forward_intermediates(
-            images, indices=[stage], norm=False, output_fmt="NCHW", intermediates_only=True
-        )
-        return maps[0]
-    if stage != -1:
-        raise ValueError(f"{type(model).__name__} has no forward_intermediates: only its last map (stage -1) is there.")
-    if not hasattr(model, "forward_features"):
-        raise ValueError(f"{type(model).__name__} has no feature map: neither forward_intermediates nor _features.")
-    features = model.forward_features(images)
-    if features.ndim != 4:
-        raise ValueError(f"{type(model).__name__}.forward_features gives the shape {tuple(features.shape)}, no map.")
-    return features
 
 
 def high_contribution_side(field: Tensor, share: float) -> int:

@@ -1,15 +1,22 @@
 """Pictures of scan patterns: in which order the routes visit the pixels of a map."""
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from vssm_kernels import Route, route_order
+from vssm_kernels.routes import decode_routes
 
+from .._errors import UserError, did_you_mean
+from ..scans import AtrousSS2D
 from ..scans.routes import ATROUS, CROSS, DIAGONAL, MULTISCALE, RASTER, SNAKE, SPIRAL
-from .plots import FAINT, INK, WRONG, _figure
+from .plots import FAINT, INK, WRONG, _bare, _figure, _save, _write
 
-__all__ = ["PATTERNS", "plot_routes"]
+__all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes"]
 
 # The families' patterns, one row of the picture each.
 PATTERNS: dict[str, tuple] = {
@@ -19,6 +26,18 @@ PATTERNS: dict[str, tuple] = {
     "MHS-VM: snake, diagonal": SNAKE + DIAGONAL,
     "MHS-VM: spiral, raster": SPIRAL + RASTER,
     "Spatial-Mamba: one direction": (Route(),),
+}
+# Of an animation: how long it may be, and its colours, beside one that stands for "as before".
+_MOST_FRAMES, _COLOURS = 500, 96
+# What people call the families, and their rows above.
+_TITLES = tuple(PATTERNS)
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "vmamba": _TITLES[:1],
+    "groupmamba": _TITLES[:1],
+    "efficientvmamba": _TITLES[1:2],
+    "msvmamba": _TITLES[2:3],
+    "mhs-vm": _TITLES[3:5],
+    "spatialmamba": _TITLES[5:],
 }
 
 
@@ -46,38 +65,164 @@ def plot_routes(
 
     Raises:
         ValueError: There is no pattern, or the map has no pixel.
+        UserError: The suffix is no picture's, or the file cannot be written.
         MissingExtraError: Matplotlib is not installed.
     """
+    figure, draw, steps = _lay_out(patterns, height, width)
+    draw(steps)
+    return _save(figure, path)
+
+
+def animate_routes(
+    path: str | os.PathLike,
+    patterns: Mapping[str, tuple] = PATTERNS,
+    height: int = 6,
+    width: int = 6,
+    dpi: int = 60,
+    seconds_per_pixel: float = 0.12,
+) -> Path:
+    """Draw scan patterns as `plot_routes` does, pixel by pixel, as an animated GIF that repeats.
+
+    All sequences walk at once, a pixel a frame; joined routes one after the other.
+
+    Args:
+        path: The GIF to write.
+        patterns: See `plot_routes`.
+        height: Rows of the map.
+        width: Columns of the map.
+        dpi: Pixels of the picture to an inch; it is 1.6 inches to a route.
+        seconds_per_pixel: How long a frame is shown.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: There is no pattern, or the map has no pixel.
+        UserError: The path has another suffix, the map is too large, or the file cannot be written.
+        MissingExtraError: Matplotlib is not installed.
+    """
+    if Path(path).suffix.lower() != ".gif":
+        raise UserError(f"An animation is written as .gif, not as '{path}'.")
+    figure, draw, steps = _lay_out(patterns, height, width)
+    if steps > _MOST_FRAMES:
+        raise UserError(f"An animation of {steps} frames is too long, {_MOST_FRAMES} are allowed: take a smaller map.")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")  # what stands does not move while the walks go on
+    frames = []
+    for step in range(1, steps + 1):
+        draw(step)
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    # One palette for all frames; where a frame is as the one before, it is transparent, which costs next to nothing.
+    palette = frames[-1].quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE)
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    pixels = [np.asarray(frame) for frame in frames]
+    for number in range(1, steps):
+        changes = np.where(pixels[number] == pixels[number - 1], _COLOURS, pixels[number]).astype(np.uint8)
+        frames[number] = Image.fromarray(changes, "P")
+        frames[number].putpalette(palette.getpalette())
+    times = [round(1000 * seconds_per_pixel)] * (steps - 1) + [1500]
+
+    def write(part: Path) -> None:
+        options = dict(save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=False)
+        frames[0].save(part, transparency=_COLOURS, disposal=1, **options)
+
+    return _write(path, write)
+
+
+def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[Any, Callable[[int], None], int]:
+    """The figure without any walk, what draws the walks up to a number of steps, and the largest such number."""
     if not patterns or height < 1 or width < 1:
         raise ValueError(f"plot_routes needs a pattern and a map, got {len(patterns)} patterns of {height} x {width}")
     grid = [(x, y) for y in range(height) for x in range(width)]
     rows = {title: _single_routes(pattern) for title, pattern in patterns.items()}
     columns = max(len(row) for row in rows.values())
     figure = _figure(1.6 * columns + 0.4, 1.95 * len(rows))
-    from matplotlib.collections import LineCollection
-
+    walks: list[_Walk] = []
     for band, (title, row) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         band.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
-        lengths = [len(route_order(route, height, width)) for route, _ in row]
-        for i, axes in enumerate(band.subplots(1, columns, squeeze=False)[0]):
-            axes.set_axis_off()
-            if i >= len(row) or not lengths[i]:
+        orders = [[(int(p) % width, int(p) // width) for p in route_order(route, height, width)] for route, _ in row]
+        panels = band.subplots(1, columns, squeeze=False)
+        _bare(panels)
+        for i, axes in enumerate(panels[0]):
+            if i >= len(row) or not orders[i]:
                 continue
-            route, sequence = row[i]
-            order = route_order(route, height, width)
-            points = [(int(p) % width, int(p) // width) for p in order]
             # Joined routes share a sequence, so the colour goes on where the route before it stopped.
-            before = sum(n for n, (_, other) in zip(lengths[:i], row[:i], strict=True) if other == sequence)
-            total = sum(n for n, (_, other) in zip(lengths, row, strict=True) if other == sequence)
-            times = [before + t for t in range(len(points))]
+            sequence = row[i][1]
+            joined = [len(points) for points, (_, other) in zip(orders, row, strict=True) if other == sequence]
+            earlier = sum(1 for _, other in row[:i] if other == sequence)
+            before = sum(joined[:earlier])
             axes.scatter(*zip(*grid, strict=True), s=3, c=FAINT)
-            segments = [points[t : t + 2] for t in range(len(points) - 1)]
-            lines = LineCollection(segments, cmap="viridis", linewidths=1.6, zorder=2)
-            lines.set_array(times[:-1])
-            lines.set_clim(0, total - 1)
-            axes.add_collection(lines)
-            axes.scatter(*zip(*points, strict=True), c=times, cmap="viridis", vmin=0, vmax=total - 1, s=9, zorder=3)
-            axes.scatter(*points[0], s=42, facecolors="none", edgecolors=WRONG, linewidths=1.4, zorder=4)
             axes.set(xlim=(-0.7, width - 0.3), ylim=(height - 0.3, -0.7), aspect="equal")
-    figure.savefig(path)
-    return Path(path)
+            walks.append(_Walk(axes, orders[i], before, sum(joined)))
+
+    def draw(step: int) -> None:
+        for walk in walks:
+            walk.draw(step)
+
+    return figure, draw, max((walk.before + len(walk.points) for walk in walks), default=1)
+
+
+class _Walk:
+    """One route on its panel: a line from dark to light, a ring around its first pixel."""
+
+    def __init__(self, axes: Any, points: list[tuple[int, int]], before: int, total: int):
+        from matplotlib.collections import LineCollection
+
+        self.points, self.before = points, before
+        self.lines = LineCollection([], cmap="viridis", linewidths=1.6, zorder=2)
+        self.lines.set_clim(0, total - 1)
+        axes.add_collection(self.lines)
+        self.dots = axes.scatter([], [], c=[], cmap="viridis", vmin=0, vmax=total - 1, s=9, zorder=3)
+        self.ring = axes.scatter([], [], s=42, facecolors="none", edgecolors=WRONG, linewidths=1.4, zorder=4)
+
+    def draw(self, step: int) -> None:
+        """Show the walk after as many steps of its sequence."""
+        points = self.points[: max(step - self.before, 0)]
+        times = [self.before + t for t in range(len(points))]
+        self.lines.set_segments([points[t : t + 2] for t in range(len(points) - 1)])
+        self.lines.set_array(times[:-1])
+        self.dots.set_offsets(points or [(math.nan, math.nan)])
+        self.dots.set_array(times or [0])
+        self.ring.set_offsets(points[:1] or [(math.nan, math.nan)])
+
+
+def patterns_of(names: Sequence[str]) -> dict[str, tuple]:
+    """Scan patterns by the names of families or of models.
+
+    Args:
+        names: Keys of ``FAMILIES``, or names of timm's registry.
+
+    Returns:
+        Patterns by title. A model has one for each different pattern of its mixers.
+
+    Raises:
+        UserError: A name is neither, or a model's mixers have no routes.
+    """
+    import timm
+
+    patterns: dict[str, tuple] = {}
+    for name in names:
+        if name in FAMILIES:
+            patterns |= {title: PATTERNS[title] for title in FAMILIES[name]}
+            continue
+        if not timm.is_model(name):
+            near = did_you_mean(name, [*FAMILIES, *timm.list_models()])
+            raise UserError(f"'{name}' is no family ({', '.join(FAMILIES)}) and no model that timm knows{near}.")
+        model = timm.create_model(name)
+        found = {}
+        for module in model.modules():
+            if isinstance(module, AtrousSS2D):  # its own code is of the phases
+                found[f"{name}: {type(module).__name__}"] = ATROUS
+            elif hasattr(module, "route_code"):
+                sequences = tuple(tuple(routes) for routes in decode_routes(module.route_code))
+                found[f"{name}: {type(module).__name__}"] = sequences
+        if not found:
+            raise UserError(f"'{name}' scans along no routes: every position of it sees all others at once, or none.")
+        patterns |= found
+    return patterns

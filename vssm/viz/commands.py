@@ -1,0 +1,277 @@
+"""What `tools/visualize.py` does with images: one function for each picture that is drawn of them."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from .._errors import UserError, did_you_mean
+from ..engine.predict import Predictor, find_images
+from .attention import choose_scans, look_from, plot_attention, record_scans
+from .features import class_activation, feature_maps, plot_activations
+from .plots import plot_answers, plot_receptive_fields
+from .receptive_field import effective_receptive_field
+from .subject import Subject, View, place_in, sample_photographs
+
+__all__ = ["draw_activations", "draw_attention", "draw_overlays", "draw_receptive_fields"]
+
+
+@contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Random weights that are the same every time, without touching anyone's generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def _explain(subject: Subject, size: Sequence[int]) -> Iterator[None]:
+    """Say in one sentence what timm asserts about sizes and stages, and which models have no maps."""
+    try:
+        yield
+    except (AssertionError, IndexError, ValueError) as error:
+        text = str(error).rstrip(".")
+        raise UserError(
+            f"{subject.name} cannot be drawn with images of {size[0]} x {size[1]} pixels: {text}."
+        ) from error
+
+
+def _say(path: Path) -> None:
+    sys.stdout.write(f"{path}\n")
+    sys.stdout.flush()
+
+
+def _files(images: Sequence[str]) -> list[str]:
+    return find_images(images) if images else sample_photographs()
+
+
+def _each_image(
+    subjects: Sequence[Subject],
+    images: Sequence[str],
+    out: str | os.PathLike,
+    size: Sequence[int] | None,
+    draw: Callable[[Subject, View, Path], Path],
+    suffix: str,
+) -> int:
+    """Draw every image with every model as ``out/<image>[_<model>].<suffix>``, and say what was written.
+
+    Returns:
+        0, or 1 when an image could not be read; the others are drawn all the same.
+    """
+    failed = False
+    taken: set[str] = set()
+    for file in _files(images):
+        for subject in subjects:
+            try:
+                view = subject.view(file, size)
+            except UserError as error:
+                sys.stderr.write(f"{error}\n")
+                failed = True
+                break
+            stem = Path(file).stem + (f"_{subject.name}" if len(subjects) > 1 else "")
+            name, number = stem, 2
+            while name in taken:
+                name, number = f"{stem}_{number}", number + 1
+            taken.add(name)
+            with _explain(subject, view.inputs.shape[2:]):
+                _say(draw(subject, view, Path(out) / f"{name}.{suffix}"))
+    return 1 if failed else 0
+
+
+def draw_attention(
+    subjects: Sequence[Subject],
+    images: Sequence[str],
+    out: str | os.PathLike,
+    size: Sequence[int] | None = None,
+    pixel: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    rollout: bool = False,
+    suffix: str = "png",
+) -> int:
+    """Draw the attention of a pixel of each image.
+
+    Args:
+        subjects: The models.
+        images: Files and folders; none: the sample photographs.
+        out: Folder for the pictures.
+        size: Height and width of the images; None: see `Subject.view`.
+        pixel: (row, column) of the image files; None: their centre.
+        modules: See `choose_scans`.
+        rollout: Add the roll-out over the blocks of a stage.
+        suffix: Format of the pictures.
+
+    Returns:
+        See `_each_image`.
+
+    Raises:
+        UserError: A model has no scan or no such module, or the pixel is outside of an image.
+    """
+
+    def draw(subject: Subject, view: View, path: Path) -> Path:
+        place = place_in(view, pixel)
+        recorded = record_scans(subject.network, view.inputs)
+        names = choose_scans(recorded, modules)
+        found = [look_from(recorded, name, place, rollout) for name in names]
+        return plot_attention(view.picture, found, path)
+
+    return _each_image(subjects, images, out, size, draw, suffix)
+
+
+def draw_activations(
+    subjects: Sequence[Subject],
+    images: Sequence[str],
+    out: str | os.PathLike,
+    size: Sequence[int] | None = None,
+    label: str | None = None,
+    stage: int = -1,
+    suffix: str = "png",
+) -> int:
+    """Draw each stage's map and, of a classifier, what speaks for a class.
+
+    Args:
+        subjects: The models.
+        images: Files and folders; none: the sample photographs.
+        out: Folder for the pictures.
+        size: Height and width of the images; None: see `Subject.view`.
+        label: Name or number of the class; None: the most probable one.
+        stage: Whose map is weighted by the class's gradient.
+        suffix: Format of the pictures.
+
+    Returns:
+        See `_each_image`.
+
+    Raises:
+        UserError: There is no such class or stage.
+    """
+
+    def draw(subject: Subject, view: View, path: Path) -> Path:
+        with torch.no_grad():
+            maps = feature_maps(subject.network, view.inputs)
+        if not _classifies(subject):
+            if label is not None:
+                raise UserError(f"{subject.name} is no classifier, so nothing in it speaks for '{label}'.")
+            return plot_activations(view.picture, maps, path)
+        number = None if label is None else _class_number(subject, label)
+        heat, number, probability = class_activation(subject.network, view.inputs, number, stage)
+        title = f"for '{subject.class_name(number).split(',')[0]}', {probability:.0%}"
+        return plot_activations(view.picture, maps, path, heat, title)
+
+    return _each_image(subjects, images, out, size, draw, suffix)
+
+
+def _classifies(subject: Subject) -> bool:
+    return hasattr(subject.network, "forward_head") and getattr(subject.network, "num_classes", 0) > 0
+
+
+def _class_number(subject: Subject, label: str) -> int:
+    if label.lstrip("-").isdigit() and (subject.classes is None or label not in subject.classes):
+        return int(label)
+    known = list(subject.classes or ())
+    for number, name in enumerate(known):
+        if label in (name, *name.split(", ")):
+            return number
+    short = [name.split(",")[0] for name in known]
+    raise UserError(f"{subject.name} has no class '{label}'{did_you_mean(label, short)}; give a name or a number.")
+
+
+def draw_receptive_fields(
+    subjects: Sequence[Subject],
+    images: Sequence[str],
+    out: str | os.PathLike,
+    size: Sequence[int] | None = None,
+    untrained: Sequence[Subject] = (),
+    stage: int = -1,
+) -> Path:
+    """Draw effective receptive fields side by side; where there are untrained models, those in the first row.
+
+    Args:
+        subjects: The models.
+        images: Files and folders; none: the sample photographs.
+        out: The picture.
+        size: Height and width of the images; None: a square of each model's own side.
+        untrained: The same models with random weights, or none.
+        stage: Index of the map whose centre is looked at.
+
+    Returns:
+        The picture.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+    files = _files(images)
+    rows = [("untrained", untrained), ("trained", subjects)] if untrained else [("", subjects)]
+    fields = {}
+    for word, row in rows:
+        for subject in row:
+            square = (subject.side, subject.side)
+            inputs = torch.cat([subject.view(file, size or square).inputs for file in files])
+            title = ", ".join(filter(None, (subject.name, word)))
+            while title in fields:
+                title += "'"
+            with _explain(subject, inputs.shape[2:]):
+                fields[title] = effective_receptive_field(subject.network, inputs, stage, batch_size=2).cpu()
+    plot_receptive_fields(fields, out, columns=len(subjects) if len(subjects) > 1 else None)
+    return Path(out)
+
+
+def draw_overlays(
+    images: Sequence[str],
+    out: str | os.PathLike,
+    model: str | None = None,
+    pretrained: bool = False,
+    config: str | None = None,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    options: Sequence[str] | None = None,
+    score_threshold: float = 0.3,
+    topk: int = 3,
+) -> int:
+    """Draw what a model says over the images: boxes and masks, segments, labels of volumes, or classes.
+
+    All of it is `vssm.engine.run.predict`'s work, but that classes are drawn beside the images and not printed.
+
+    Args:
+        images: Files and folders; of a medical run on volumes, NIfTI files. None given: the sample photographs.
+        out: Folder for the pictures.
+        model: A classifier by name.
+        pretrained: With its published weights.
+        config: A run's config, instead of ``model``.
+        checkpoint: The run's checkpoint.
+        device: Where to run.
+        options: ``KEY=VALUE`` words laid over the config.
+        score_threshold: A detector's objects below are not drawn.
+        topk: How many classes are named for an image.
+
+    Returns:
+        0, or 1 when an image could not be read; the others are drawn all the same.
+
+    Raises:
+        UserError: The model, config, checkpoint or a folder cannot be used.
+    """
+    from ..engine.config import load_config
+    from ..engine.run import parse_options, predict
+
+    if (model is None) == (config is None):
+        raise UserError("Name one model with --model, or one run with --config and --checkpoint.")
+    if config is not None:
+        if checkpoint is None:
+            raise UserError("A run's answers come from its weights: give --checkpoint FILE.")
+        cfg: Config = load_config(config, parse_options(options))
+        if cfg.get("model", {}).get("type") != "TimmClassifier":
+            paths = [config, checkpoint, *(images or sample_photographs())]
+            return predict(paths, device=device, options=options, out=str(out), score_threshold=score_threshold)
+        predictor = Predictor.from_run(cfg, checkpoint, device)
+    else:
+        predictor = Predictor.from_name(model, pretrained, device)
+    answers = list(predictor(_files(images), topk))
+    for answer in answers:
+        if answer.error:
+            sys.stderr.write(f"{answer.error}\n")
+    readable = [answer for answer in answers if not answer.error]
+    if readable:
+        _say(plot_answers(readable, Path(out) / "classes.png"))
+    return 1 if len(readable) < len(answers) else 0

@@ -1,0 +1,283 @@
+"""What the pictures are of: a model by name or of a run, and images as it takes them."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageNetInfo, infer_imagenet_subset
+from torch import Tensor, nn
+from torchvision.transforms import functional as tv
+
+from .._errors import UserError
+from .._optional import require
+from ..engine.checkpoint import CheckpointError, load_weights
+from ..engine.classifier import create_model
+from ..engine.config import ConfigError, explain_config_mistakes
+from ..engine.data import open_image
+from ..models._checkpoint import check_fit, read_checkpoint, unwrap_state_dict
+
+__all__ = ["Subject", "View", "sample_photographs"]
+
+# Sides are multiples of this many pixels, so that cells of the coarsest maps of most models are whole.
+_STEP = 32
+# Detectors and segmentors do not say a size; this shorter side keeps four stages readable.
+_DENSE_SIDE = 384
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as a network sees it.
+
+    Attributes:
+        name: the file.
+        picture: RGB, of the network's size, not normalised.
+        inputs: (1, C, H, W), normalised.
+        size: (height, width) of the file.
+    """
+
+    name: str
+    picture: Image.Image
+    inputs: Tensor
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and how images become its inputs.
+
+    Attributes:
+        name: for titles.
+        network: takes (B, C, H, W); of a classifier the timm model itself, of a detector or segmentor its backbone.
+        prepare: maps an RGB image of the size wanted to (C, H, W).
+        side: of the square images that it was made for, or the shorter side where any size will do.
+        fixed: whether it takes squares of that side only.
+        classes: names of its classes, or None.
+    """
+
+    name: str
+    network: nn.Module
+    prepare: Callable[[Image.Image], Tensor]
+    side: int
+    fixed: bool = False
+    classes: Sequence[str] | None = None
+
+    @classmethod
+    def from_name(
+        cls, name: str, pretrained: bool = False, checkpoint: str | os.PathLike | None = None, device: str = "cpu"
+    ) -> "Subject":
+        """Take a model of timm's registry, with random, published or a checkpoint's weights.
+
+        Raises:
+            ModelError: The name is unknown, or its published weights cannot be had.
+            CheckpointError: The checkpoint cannot be read, or is of another model.
+        """
+        model = create_model(name, pretrained=pretrained)
+        subset = infer_imagenet_subset(model) if checkpoint is None else None
+        classes = ImageNetInfo(subset).label_descriptions() if subset else None
+        if checkpoint is not None:
+            _load_classifier(model, checkpoint)
+        cfg = getattr(model, "pretrained_cfg", None) or {}
+        prepare = _normalise(cfg.get("mean", IMAGENET_DEFAULT_MEAN), cfg.get("std", IMAGENET_DEFAULT_STD))
+        side = cfg.get("input_size", (3, 224, 224))[-1]
+        fixed = bool(cfg.get("fixed_input_size"))
+        return cls(name, model.eval().to(device), prepare, side, fixed, classes)
+
+    @classmethod
+    def from_config(cls, cfg: Config, checkpoint: str | os.PathLike | None = None, device: str = "cpu") -> "Subject":
+        """Take the network of a run: a classifier, a U-Net, or the backbone of a detector or segmentor.
+
+        Args:
+            cfg: The run's config.
+            checkpoint: Its checkpoint; None: random weights (or those that the config itself names).
+            device: Where to run.
+
+        Raises:
+            ConfigError: The config is of no such run, or does not say how images are prepared.
+            CheckpointError: The checkpoint cannot be read, or is of another model.
+        """
+        from mmengine.model import revert_sync_batchnorm
+        from mmengine.registry import init_default_scope
+
+        kind = cfg.get("model", {}).get("type")
+        name = Path(cfg.filename).stem if cfg.filename else str(kind)
+        if cfg.get("default_scope") in ("mmdet", "mmseg"):
+            init_default_scope(cfg.default_scope)
+        with explain_config_mistakes():
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        stored = {} if checkpoint is None else load_weights(checkpoint, model)
+        model = model.eval().to(device)
+        classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
+        if kind in ("TimmClassifier", "UNetSegmentor"):
+            dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset")
+            data_kind = DATASETS.get(dataset["type"]) if dataset else None
+            if data_kind is None or not hasattr(data_kind, "transform_from"):
+                raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
+            transform = data_kind.transform_from(dataset)
+            if kind == "UNetSegmentor":
+                transform = _slices(cfg) or transform
+                side = transform.size[0]
+                return cls(name, model.model, _medical(transform, model.model.in_chans), side, False, classes)
+            side = transform(Image.new("RGB", (64, 64))).shape[-1]
+            return cls(name, model.model, _normalise(*_statistics(transform)), side, False, classes)
+        backbone = getattr(model, "backbone", None)
+        if not hasattr(getattr(backbone, "model", None), "model"):
+            raise ConfigError(f"The config's model, {kind}, has no VSSMBackbone whose maps could be drawn.")
+        preprocessor = model.data_preprocessor
+        if not getattr(preprocessor, "_enable_normalize", False) or not preprocessor._channel_conversion:
+            raise ConfigError("The config's data_preprocessor must have mean, std and bgr_to_rgb=True.")
+        mean, std = ((getattr(preprocessor, key) / 255).flatten().tolist() for key in ("mean", "std"))
+        return cls(name, backbone.model.model, _normalise(mean, std), _DENSE_SIDE)
+
+    def view(self, path: str | os.PathLike, size: Sequence[int] | None = None) -> View:
+        """Read an image.
+
+        Args:
+            path: An image file.
+            size: Height and width to give it; None: its proportions with the model's own shorter side, rounded to
+                multiples of 32; a square for a model that takes nothing else.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        image = open_image(path)
+        height, width = self._size(image) if size is None else size
+        picture = image.resize((width, height), Image.Resampling.BICUBIC)
+        inputs = self.prepare(picture)[None].to(next(self.network.parameters()).device)
+        return View(str(path), picture, inputs, (image.height, image.width))
+
+    def _size(self, image: Image.Image) -> tuple[int, int]:
+        if self.fixed:
+            return self.side, self.side
+        scale = self.side / min(image.size)
+        height, width = (max(round(side * scale / _STEP), 1) * _STEP for side in (image.height, image.width))
+        return (self.side, width) if image.height <= image.width else (height, self.side)
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number."""
+        return self.classes[label] if self.classes is not None and label < len(self.classes) else str(label)
+
+
+def sample_photographs() -> list[str]:
+    """The photographs that scikit-learn's wheel ships.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    folder = Path(require("sklearn.datasets", "train").__file__).parent / "images"
+    return [str(folder / name) for name in ("flower.jpg", "china.jpg")]
+
+
+def _normalise(mean: Sequence[float], std: Sequence[float]) -> Callable[[Image.Image], Tensor]:
+    def prepare(image: Image.Image) -> Tensor:
+        return tv.normalize(tv.to_tensor(image), list(mean), list(std))
+
+    return prepare
+
+
+def _slices(cfg: Config) -> Any:
+    """The transform of a medical run that is tested on volumes, whose loop has it; None for other runs."""
+    test_cfg = cfg.get("test_cfg") or {}
+    if test_cfg.get("type") != "VolumeTestLoop":
+        return None
+    from ..medical.transforms import SliceTransform
+
+    return SliceTransform(**{key: test_cfg[key] for key in ("size", "mean", "std") if key in test_cfg})
+
+
+def _medical(transform: Any, in_chans: int) -> Callable[[Image.Image], Tensor]:
+    """The run's own transform without its resizing; slices count from 0 to 1, photographs to 255."""
+
+    def prepare(image: Image.Image) -> Tensor:
+        transform.size = [image.height, image.width]
+        if in_chans == 3 and not hasattr(transform, "std"):
+            return transform.image(np.asarray(image))
+        return transform.image(np.asarray(image.convert("L"), dtype=np.float32) / 255)
+
+    return prepare
+
+
+def _statistics(transform: Any) -> tuple[list[float], ...]:
+    """Mean and deviation by which a torchvision pipeline normalises."""
+    for step in transform.transforms:
+        if hasattr(step, "mean") and hasattr(step, "std"):
+            both = (torch.as_tensor(value, dtype=torch.float).expand(3) for value in (step.mean, step.std))
+            return tuple(value.tolist() for value in both)
+    raise ConfigError("The config's transform does not normalise images.")
+
+
+def _load_classifier(model: nn.Module, path: str | os.PathLike) -> None:
+    """Load an official checkpoint or one of this package into a timm model, with as many classes as it has.
+
+    Raises:
+        CheckpointError: It cannot be read, or is of another model.
+    """
+    try:
+        weights = unwrap_state_dict(read_checkpoint(path))
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        if convert is not None and len(inspect.signature(convert).parameters) >= 2:
+            weights = convert(weights, model)
+        heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+        for head in [heads] if isinstance(heads, str) else heads:
+            classifier = weights.get(f"{head}.weight")
+            if classifier is not None and len(classifier) != model.num_classes:
+                model.reset_classifier(len(classifier))
+        check_fit(weights, model, optional=lambda key: False)
+    except (FileNotFoundError, ValueError) as error:
+        raise CheckpointError(f"Checkpoint '{path}' cannot be loaded: {error}.") from error
+    model.load_state_dict(weights)
+
+
+def place_in(view: View, pixel: Sequence[int] | None) -> tuple[float, float]:
+    """A pixel (row, column) of the image file as shares of its sides; None: its centre.
+
+    Raises:
+        UserError: The pixel is outside of the image.
+    """
+    height, width = view.size
+    row, column = (height // 2, width // 2) if pixel is None else pixel
+    if not (0 <= row < height and 0 <= column < width):
+        raise UserError(
+            f"The pixel (row {row}, column {column}) is outside of the image '{view.name}', which has {height} rows "
+            f"and {width} columns."
+        )
+    return row / height, column / width
+
+
+def build_subjects(
+    models: Iterable[str],
+    configs: Iterable[Config],
+    checkpoints: Sequence[str],
+    pretrained: bool = False,
+    device: str = "cpu",
+) -> list[Subject]:
+    """Models by name and then those of runs, each with its checkpoint if there are any.
+
+    Raises:
+        UserError: There is no model, the number of checkpoints is another one, published weights are asked of a run,
+            or a model cannot be built.
+    """
+    models, configs = list(models), list(configs)
+    count = len(models) + len(configs)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    if not count:
+        raise UserError("Name a model with --model, or a run with --config.")
+    if checkpoints and len(checkpoints) != count:
+        raise UserError(f"There are {count} models and {len(checkpoints)} checkpoints; give one for each, or none.")
+    if pretrained and (configs or checkpoints):
+        raise UserError("--pretrained loads the published weights of --model; a run's weights come from --checkpoint.")
+    files: list[str | None] = [*checkpoints] if checkpoints else [None] * count
+    named = [Subject.from_name(name, pretrained, file, device) for name, file in zip(models, files, strict=False)]
+    runs = [Subject.from_config(cfg, file, device) for cfg, file in zip(configs, files[len(models) :], strict=True)]
+    return named + runs
