@@ -40,6 +40,7 @@ def test_commands_name_files_that_exist():
         "docs/decisions.md",
         "docs/scale.md",
         "docs/benchmark.md",
+        "docs/visualize.md",
         "configs/detection/README.md",
         "configs/segmentation/README.md",
     ],
