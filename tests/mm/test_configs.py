@@ -1,4 +1,4 @@
-"""Every config of a detector or segmentor builds, has the published size, and says so."""
+"""Every config of a detector or segmentor builds, has the published size, says so, and gives its heads' losses."""
 
 import copy
 import functools
@@ -16,7 +16,6 @@ pytest.importorskip("mmseg")
 
 # vssm first: it lets mmdet be imported without mmcv's compiled operators.
 import vssm.mm  # noqa: E402, F401, I001
-import vssm.scans  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.structures.bbox import HorizontalBoxes  # noqa: E402
 from mmdet.structures.mask import BitmapMasks  # noqa: E402
@@ -27,17 +26,19 @@ from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 from mmengine.structures import InstanceData, PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
+from timm.layers import weight_init  # noqa: E402
 from torch import nn  # noqa: E402
 
 from vssm._errors import MissingExtraError  # noqa: E402
+from vssm._headers import configs, read_dense  # noqa: E402
 from vssm.engine import load_config  # noqa: E402
 from vssm.mm import paper_flops  # noqa: E402
 from vssm.models._backbone import Backbone  # noqa: E402
 
 REPO = Path(__file__).parents[2]
 # Those of the small sets have no published figures; test_mini_runs.py trains them.
-DETECTION = sorted(p for p in (REPO / "configs" / "detection").glob("*.py") if "_digits-" not in p.stem)
-SEGMENTATION = sorted(p for p in (REPO / "configs" / "segmentation").glob("*.py") if "_digits-" not in p.stem)
+DETECTION = configs(REPO / "configs" / "detection")
+SEGMENTATION = configs(REPO / "configs" / "segmentation")
 CONFIGS = [*DETECTION, *SEGMENTATION]
 BY_STEM = {path.stem: path for path in CONFIGS}
 HEADS = {
@@ -46,6 +47,17 @@ HEADS = {
     "RetinaNet": "retinanet",
     "UPerNet": "upernet",
     "Semantic FPN": "semantic-fpn",
+}
+
+LOSSES = {
+    "mask-rcnn": {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "loss_mask"},
+    "cascade-mask-rcnn": {
+        *("loss_rpn_cls", "loss_rpn_bbox"),
+        *(f"s{stage}.{loss}" for stage in range(3) for loss in ("loss_cls", "loss_bbox", "loss_mask")),
+    },
+    "retinanet": {"loss_cls", "loss_bbox"},
+    "upernet": {"decode.loss_ce", "aux.loss_ce"},
+    "semantic-fpn": {"decode.loss_ce"},
 }
 
 # Published parameters, in millions, as printed.
@@ -137,20 +149,24 @@ def read(path):
     return cfg
 
 
-def build(cfg, device="cpu"):
-    with torch.device(device):
-        return MODELS.build(cfg.model)
+def build(cfg):
+    return MODELS.build(cfg.model)
 
 
-def outline(cfg):
-    """The model without storage and without what is slow there, its initial values."""
-    parts = [cls for cls in (Backbone, *vars(vssm.scans).values()) if "init_weights" in getattr(cls, "__dict__", ())]
+def build_quickly(cfg, device="cpu"):
+    """With uniform weights in place of what takes longer than all else, the usual initial values."""
+    draws = [name for name in vars(nn.init) if re.fullmatch(r"(trunc_)?normal_|uniform_|(kaiming|xavier)_\w+_", name)]
     with ExitStack() as stack:
-        for cls in parts:
-            stack.enter_context(mock.patch.object(cls, "init_weights", lambda self: None))
-        for name in filter(re.compile(r"[a-z]\w*_").fullmatch, vars(nn.init)):
-            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *args, **kwargs: tensor))
-        return build(cfg, "meta")
+        stack.enter_context(mock.patch.object(Backbone, "init_weights", lambda self: None))
+        for module, name in [(weight_init, "_trunc_normal_"), *((nn.init, name) for name in draws)]:
+            stack.enter_context(mock.patch.object(module, name, _fill))
+        stack.enter_context(torch.device(device))
+        return build(cfg)
+
+
+@torch.no_grad()
+def _fill(tensor, *args, **kwargs):
+    return tensor.uniform_(-0.02, 0.02)
 
 
 def test_the_tables_are_complete():
@@ -159,10 +175,10 @@ def test_the_tables_are_complete():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_model(path):
-    """It builds with its backbone's widths, has the published number of parameters, and its header says so."""
+    """Widths, the published number of parameters, which its header repeats, and the losses of all heads."""
     cfg = read(path)
     assert _load(path).model.backbone.pretrained is True
-    model = outline(cfg)
+    model = build_quickly(limit(cfg))
     backbone = cfg.model.backbone
     widths = model.backbone.channels
     assert cfg.model.neck.in_channels == widths if "neck" in cfg.model else cfg.model.decode_head.in_channels == widths
@@ -174,10 +190,10 @@ def test_model(path):
 
     head, slug = path.stem.split("_")[:2]
     assert slug == backbone.model_name.removeprefix("vssm_").replace("_", "-")
-    text = path.read_text()
-    stated = re.match(r"# ([\w &-]+) on (\w+), .*: ([\d.]+) M parameters, (\d+) GFLOPs", text)
+    header = read_dense(path)
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    assert (HEADS[stated[1]], stated[2], stated[3]) == (head, backbone.model_name, f"{count:.2f}")
+    assert (HEADS[header.head], header.backbone) == (head, backbone.model_name)
+    assert header.params == f"{count:.2f}"
 
     name = network(path)
     if name in PARAMETERS:
@@ -185,7 +201,12 @@ def test_model(path):
         assert f"{count:.{len(printed.partition('.')[2])}f}" == printed
     if name in NOT_REPRODUCED:
         printed, ours = NOT_REPRODUCED[name]
-        assert f"; {printed} M" in text and round(count, 2) == ours and f"{count:.0f}" != printed
+        assert f"; {printed} M" in path.read_text() and round(count, 2) == ours and f"{count:.0f}" != printed
+
+    with torch.no_grad():
+        losses = training_losses(model, cfg, [sample(cfg.default_scope) for _ in range(2)])
+    assert set(losses) == LOSSES[head]
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 # Rate of the stochastic depth: detector, segmentor.
@@ -291,7 +312,7 @@ SPARED = {
 @pytest.mark.parametrize("stem", SPARED)
 def test_the_official_weight_decay(stem):
     cfg = read(BY_STEM[stem])
-    model = outline(cfg)
+    model = build_quickly(cfg, "meta")
     cfg.optim_wrapper.type = "OptimWrapper"
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     spared = {id(p) for group in wrapper.optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
@@ -328,8 +349,22 @@ def test_every_family_and_head_is_run():
     assert kinds(BY_STEM[stem] for stem, _ in RUN) == kinds(CONFIGS)
 
 
+def limit(cfg):
+    """Send few proposals into a config's heads, and keep few results."""
+    model = cfg.model
+    if "roi_head" in model:
+        model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
+        model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
+        model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
+        for stage in model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]:
+            stage.sampler.num = 16
+    elif "bbox_head" in model:
+        model.test_cfg.update(nms_pre=50, score_thr=0.0, max_per_img=5)
+    return cfg
+
+
 def shrink(cfg, name):
-    """Put a small backbone under a config's heads, make these narrow, and send few proposals into them."""
+    """Put a small backbone under a config's heads, and make these narrow."""
     model = cfg.model
     model.backbone.model_name = name
     widths = MODELS.build(model.backbone).channels
@@ -338,17 +373,10 @@ def shrink(cfg, name):
         model.auxiliary_head.update(in_channels=widths[2], channels=16)
         model.decode_head.channels = 16
     if "roi_head" in model:
-        model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
-        model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
-        model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
         heads = model.roi_head.bbox_head
         for head in heads if isinstance(heads, list) else [heads]:
             head.fc_out_channels = 16
-        for stage in model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]:
-            stage.sampler.num = 16
-    elif "bbox_head" in model:
-        model.test_cfg.update(nms_pre=50, score_thr=0.0, max_per_img=5)
-    return cfg
+    return limit(cfg)
 
 
 def sample(scope, height=64, width=96):
@@ -371,27 +399,35 @@ def sample(scope, height=64, width=96):
     return data
 
 
+def training_losses(model, cfg, samples):
+    """The terms of the loss on random images, by name."""
+    images = [torch.randint(0, 256, (3, *sample.img_shape), dtype=torch.uint8) for sample in samples]
+    # mmseg pads to whole crops while it trains.
+    model.data_preprocessor.size = None if cfg.default_scope == "mmdet" else samples[0].img_shape
+    data = dict(inputs=images, data_samples=copy.deepcopy(samples))
+    model = revert_sync_batchnorm(model.train())
+    _, terms = model.parse_losses(model(**model.data_preprocessor(data, training=True), mode="loss"))
+    return {name: term for name, term in terms.items() if "loss_" in name}
+
+
 @pytest.mark.parametrize(("stem", "name"), RUN, ids=[stem for stem, _ in RUN])
 def test_trains_and_predicts(stem, name):
     torch.manual_seed(0)
     cfg = shrink(read(BY_STEM[stem]), name)
-    model = revert_sync_batchnorm(build(cfg))
+    model = build(cfg)
     samples = [sample(cfg.default_scope) for _ in range(2)]
-    images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in samples]
-    # mmseg pads to whole crops while it trains.
-    model.data_preprocessor.size = None if cfg.default_scope == "mmdet" else (64, 96)
 
-    model.train()
-    batch = model.data_preprocessor(dict(inputs=images, data_samples=copy.deepcopy(samples)), training=True)
-    loss, terms = model.parse_losses(model(**batch, mode="loss"))
+    losses = training_losses(model, cfg, samples)
+    loss = sum(losses.values())
     loss.backward()
-    assert len(terms) > 1 and torch.isfinite(loss)
+    assert set(losses) == LOSSES[stem.split("_")[0]] and torch.isfinite(loss)
     trained = [parameter.grad for parameter in model.backbone.parameters() if parameter.grad is not None]
     assert trained and all(torch.isfinite(gradient).all() for gradient in trained)
 
     model.eval()
     with torch.no_grad():
-        results = model.test_step(dict(inputs=images[:1], data_samples=samples[:1]))
+        image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+        results = model.test_step(dict(inputs=[image], data_samples=samples[:1]))
     if cfg.default_scope == "mmseg":
         assert results[0].pred_sem_seg.data.shape == (1, 64, 96)
         assert results[0].seg_logits.data.shape == (150, 64, 96)
@@ -444,35 +480,6 @@ def test_published_flops_of_a_segmentor():
     """949 G at 512 x 2048; a quarter of the image takes a quarter, apart from 0.02 G of pyramid pooling."""
     model = build(read(BY_STEM["upernet_vmamba-tiny-s1l8_160k_ade20k-512x512"]))
     assert f"{4 * paper_flops(model, (3, 512, 512)) / 1e9:.0f}" == "949"
-
-
-@pytest.mark.parametrize("page", ["detection", "segmentation"])
-def test_the_tables_of_the_readme(page):
-    """Its rows say what the configs' headers say."""
-    lines = (REPO / "configs" / page / "README.md").read_text().splitlines()
-    rows = {}
-    for line in lines:
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if link := re.match(r"\[.*\]\((\S+)\.py\)", cells[0]):
-            rows[link[1]] = cells[1:]
-    for path in DETECTION if page == "detection" else SEGMENTATION:
-        head = path.read_text().split("\n_base_ =")[0].replace("\n# ", " ")
-        figure = {
-            name: (re.search(rule, head) or [None, "–"])[1]
-            for name, rule in dict(
-                params=r"([\d.]+) M parameters",
-                flops=r"(\d+) GFLOPs at",
-                box=r"box AP (\d+\.\d+)",
-                mask=r"mask AP (\d+\.\d+)",
-                single=r"mIoU (\d+\.\d+)",
-                many=r", (\d+\.\d+) with TTA",
-                weights=r"Weights: (https\S+)",
-            ).items()
-        }
-        weights = "–" if figure["weights"] == "–" else f"[file]({figure['weights']})"
-        wanted = ("box", "mask") if page == "detection" else ("single", "many")
-        assert rows.pop(path.stem) == [figure["params"], figure["flops"], *(figure[name] for name in wanted), weights]
-    assert not rows
 
 
 def test_without_mmdet_it_says_what_to_install(monkeypatch):

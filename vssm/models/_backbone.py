@@ -14,6 +14,8 @@ __all__ = ["Backbone", "Stage", "init_weights"]
 
 def init_weights(network: nn.Module) -> None:
     """Linear layers truncated-normal; convolutions and norms as PyTorch; mixers by their own `init_weights`."""
+    if next(network.parameters()).is_meta:  # no values to set, and each call there takes longer than with values
+        return
 
     def init(module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
