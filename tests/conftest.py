@@ -1,4 +1,7 @@
+import json
 import os
+from datetime import date
+from pathlib import Path
 
 # Before torch is imported: on shared cores, OpenMP threads that wait busily slow small operations down tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -9,9 +12,39 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests import parity  # noqa: E402
+
 # Triton reads this when a kernel is decorated, so it has to be there before any kernel module is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-parity", metavar="FILE", help="write the deviations from the official models here")
+
+
+def pytest_runtest_setup(item):
+    """What is measured from now on belongs to the official model whose record the test takes, if it takes one."""
+    key = item.callspec.params.get("key") if hasattr(item, "callspec") else None
+    parity.measure(key)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, in the process that its workers report to
+def pytest_testnodedown(node):
+    parity.merge(parity.deviations, getattr(node, "workeroutput", {}).get("parity", {}))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist
+        session.config.workeroutput["parity"] = parity.deviations
+    elif file := session.config.getoption("--record-parity"):
+        if exitstatus:
+            raise pytest.UsageError(f"{file} is not written, because a test failed")
+        from vssm.profiling import environment
+
+        about = {k: v for k, v in environment(torch.device("cpu")).items() if k in ("torch", "cpu", "compiled scan")}
+        record = {"environment": {"date": date.today().isoformat(), **about}, "deviations": parity.deviations}
+        Path(file).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 @pytest.fixture(scope="session")
