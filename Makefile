@@ -1,12 +1,13 @@
 # make demo   train a small VMamba on real digits, and draw what it learned
 # make test   style checks and tests, as CI runs them
+# make zoo    write model_zoo.md and the tables of the configs' pages; CI fails when they are stale
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup format bench clean
+.PHONY: demo test zoo parity setup format bench clean
 
 demo: $(READY)
 	$(BIN)/python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
@@ -15,6 +16,14 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+zoo: $(READY)
+	$(BIN)/python tools/model_zoo.py
+
+# The deviations from the official models that the zoo's page shows: minutes.
+parity: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/models/test_*_parity.py tests/medical/test_parity.py \
+		--record-parity benchmarks/results/$(shell date +%F)_parity_cpu.json
 
 setup: $(READY)
 

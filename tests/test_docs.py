@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import timm
 
 import vssm
 
@@ -37,6 +36,7 @@ def test_commands_name_files_that_exist():
     [
         "README.md",
         "CONTRIBUTING.md",
+        "model_zoo.md",
         "docs/decisions.md",
         "docs/scale.md",
         "docs/benchmark.md",
@@ -52,17 +52,22 @@ def test_links_and_pictures_exist(page):
 
 
 def test_table_of_models():
-    """Every published name is in it, with its parameters."""
-    listed: dict[str, str] = {}
+    """Every published name is in it, with the figures that the model zoo's page has for its default training."""
+    listed: dict[str, tuple[str, ...]] = {}
     for line in README.split("## Models")[1].split("## ")[0].splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) > 5 and cells[2].startswith("`"):
             before, choices, after = re.fullmatch(r"`(\w+)\{(.+)\}(\w*)`.?", cells[2]).groups()
             names = [f"{before}{choice}{after}" for choice in choices.split(",")]
-            for column in cells[3:6]:
-                assert column == "–" or len(column.split(", ")) == len(names), line
-            listed |= dict(zip(names, cells[3].split(", "), strict=True))
+            columns = [["–"] * len(names) if cell == "–" else cell.split(", ") for cell in cells[3:6]]
+            assert all(len(column) == len(names) for column in columns), line
+            listed |= dict(zip(names, zip(*columns, strict=True), strict=True))
     assert set(listed) == {name for name in vssm.list_models() if not name.endswith("_pico")}
-    for name, millions in listed.items():
-        parameters = sum(p.numel() for p in timm.create_model(name, device="meta").parameters())
-        assert f"{parameters / 1e6:.1f}" == millions, name
+
+    page = (ROOT / "model_zoo.md").read_text()
+    for name, (millions, gflops, top1) in listed.items():
+        row = re.search(rf"^\| `{name}\.\w+` \| \d+ \| (.*?) \| (.*?) \| .*? \| (.*?) \|", page, re.MULTILINE)
+        assert (millions, top1) == (row[1], row[3]), name
+        if gflops != "–":
+            unit = 10 ** -len(gflops.partition(".")[2])
+            assert float(gflops) == pytest.approx(float(row[2]), abs=0.5 * unit + 0.0005), name  # both are rounded

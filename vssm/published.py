@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED", "Published", "published"]
+__all__ = ["NETWORKS", "PUBLISHED", "Published", "PublishedNetwork", "published"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,29 @@ class Published:
     not_reproduced: str = ""
 
 
+@dataclass(frozen=True)
+class PublishedNetwork:
+    """A medical network as its authors published it; their results stand in the headers of `configs/medical`.
+
+    Attributes:
+        input_size: (C, H, W) that the authors' figures are for.
+        gflops: As printed; empty where no printed figure is known.
+        counter: What the authors counted them with, and what it counts.
+        arxiv: The paper.
+        code: The official repository.
+        license: Of the repository, hence of the weights.
+        weights: Where trained weights are.
+    """
+
+    input_size: tuple[int, int, int]
+    gflops: str
+    counter: str
+    arxiv: str
+    code: str
+    license: str
+    weights: str
+
+
 _VMAMBA = "README of github.com/MzeroMiko/VMamba"
 _EFFICIENTVMAMBA = "README of github.com/TerryPei/EfficientVMamba"
 _GROUPMAMBA = "README of github.com/Amshaker/GroupMamba"
@@ -33,6 +56,7 @@ _VSSD = "README of github.com/YuHengsss/VSSD"
 _EFFICIENTVIM = "README of github.com/mlvlab/EfficientViM"
 
 _NO_COUNT = "no count that we know of gives the printed figure: multiply-adds and scans alone give {}"
+_SECOND_HEADS = "the printed figure is of the model without its second set of heads, which is counted here"
 
 # By timm's name with the tag of the training.
 PUBLISHED: dict[str, Published] = {
@@ -71,16 +95,56 @@ PUBLISHED: dict[str, Published] = {
     "vssd_base.mesa_in1k": Published("89", "16.1", "85.4", _VSSD),
     "vssm_efficientvim_m1.e300_in1k": Published("", "0.239", "72.9", _EFFICIENTVIM),
     "vssm_efficientvim_m1.e450_in1k": Published("", "0.239", "73.5", _EFFICIENTVIM),
-    "vssm_efficientvim_m1_dist.in1k": Published("", "0.239", "74.6", _EFFICIENTVIM),
+    "vssm_efficientvim_m1_dist.in1k": Published("", "0.239", "74.6", _EFFICIENTVIM, _SECOND_HEADS),
     "vssm_efficientvim_m2.e300_in1k": Published("", "0.355", "75.4", _EFFICIENTVIM),
     "vssm_efficientvim_m2.e450_in1k": Published("", "0.355", "75.8", _EFFICIENTVIM),
-    "vssm_efficientvim_m2_dist.in1k": Published("", "0.355", "76.7", _EFFICIENTVIM),
+    "vssm_efficientvim_m2_dist.in1k": Published("", "0.355", "76.7", _EFFICIENTVIM, _SECOND_HEADS),
     "vssm_efficientvim_m3.e300_in1k": Published("", "0.656", "77.6", _EFFICIENTVIM),
     "vssm_efficientvim_m3.e450_in1k": Published("", "0.656", "77.9", _EFFICIENTVIM),
-    "vssm_efficientvim_m3_dist.in1k": Published("", "0.656", "79.1", _EFFICIENTVIM),
+    "vssm_efficientvim_m3_dist.in1k": Published("", "0.656", "79.1", _EFFICIENTVIM, _SECOND_HEADS),
     "vssm_efficientvim_m4.e300_in1k": Published("", "1.112", "79.4", _EFFICIENTVIM),
     "vssm_efficientvim_m4.e450_in1k": Published("", "1.112", "79.6", _EFFICIENTVIM),
-    "vssm_efficientvim_m4_dist.in1k": Published("", "1.112", "80.7", _EFFICIENTVIM),
+    "vssm_efficientvim_m4_dist.in1k": Published("", "1.112", "80.7", _EFFICIENTVIM, _SECOND_HEADS),
+}
+
+_MSVM_UNET = dict(
+    arxiv="2408.13735",
+    code="https://github.com/gndlwch2w/msvm-unet",
+    license="unspecified (the official repository grants none)",
+    weights="not published",
+)
+_MHS_UNET = PublishedNetwork(
+    (3, 256, 256),
+    gflops="",
+    counter="",
+    arxiv="2406.05992",
+    code="https://github.com/PixDeep/MHS-VM",
+    license="apache-2.0",
+    weights="in the official repository (`pretrained/`)",
+)
+_CALFLOPS = (
+    "counted with calflops in training mode: two for a multiply-add, norms and activations too, but not the scans; "
+    "counted in that way, the network here has the printed figure"
+)
+_THOP = (
+    "counted with thop: one for a multiply-add, four for an element of a norm, but neither the scans nor their "
+    "projections; counted in that way, the network here has the printed figure"
+)
+# By the name of the function in vssm.medical.
+NETWORKS: dict[str, PublishedNetwork] = {
+    "msvm_unet_tiny": PublishedNetwork((3, 224, 224), gflops="15.53", counter=_CALFLOPS, **_MSVM_UNET),
+    "msvm_unet_small": PublishedNetwork((3, 224, 224), gflops="", counter="", **_MSVM_UNET),
+    "vm_unet": PublishedNetwork(
+        (3, 256, 256),
+        gflops="4.11",
+        counter=_THOP,
+        arxiv="2402.02491",
+        code="https://github.com/JCruan519/VM-UNet",
+        license="apache-2.0",
+        weights="by hand, see the official README",
+    ),
+    "mhs_unet_3head": _MHS_UNET,
+    "mhs_unet_4head": _MHS_UNET,
 }
 
 
