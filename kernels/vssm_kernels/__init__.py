@@ -2,6 +2,7 @@
 
 from .backends import BACKENDS, available_backends
 from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
+from .functional import decompositions
 from .ops import selective_scan, selective_scan_2d, ssd
 from .routes import Route, encode_routes, route_order
 
@@ -9,6 +10,7 @@ __all__ = [
     "BACKENDS",
     "Route",
     "available_backends",
+    "decompositions",
     "encode_routes",
     "route_order",
     "selective_scan",

@@ -235,9 +235,10 @@ class _Chunks:
         self.to_end = self.decay[..., -1, :].permute(0, 1, 4, 2, 3)[..., None]
         # Decays are applied to an operand first: an einsum of two becomes one batched product, of three it does not.
         added = torch.einsum("bcsgn,bcsgrp->cbgrpn", self.B, self.v * self.to_end)
-        self.state = torch.zeros_like(added)  # before the chunk
+        state = [torch.zeros_like(added[0])]  # before the chunk; not written in place, for exporters
         for c in range(1, len(added)):
-            torch.addcmul(added[c - 1], self.whole[:, c - 1, ..., None, None], self.state[c - 1], out=self.state[c])
+            state.append(torch.addcmul(added[c - 1], self.whole[:, c - 1, ..., None, None], state[-1]))
+        self.state = torch.stack(state)
 
     def split(self, x: Tensor) -> Tensor:
         """(Bt, L, ...) to (Bt, chunks, T, ...), padded with zeros at the end."""

@@ -107,14 +107,19 @@ def _check_scan(u, delta, A, B, C, D, z, delta_bias, out_dtype) -> None:
     _check_devices(op, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
 
 
-def _scan_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):
-    _check_scan(u, delta, A, B, C, D, z, delta_bias, out_dtype)
-    scan = choose_backend(backend, u.device, u.dtype, u.numel() * A.shape[1]).selective_scan_fwd
+def gated_scan(scan, u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype):
+    """The op's two results by a backend's `selective_scan_fwd`, which knows no gate."""
     out_dtype = out_dtype or u.dtype
     if z is None:
         return scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype)
     y, last_state = scan(u, delta, A, B, C, D, delta_bias, delta_softplus, compute_dtype(u))
     return (y * torch.nn.functional.silu(z.to(y.dtype))).to(out_dtype), last_state
+
+
+def _scan_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):
+    _check_scan(u, delta, A, B, C, D, z, delta_bias, out_dtype)
+    scan = choose_backend(backend, u.device, u.dtype, u.numel() * A.shape[1]).selective_scan_fwd
+    return gated_scan(scan, u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype)
 
 
 def _scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):

@@ -134,8 +134,7 @@ def gather(x: Tensor, route: Route) -> Tensor:
 
 def scatter(x: Tensor, route: Route, height: int, width: int) -> Tensor:
     """Put a sequence back on its map, (..., L) to (..., H, W); pixels that the route does not visit are zero."""
-    rows = len(range(route.offset[0], height, route.stride[0]))
-    columns = len(range(route.offset[1], width, route.stride[1]))
+    rows, columns = _visited(route, height, width)
     grid = (columns, rows) if route.transpose else (rows, columns)
     if route.reverse:
         x = x.flip(-1)
@@ -145,16 +144,30 @@ def scatter(x: Tensor, route: Route, height: int, width: int) -> Tensor:
     if route.transpose:
         x = x.transpose(-1, -2)
     x = _mirror(x, route)
-    if (rows, columns) == (height, width):
+    if route.stride == (1, 1) and route.offset == (0, 0):
         return x
-    out = x.new_zeros(*x.shape[:-2], height, width)
-    out[..., route.offset[0] :: route.stride[0], route.offset[1] :: route.stride[1]] = x
-    return out
+    # Not written in place: an exporter takes this too.
+    zeros = x.new_zeros(*x.shape[:-2], rows, width)
+    x = torch.slice_scatter(zeros, x, -1, route.offset[1], None, route.stride[1])
+    zeros = x.new_zeros(*x.shape[:-2], height, width)
+    return torch.slice_scatter(zeros, x, -2, route.offset[0], None, route.stride[0])
+
+
+def _visited(route: Route, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns that a route takes of an H x W map; symbolic for a symbolic size, which `range` would fix."""
+
+    def count(size: int, offset: int, stride: int) -> int:
+        return size if (offset, stride) == (0, 1) else max(0, -(-(size - offset) // stride))
+
+    sizes = zip((height, width), route.offset, route.stride, strict=True)
+    rows, columns = (count(*size) for size in sizes)
+    return rows, columns
 
 
 def route_length(route: Route, height: int, width: int) -> int:
     """Number of pixels that a route visits on an H x W map."""
-    return len(range(route.offset[0], height, route.stride[0])) * len(range(route.offset[1], width, route.stride[1]))
+    rows, columns = _visited(route, height, width)
+    return rows * columns
 
 
 def route_order(route: Route, height: int, width: int) -> Tensor:

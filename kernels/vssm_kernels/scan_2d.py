@@ -50,11 +50,15 @@ class _Walk:
 
 def _walks(code: Sequence[int], height: int, width: int) -> list[_Walk]:
     sequences = decode_routes(code)
-    by_length: dict[int, list[int]] = {}
+    by_length: list[tuple[int, list[int]]] = []  # not a dict: lengths may be symbolic, which have no hash
     for k, length in enumerate(sequence_lengths(code, height, width)):
         if length:
-            by_length.setdefault(length, []).append(k)
-    return [_Walk(sequences, indices, height, width) for indices in by_length.values()]
+            alike = next((indices for known, indices in by_length if known == length), None)
+            if alike is None:
+                by_length.append((length, [k]))
+            else:
+                alike.append(k)
+    return [_Walk(sequences, indices, height, width) for _, indices in by_length]
 
 
 def _route_slots(code: Sequence[int]) -> list[range]:
@@ -121,34 +125,30 @@ def scan_2d_fwd(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """Forward of `ops.selective_scan_2d`; `scan` is a backend's `selective_scan_fwd`."""
-    batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
+    height, width, channels = u.shape[1], u.shape[2], u.shape[-1]
     slots = _route_slots(code)
     sum_dtype = compute_dtype(u)
-    shape = (batch, channels, height, width) if merge else (batch, slots[-1].stop, channels, height, width)
-    out = torch.zeros(shape, dtype=sum_dtype, device=u.device)
+    maps: dict[int, Tensor] = {}  # by slot, or all in slot 0; nothing is written in place, for exporters
     for walk in _walks(code, height, width):
         inputs = _Inputs(walk, u, dt, A, B, C, D, delta_bias, dt_weight)
         y, _ = scan(*inputs.args, delta_softplus, sum_dtype)
-        y = y.unflatten(1, (len(walk.indices), channels))
-        if merge:
-            for _, piece in walk.maps(y):
-                out += piece
-        else:
-            _store(out, walk, y, slots)
-    out = out.movedim((-2, -1), (1, 2))
-    return out.to(out_dtype).contiguous()
-
-
-def _store(out: Tensor, walk: _Walk, y: Tensor, slots: list[range]) -> None:
-    """Put every route's map into its slot of (Bt, routes, D, H, W)."""
-    taken: dict[int, int] = {}
-    for k, piece in walk.maps(y):
-        out[:, slots[k][taken.get(k, 0)]] = piece
-        taken[k] = taken.get(k, 0) + 1
+        taken: dict[int, int] = {}
+        for k, piece in walk.maps(y.unflatten(1, (len(walk.indices), channels))):
+            if merge:
+                maps[0] = maps[0] + piece if maps else piece
+            else:
+                maps[slots[k][taken.get(k, 0)]] = piece
+                taken[k] = taken.get(k, 0) + 1
+    count = 1 if merge else slots[-1].stop
+    if len(maps) < count:
+        unvisited = u.new_zeros(u.shape[0], channels, height, width, dtype=sum_dtype)
+        maps = {slot: maps.get(slot, unvisited) for slot in range(count)}
+    out = maps[0] if merge else torch.stack([maps[slot] for slot in range(count)], dim=1)
+    return out.movedim((-2, -1), (1, 2)).to(out_dtype).contiguous()
 
 
 def _read_slots(walk: _Walk, grad: Tensor, slots: list[range]) -> Tensor:
-    """The adjoint of `_store`: (Bt, H, W, routes, D) to (Bt, k, D, L)."""
+    """The gradient of unmerged results along a walk: (Bt, H, W, routes, D) to (Bt, k, D, L)."""
     grad = grad.movedim((1, 2), (-2, -1))
     parts = []
     for k in walk.indices:

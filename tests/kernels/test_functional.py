@@ -1,0 +1,81 @@
+"""The form of every op that exporters get, against the readable one in float64; then as part of a program."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.kernels.test_ops import LENGTHS, scan_inputs
+from tests.scan_2d import CROSS, ROUTES, make_2d
+from vssm_kernels import decompositions, encode_routes, selective_scan_2d
+from vssm_kernels.functional import linear_scan
+
+OPS = torch.ops.vssm
+
+
+def both_forms(op, *args):
+    """What the reference gives, and what the decomposition gives for the same arguments."""
+    return op(*args, "reference"), decompositions()[op.default](*args, "auto")
+
+
+def assert_close(got, want):
+    assert got.shape == want.shape and got.dtype == want.dtype
+    assert torch.allclose(got, want, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("length", (*LENGTHS, 8, 9, 64, 65, 513))
+def test_linear_scan_of_strong_decay(length):
+    generator = torch.Generator().manual_seed(length)
+    decay, x = torch.randn(2, 3, length, generator=generator).double(), torch.randn(3, length).double()
+    decay = torch.exp(-10 * decay.square())  # down to nothing, up to one
+    state, states = torch.zeros(2, 3).double(), []
+    for t in range(length):
+        state = decay[..., t] * state + x[..., t]
+        states.append(state)
+    assert_close(linear_scan(decay, x.expand(2, 3, length)), torch.stack(states, dim=-1))
+
+
+@pytest.mark.parametrize("length", (1, 7, 49, 500))
+@pytest.mark.parametrize("absent", [(), ("z", "D", "delta_bias")], ids=["all", "few"])
+def test_selective_scan(length, absent):
+    inputs = scan_inputs(length, states=3, groups=2, channels=6, absent=absent)
+    for want, got in zip(*both_forms(OPS.selective_scan, *inputs.values(), not absent, None), strict=True):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "apart"])
+@pytest.mark.parametrize("routes", ROUTES.values(), ids=ROUTES)
+def test_selective_scan_2d(routes, merge):
+    inputs = {name: x.double() for name, x in make_2d(routes, own_input=merge).items()}
+    code = encode_routes(routes)
+    want, got = both_forms(OPS.selective_scan_2d, *inputs.values(), code, True, merge, torch.float64)
+    assert_close(got, want)
+
+
+def test_ssd():
+    g = torch.Generator().manual_seed(0)
+    x, dt, B, C = (torch.randn(2, 70, *s, generator=g).double() for s in ((4, 3), (4,), (2, 5), (2, 5)))
+    A, D, bias = -torch.rand(4).double(), torch.randn(4).double(), torch.randn(4).double()
+    want, got = both_forms(OPS.ssd, x, dt, A, B, C, D, bias, True, 16)
+    assert_close(got, want)
+
+
+class Scan(nn.Module):
+    """The op on a map of any size; all its other inputs are made of the map."""
+
+    def forward(self, u):
+        dt = u[..., None, :].expand(*u.shape[:3], len(CROSS), u.shape[-1])
+        A = -torch.arange(1.0, u.shape[-1] + 1).expand(len(CROSS), -1)[..., None]
+        return selective_scan_2d(u, dt, A, dt[..., :1], dt[..., 1:2], routes=CROSS)
+
+
+def test_program_without_our_operators():
+    """Of dynamic height and width, on maps from less than a chunk to many."""
+    sizes = {dim: torch.export.Dim(f"d{dim}", min=2, max=512) for dim in (1, 2)}
+    program = torch.export.export(Scan(), (torch.randn(2, 6, 5, 3),), dynamic_shapes={"u": sizes})
+    assert any("vssm" in str(node.target) for node in program.graph.nodes)
+    program = program.run_decompositions(decompositions())
+    assert not any("vssm" in str(node.target) for node in program.graph.nodes)
+    run = program.module()
+    for height, width in ((6, 5), (2, 2), (2, 4), (3, 3), (9, 8), (40, 31)):
+        u = torch.randn(2, height, width, 3)
+        assert torch.allclose(run(u), Scan()(u), rtol=1e-4, atol=1e-5)
