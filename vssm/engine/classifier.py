@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
 from mmengine.dist import all_reduce_dict
 from mmengine.model import BaseModel
@@ -12,42 +11,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from .._errors import UserError, did_you_mean
+from ..models.create import ModelError, create_model
 from .config import check_options
 from .losses import DistillationLoss
-
-
-class ModelError(UserError):
-    """A model's name, options or weights cannot be used."""
-
-
-def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    """Create a timm model, with one sentence for each thing that can be wrong with the request.
-
-    Args:
-        name: A name from timm's registry, or one of timm's ``hf-hub:`` and ``local-dir:`` addresses.
-        pretrained: Load the published weights.
-        **options: Passed to ``timm.create_model``: ``num_classes``, ``drop_path_rate``, ...
-
-    Returns:
-        The model.
-
-    Raises:
-        ModelError: The name is unknown (near matches are named), an option is unknown, or the weights cannot be had.
-    """
-    if ":" not in name and not timm.is_model(name):
-        raise ModelError(f"timm knows no model '{name}'{did_you_mean(name.split('.')[0], timm.list_models())}.")
-    try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ModelError(f"Model '{name}' does not take all of the options {sorted(options)}: {error}.") from error
-    except Exception as error:
-        # Hub clients raise many unrelated types when there is no network, no such file or no such tag.
-        if not pretrained and "Invalid pretrained tag" not in str(error):
-            raise
-        raise ModelError(f"The weights of '{name}' could not be loaded: {type(error).__name__}: {error}") from error
 
 
 class _Outside:

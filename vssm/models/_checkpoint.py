@@ -14,6 +14,7 @@ __all__ = [
     "CONV_BLOCK_RENAMES",
     "EARLY_VMAMBA_NAMES",
     "check_fit",
+    "count_classes",
     "new_name",
     "read_checkpoint",
     "rename",
@@ -158,6 +159,14 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in weights)), ""):
         weights = {k[len(prefix) :]: v for k, v in weights.items()}
     return weights
+
+
+def count_classes(weights: Mapping[str, Tensor]) -> int | None:
+    """How many classes a classifier was trained on, where its names tell."""
+    for name, value in weights.items():
+        if name.endswith(("head.weight", "head.fc.weight", "heads.0.weight", "head.fcs.0.weight")):
+            return len(value)
+    return None
 
 
 # Regular expression and what it becomes, as `re.sub` takes them.

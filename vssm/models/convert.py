@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._errors import UserError, did_you_mean
-from ._checkpoint import read_checkpoint, unwrap_state_dict
+from ._checkpoint import count_classes, read_checkpoint, unwrap_state_dict
 
 _BACKBONE = "backbone."
 
@@ -66,7 +66,7 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, mod
 
 def _convert_classifier(checkpoint: dict, model_name: str) -> dict[str, Tensor]:
     weights = unwrap_state_dict(checkpoint)
-    classes = _classes(weights)
+    classes = count_classes(weights)
     model = timm.create_model(model_name, **({} if classes is None else {"num_classes": classes}))
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if rename is None:
@@ -74,14 +74,6 @@ def _convert_classifier(checkpoint: dict, model_name: str) -> dict[str, Tensor]:
     converted = rename(checkpoint, model)
     model.load_state_dict(converted, strict=True)
     return converted
-
-
-def _classes(weights: dict[str, Tensor]) -> int | None:
-    """How many classes a classifier was trained on, where its names tell."""
-    for name, value in weights.items():
-        if name.endswith(("head.weight", "head.fc.weight", "heads.0.weight", "head.fcs.0.weight")):
-            return len(value)
-    return None
 
 
 def _convert_detector(weights: dict, model_name: str) -> dict[str, Tensor]:

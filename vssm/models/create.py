@@ -1,0 +1,74 @@
+"""Any timm model by name, with a sentence for each thing that can be wrong with the request."""
+
+import os
+from typing import Any
+
+import timm
+from torch import nn
+
+from .._errors import UserError, did_you_mean
+from ._checkpoint import count_classes, read_checkpoint, unwrap_state_dict
+
+__all__ = ["ModelError", "create_model", "create_trained_model"]
+
+
+class ModelError(UserError):
+    """A model's name, options or weights cannot be used."""
+
+
+def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Create a timm model, with one sentence for each thing that can be wrong with the request.
+
+    Args:
+        name: A name from timm's registry, or one of timm's ``hf-hub:`` and ``local-dir:`` addresses.
+        pretrained: Load the published weights.
+        **options: Passed to ``timm.create_model``: ``num_classes``, ``drop_path_rate``, ...
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: The name is unknown (near matches are named), an option is unknown, or the weights cannot be had.
+    """
+    if ":" not in name and not timm.is_model(name):
+        raise ModelError(f"timm knows no model '{name}'{did_you_mean(name.split('.')[0], timm.list_models())}.")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ModelError(f"Model '{name}' does not take all of the options {sorted(options)}: {error}.") from error
+    except Exception as error:
+        # Hub clients raise many unrelated types when there is no network, no such file or no such tag.
+        if not pretrained and "Invalid pretrained tag" not in str(error):
+            raise
+        raise ModelError(f"The weights of '{name}' could not be loaded: {type(error).__name__}: {error}") from error
+
+
+def create_trained_model(name: str, checkpoint: str | os.PathLike, **options: Any) -> nn.Module:
+    """Create a timm model with the weights of a file, with as many classes as its classifier has.
+
+    Args:
+        name: A name from timm's registry.
+        checkpoint: An official checkpoint, or one of this package's training runs; read without running code from it.
+        **options: Passed to ``timm.create_model``, ``features_only`` for example.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: As :func:`create_model`; or the file is missing, damaged or not of this model.
+    """
+    try:
+        weights = unwrap_state_dict(read_checkpoint(checkpoint))
+    except (FileNotFoundError, ValueError) as error:
+        raise ModelError(f"The weights of '{name}' could not be loaded: {error}.") from error
+    overlay: dict[str, Any] = {"file": str(checkpoint)}
+    classes = count_classes(weights)
+    if classes is None and timm.is_model(name):
+        layer = timm.get_pretrained_cfg_value(name, "classifier")
+        classes = len(weights[f"{layer}.weight"]) if f"{layer}.weight" in weights else None
+    if classes is not None:
+        # In both places, or timm would put a random classifier in place of the trained one.
+        options["num_classes"] = overlay["num_classes"] = classes
+    return create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
