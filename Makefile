@@ -1,13 +1,14 @@
 # make demo   train a small VMamba on real digits, and draw what it learned
 # make test   style checks and tests, as CI runs them
 # make zoo    write model_zoo.md and the tables of the configs' pages; CI fails when they are stale
+# make docs   the documentation as a site, in site/
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test zoo parity setup format bench clean
+.PHONY: demo test zoo parity setup format bench docs clean
 
 demo: $(READY)
 	$(BIN)/python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
@@ -47,5 +48,8 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python kernels/benchmarks/run.py --threads 2
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build *.egg-info work_dirs
+	rm -rf $(VENV) build *.egg-info work_dirs site

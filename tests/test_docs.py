@@ -1,7 +1,11 @@
-"""The README's Python blocks run, in order and in one namespace, and its files exist."""
+"""Every code block in the README and the documentation: Python runs, commands are ones that the tools take."""
 
+import argparse
 import re
+import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,41 +14,167 @@ import vssm
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/**/*.md", "configs/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+# A block of commands behind this comment is run as it stands, in a folder of its own.
+RUN_MARK = "<!-- the tests run this -->\n"
+# Tools that are not the repository's, of which we know no options.
+OTHER_PROGRAMS = {"pre-commit"}
 
 
-def test_python_blocks_run():
+def blocks(page, language):
+    return re.findall(rf"((?:{RUN_MARK})?)```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def commands(page, marked=False):
+    """The command lines of a page as lists of words, without comments and without variables set in front."""
+    found = []
+    for mark, block in blocks(page, "bash"):
+        if mark or not marked:
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and re.match(r"[A-Z_]+=", words[0]):
+                    words.pop(0)
+                if words:
+                    found.append(words)
+    return found
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+WITH_COMMANDS_TO_RUN = [page for page in PAGES if commands(page, marked=True)]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A working directory that looks like the repository, to read from; what is written stays there."""
+    for name in ("tools", "configs", "kernels", "benchmarks", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_python_blocks_run(page, checkout):
+    """In order and in one namespace, but for those whose first line says what else they need."""
     pytest.importorskip("segmentation_models_pytorch")
+    pytest.importorskip("mmengine")
     namespace: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    run = [b for b in blocks if not b.startswith("# needs ")]  # a network, or a file of the reader's
-    assert len(run) >= 4
-    for block in run:
-        exec(compile(block, "README.md", "exec"), namespace)  # our own text, not a user's
+    for _, block in blocks(page, "python"):
+        code = compile(block, page, "exec")
+        if not block.startswith("# needs "):  # a network, or a file of the reader's
+            exec(code, namespace)  # our own text, not a user's
 
 
-def test_commands_name_files_that_exist():
-    commands = re.findall(r"^(?:torchrun .*?|python )(tools/\S+\.py)(.*)$", README, re.MULTILINE)
-    assert commands
-    for tool, arguments in commands:
-        assert (ROOT / tool).is_file()
-        for word in shlex.split(arguments):
-            assert not word.startswith("configs/") or (ROOT / word).is_file(), word
+class Parsed(Exception):
+    """Instead of what the tool would do next."""
+
+
+def parse(script, arguments, monkeypatch):
+    """Let a tool parse its arguments, and stop it there."""
+    real = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, *args, **kwargs):
+        raise Parsed(real(self, *args, **kwargs))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.syspath_prepend(str((ROOT / script).parent))
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except Parsed as parsed:
+            return parsed.args[0]
+        except SystemExit as stop:
+            raise AssertionError(f"{script} does not take {shlex.join(arguments)} (exit code {stop.code})") from stop
+    raise AssertionError(f"{script} parsed no arguments")
+
+
+def check_command(words, monkeypatch):
+    program, *rest = words
+    for word in words:
+        assert not word.startswith("configs/") or (ROOT / word).exists(), word
+    if program == "torchrun":
+        script = next(i for i, word in enumerate(rest) if word.endswith(".py"))
+        program, rest = "python", rest[script:]
+    if program == "python":
+        script, *arguments = rest
+        parsed = parse(script, arguments, monkeypatch)
+        options = getattr(parsed, "cfg_options", None)
+        for config in (word for word in arguments if word.startswith("configs/") and options):
+            from vssm.engine.run import load_config, parse_options
+
+            load_config(str(ROOT / config), parse_options(options))
+    elif program.endswith(".sh"):
+        assert (ROOT / program).is_file()
+        # dist_train.sh CONFIG GPUS ..., slurm_train.sh PARTITION JOB_NAME CONFIG ...
+        config, options = (rest[0], rest[2:]) if "dist" in program else (rest[2], rest[3:])
+        parse("tools/train.py", [config, *options], monkeypatch)
+    elif program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(rest) <= set(targets), rest
+    elif program == "pip":
+        known = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+        for extras in re.findall(r"vssm\[(.+?)\]", " ".join(rest)):
+            for extra in extras.split(","):
+                assert re.search(rf"^{extra} = ", known, re.MULTILINE), extra
+    else:
+        assert program in OTHER_PROGRAMS, f"no check knows the command {shlex.join(words)}"
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_are_ones_that_the_tools_take(page, monkeypatch):
+    pytest.importorskip("mmengine")
+    for words in commands(page):
+        check_command(words, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "page",
+    "command",
     [
-        "README.md",
-        "CONTRIBUTING.md",
-        "model_zoo.md",
-        "docs/decisions.md",
-        "docs/scale.md",
-        "docs/benchmark.md",
-        "docs/visualize.md",
-        "configs/detection/README.md",
-        "configs/segmentation/README.md",
+        "python tools/train.py configs/none.py",
+        "python tools/train.py CONFIG --no-such-option",
+        "rm README.md",
+        "make no",
     ],
 )
+def test_a_wrong_command_is_found(command, monkeypatch):
+    with pytest.raises(AssertionError):
+        check_command(shlex.split(command), monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_COMMANDS_TO_RUN)
+def test_marked_commands_run(page, checkout, monkeypatch):
+    for program, script, *arguments in commands(page, marked=True):
+        assert program == "python"
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [script, *arguments])
+            with pytest.raises(SystemExit) as stop:
+                runpy.run_path(script, run_name="__main__")
+        assert not stop.value.code, shlex.join([script, *arguments])
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    """With no network: nothing that a page needs is fetched."""
+    pytest.importorskip("mkdocstrings")
+    pytest.importorskip("material")
+    arguments = ["build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    scan = (tmp_path / "api" / "kernels" / "index.html").read_text()
+    assert "selective_scan_2d" in scan and "the step size" in scan
+    pages = [page.read_text() for page in tmp_path.rglob("*.html")]
+    assert not [text for text in pages if re.search(r'(?:src|href)="https://(?:fonts|cdn|unpkg)', text)]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_exist(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
