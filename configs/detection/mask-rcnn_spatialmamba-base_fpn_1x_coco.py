@@ -1,4 +1,4 @@
-# Mask R-CNN on spatialmamba_base, 12 epochs: 115.25 M parameters, 493 GFLOPs at 1280 x 800 pixels.
+# Mask R-CNN on spatialmamba_base, 12 epochs: 115.25 M parameters, 494 GFLOPs at 1280 x 800 pixels.
 # Published for COCO val2017: box AP 50.4, mask AP 45.1; 115 M, 494 GFLOPs.
 # Weights: https://drive.google.com/file/d/1oTyT0q88ernqc1_IyqBWHrVJJPGNRN8r/view
 _base_ = [

@@ -67,7 +67,8 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         ConfigError: The file is missing or does not parse, or an option's first name is no part of a config.
     """
     if not Path(path).is_file():
-        raise ConfigError(f"Config '{path}' does not exist.")
+        beside = did_you_mean(str(Path(path)), map(str, Path(path).parent.glob("*.py")))
+        raise ConfigError(f"Config '{path}' does not exist{beside}.")
     if Path(path).suffix != ".py":
         raise ConfigError(f"Config '{path}' is not a .py file.")
     try:

@@ -67,6 +67,8 @@ class Backbone(nn.Module):
 
     # Operators that the paper's count of FLOPs leaves out, see `vssm.profiling.paper_flops`.
     uncounted_operators: Tuple[str, ...] = ()
+    # Whether that count was made in training mode, where a BatchNorm counts five for an element, not two.
+    counted_in_training: bool = False
     # Names of parameters of the state space, which weight decay spares; norms and biases are exempt by their shape.
     state_space_parameters: Tuple[str, ...] = ("A_logs", "Ds", "dt_projs_bias")
     # What official detectors and segmentors do to each stage's map: "new" is a LayerNorm that the checkpoints of

@@ -49,6 +49,8 @@ class SpatialMamba(Backbone):
     Input (B, in_chans, H, W) of any size. `forward_features` gives (B, H / 32, W / 32, C), sizes rounded up.
     """
 
+    counted_in_training = True
+
     def __init__(
         self,
         in_chans: int = 3,

@@ -1,22 +1,37 @@
-"""FLOPs as the papers print them: fvcore's count plus the scans.
+"""Operations of a model: as the papers print them, or as multiply-adds or floating-point operations.
 
 fvcore counts a multiply-add of a convolution or matrix product as one and a layer norm as five per element; the papers
 add 9 N + 1 per (position, channel) of a selective scan (see `vssm_kernels.flops`). The two units are mixed in the
-published figures, so they are mixed here.
+published figures, so they are mixed in the kind "paper". The others are PyTorch's count, in one unit each.
 """
 
+import copy
+import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import enable_reentrant_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from vssm_kernels.scan_2d import sequence_lengths
 
+from .._errors import did_you_mean
 from .._optional import require
+from .cost import UNITS, Cost, ModuleCost
 
-__all__ = ["paper_flops"]
+__all__ = ["count", "paper_flops"]
+
+aten = torch.ops.aten
+Forward = Callable[[nn.Module, Tensor], Tensor | Sequence[Tensor]]
 
 
 def _shape(value) -> list[int] | None:
@@ -47,19 +62,273 @@ def _attention(inputs, outputs) -> int:
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])  # its two matrix products; fvcore skips the fused op
 
 
+def _attention_outputs(inputs, outputs) -> int:
+    q, k, v = map(_shape, inputs[:3])
+    return math.prod(q[:-1]) * (k[-2] + v[-1])
+
+
+# fvcore's handles, by operator: functions of the traced inputs and outputs. These are added to its own.
+_PAPER = {
+    "vssm::selective_scan": _selective_scan,
+    "vssm::selective_scan_2d": _selective_scan_2d,
+    "vssm::ssd": _ssd,
+    "aten::scaled_dot_product_attention": _attention,
+    # fvcore counts a pooling layer one per input element; over a channels-last map the pool is a mean.
+    "aten::mean": lambda inputs, outputs: math.prod(_shape(inputs[0])),
+}
+_OUTPUTS = {"aten::scaled_dot_product_attention": _attention_outputs}
+
+
+def _convolution_backward(grad, x, weight, bias, stride, padding, dilation, transposed, *rest, out_shape=None) -> int:
+    """As much as the forward for each gradient wanted; torch's own formula forgets the groups of a weight's gradient.
+
+    rest: output padding, groups, and which of the gradients of (x, weight, bias) are wanted.
+    """
+    positions = math.prod((x if transposed else grad)[2:])
+    return 2 * x[0] * positions * math.prod(weight) * sum(rest[2][:2])
+
+
+def _copy(model: nn.Module, meta: bool) -> nn.Module:
+    """A model of the same structure in eval mode, to hang hooks on; it shares the tensors or has none that hold values.
+
+    On the device "meta" operators work out shapes and nothing else, so that counting a large model costs no compute.
+    """
+    tensors: dict[int, Tensor] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if not meta:
+            tensors[id(tensor)] = tensor
+        elif isinstance(tensor, nn.Parameter):
+            tensors[id(tensor)] = nn.Parameter(torch.empty_like(tensor, device="meta"), tensor.requires_grad)
+        else:
+            tensors[id(tensor)] = torch.empty_like(tensor, device="meta")
+    return copy.deepcopy(model, tensors).eval()
+
+
+def _offsets(model: nn.Module, totals: Counter) -> None:
+    """Make every module add to `totals`, under its name, what its paper counts more than runs here."""
+    trained = {
+        norm
+        for module in model.modules()
+        if getattr(module, "counted_in_training", False)
+        for norm in module.modules()
+        if isinstance(norm, nn.BatchNorm2d)
+    }
+
+    def add(name: str, module: nn.Module, inputs: tuple, output) -> None:
+        totals[name] += 3 * math.prod(map(int, output.shape)) if module in trained else 0
+        if hasattr(module, "paper_flops_offset"):
+            totals[name] += int(module.paper_flops_offset(inputs[0]))
+
+    for name, module in model.named_modules():
+        if module in trained or hasattr(module, "paper_flops_offset"):
+            module.register_forward_hook(partial(add, name))
+
+
+class _ShapesAlone(TorchDispatchMode):
+    """Lets a trace on the device "meta" see what one on a CPU sees.
+
+    Operators of that device are written in Python, and where a trace is recorded sizes are no plain numbers to them: so
+    they run in a thread of their own.
+
+    Attributes:
+        convolved: Elements of the outputs of all convolutions.
+    """
+
+    def __init__(self, thread: ThreadPoolExecutor):
+        super().__init__()
+        self.thread = thread
+        self.convolved = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator is aten.convolution.default:
+            # A trace records the operator that this one calls on other devices.
+            with enable_reentrant_dispatch(), self:
+                output = aten._convolution.default(*args, False, False, True, True)
+            self.convolved += output.numel()
+            return output
+        if operator is aten._convolution.default:
+            operator, args = aten.convolution.default, args[:9]
+        call = partial(operator, *args, **(kwargs or {}))
+        # A view is made here, where autograd is told of it.
+        return call() if operator.is_view else self.thread.submit(torch.no_grad()(call)).result()
+
+
+def _traced(model: nn.Module, image: Tensor, operations: Mapping[str, Callable]) -> tuple[Counter, int]:
+    """Operations of each module by its name, and elements of the outputs of all convolutions and products.
+
+    Args:
+        operations: fvcore's handles: by the name of an operator, functions of its traced inputs and outputs.
+    """
+    fvcore = require("fvcore.nn.jit_analysis", "profile")
+    outputs = require("fvcore.nn.activation_count", "profile")._DEFAULT_SUPPORTED_OPS | _OUTPUTS
+
+    def count_both(name: str, inputs: list, results: list) -> Counter:
+        counts: Counter = Counter()
+        for what, handles in (("operations", operations), ("outputs", outputs)):
+            number = handles[name](inputs, results) if name in handles else 0
+            counts[what] = sum(number.values()) if isinstance(number, Counter) else number
+        counts["convolved"] = counts["outputs"] if name == "aten::_convolution" else 0
+        return counts
+
+    handles = {name: partial(count_both, name) for name in {*operations, *outputs}}
+    analysis = fvcore.JitModelAnalysis(model, image).set_op_handle(**handles)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    with ThreadPoolExecutor(1) as thread, _ShapesAlone(thread) if image.is_meta else nullcontext() as shapes:
+        counts = analysis.by_module_and_operator()
+    if shapes and shapes.convolved != counts[""]["convolved"]:
+        raise RuntimeError("this version of PyTorch does not trace convolutions on the device meta as it did")
+    return Counter({name: int(count["operations"]) for name, count in counts.items()}), int(counts[""]["outputs"])
+
+
+def _paper(model: nn.Module, image: Tensor, uncounted: Sequence[str] | None) -> tuple[Counter, int]:
+    """Operations of each module by its name, and activations."""
+    handles = require("fvcore.nn.flop_count", "profile")._DEFAULT_SUPPORTED_OPS | _PAPER
+    if uncounted is None:
+        uncounted = {name for module in model.modules() for name in getattr(module, "uncounted_operators", ())}
+    offsets: Counter = Counter()
+    _offsets(model, offsets)
+    counts, activations = _traced(model, image, {name: handles[name] for name in handles if name not in uncounted})
+    for name, offset in offsets.items():
+        parts = name.split(".")
+        for i in range(len(parts) + 1) if name else [0]:
+            counts[".".join(parts[:i])] += offset
+    return counts, activations
+
+
+def _torch(model: nn.Module, image: Tensor, backward: bool) -> Counter:
+    """Floating-point operations of each module that is called, by name."""
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
+    # The fused attention of a CPU has no formula, and those of GPUs count a backward that computes scores anew.
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, sdpa_kernel(SDPBackend.MATH):
+        with torch.set_grad_enabled(backward):
+            outputs = model(image)
+        if backward:
+            outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+            wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            # Not backward(), which would leave gradients in the model's own parameters.
+            torch.autograd.grad(sum(y.sum() for y in outputs), wanted, allow_unused=True)
+    names = {f".{alias}" if alias else "": alias for alias, _ in model.named_modules(remove_duplicate=False)}
+    root = type(model).__name__
+    counts: Counter = Counter()
+    for path, operators in counter.get_flop_counts().items():
+        if path.startswith(root) and path[len(root) :] in names:
+            counts[names[path[len(root) :]]] = sum(operators.values())
+    counts[""] = counter.get_total_flops()
+    return counts
+
+
+def _modules(model: nn.Module, counts: Mapping[str, int]) -> tuple[ModuleCost, ...]:
+    """A module whose own forward is never called, such as a list, has what those in it have."""
+
+    def visit(name: str, module: nn.Module) -> list[ModuleCost]:
+        inner: list[ModuleCost] = []
+        total = 0
+        for child, part in module.named_children():
+            found = visit(f"{name}.{child}" if name else child, part)
+            total += found[0].flops
+            inner += found
+        params = sum(parameter.numel() for parameter in module.parameters())
+        return [ModuleCost(name, type(module).__name__, params, max(counts.get(name, 0), total)), *inner]
+
+    return tuple(visit("", model))
+
+
+def _count(
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    kind: str,
+    backward: bool,
+    forward: Forward | None,
+    uncounted: Sequence[str] | None,
+    meta: bool,
+) -> Cost:
+    modules_of = model
+    model = _copy(model, meta)
+    if forward is not None:
+        model.forward = partial(forward, model)
+    parameter = next(model.parameters(), torch.empty(0, device="meta" if meta else "cpu"))
+    image = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
+    with torch.no_grad():
+        counts, activations = _paper(model, image, uncounted) if kind == "paper" else _traced(model, image, {})
+    if kind != "paper":
+        per_unit = 2 if kind == "macs" else 1
+        counts = Counter({name: n // per_unit for name, n in _torch(model, image, backward).items()})
+    modules = _modules(modules_of, counts)
+    return Cost(kind, backward, input_size, modules[0].params, counts[""], activations, modules)
+
+
+def count(
+    model: nn.Module,
+    input_size: Sequence[int] = (3, 224, 224),
+    kind: str = "paper",
+    backward: bool = False,
+    *,
+    forward: Forward | None = None,
+    uncounted: Sequence[str] | None = None,
+    execute: bool = False,
+) -> Cost:
+    """What one image costs, in eval mode; the mathematical operations, whatever backend runs them.
+
+    Kinds:
+
+    - ``"paper"``: as the papers' tables. A multiply-add of a convolution or matrix product is one, an element of a norm
+      five (of a BatchNorm, two), of a pooling layer one; a selective scan is 9 per (position, channel, state) and one
+      per (position, channel) for the skip. Where an official counter is known to give another number than the
+      operations that run here, the module concerned says so: its `paper_flops_offset(x)`, of its first input, is added.
+    - ``"flops"``: floating-point operations. A multiply-add of a convolution or matrix product is two; a scan is as
+      above, which has multiplications and additions apart. Nothing else counts: no norms, activations, pooling,
+      additions of maps.
+    - ``"macs"``: half of ``"flops"``.
+
+    Args:
+        model: Takes images (1, C, H, W). It is left as it is.
+        input_size: (C, H, W).
+        kind: "paper", "macs" or "flops".
+        backward: Count the backward pass too, for the gradients of all parameters that want one; not with "paper". A
+            product's takes twice its forward, and so does a scan's.
+        forward: What to run in place of the model's own forward: a function of (model, image) that gives one tensor or
+            several.
+        uncounted: Operators that "paper" leaves out. A paper leaves out what its code has in a form that fvcore does
+            not know; when None, the model's modules say what (`uncounted_operators`), if anything.
+        execute: Compute what is counted, on the model's own device, with the backend that would run there. The figures
+            are the same. Without it only shapes are worked out, unless the model needs values.
+
+    Returns:
+        The cost. Divide `flops` by 1e9 for the GFLOPs of a table.
+
+    Raises:
+        ValueError: An unknown kind, an input size that is not three positive numbers, or a backward pass that was asked
+            of "paper" or of a model without trainable parameters.
+        MissingExtraError: fvcore is not installed (the extra [profile]).
+    """
+    if kind not in UNITS:
+        raise ValueError(f"kind must be one of {', '.join(UNITS)}, got {kind!r}{did_you_mean(str(kind), UNITS)}")
+    input_size = tuple(input_size)
+    if len(input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in input_size):
+        raise ValueError(f"input_size must be (C, H, W), three positive integers, got {input_size}")
+    if backward and kind == "paper":
+        raise ValueError("the papers count the forward pass alone; count a backward pass as 'macs' or 'flops'")
+    if backward and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no parameter that wants a gradient, so it has no backward pass")
+    job = partial(_count, model, input_size, kind, backward, forward, uncounted)
+    if execute:
+        return job(meta=False)
+    try:
+        return job(meta=True)
+    except (NotImplementedError, RuntimeError):
+        # It reads a value, or has a tensor that is no parameter and no buffer.
+        return job(meta=False)
+
+
 def paper_flops(
     model: nn.Module, input_size: Sequence[int] = (3, 224, 224), uncounted: Sequence[str] | None = None
 ) -> int:
-    """Operations of one forward pass over one image, counted as in the papers' tables.
-
-    Where an official counter is known to give another number than the operations that run here, the module concerned
-    says so: its `paper_flops_offset(x)`, of its first input, is added.
+    """Operations of one forward pass over one image, counted as in the papers' tables: `count` with the kind "paper".
 
     Args:
-        model: any model that takes images (1, C, H, W); counted in eval mode, left in the mode it was in.
+        model: any model that takes images (1, C, H, W); it is left as it is.
         input_size: (C, H, W).
-        uncounted: operators to leave out. A paper leaves out what its code has in a form that fvcore does not know;
-            when None, the model's class says what (`uncounted_operators`), if anything.
+        uncounted: operators to leave out, see `count`.
 
     Returns:
         The count; divide by 1e9 for the GFLOPs of a table.
@@ -67,34 +336,4 @@ def paper_flops(
     Raises:
         ImportError: fvcore is not installed (the extra [profile]).
     """
-    fvcore = require("fvcore.nn", "profile")
-    parameter = next(model.parameters())
-    image = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
-    offset = 0
-
-    def add_offset(module: nn.Module, inputs: tuple, output) -> None:
-        nonlocal offset
-        offset += module.paper_flops_offset(inputs[0])
-
-    hooks = [m.register_forward_hook(add_offset) for m in model.modules() if hasattr(m, "paper_flops_offset")]
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            analysis = fvcore.FlopCountAnalysis(model, image)
-            analysis.set_op_handle("vssm::selective_scan", _selective_scan)
-            analysis.set_op_handle("vssm::selective_scan_2d", _selective_scan_2d)
-            analysis.set_op_handle("vssm::ssd", _ssd)
-            analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
-            # fvcore counts a pooling layer one per input element; over a channels-last map the pool is a mean.
-            analysis.set_op_handle("aten::mean", lambda inputs, outputs: math.prod(_shape(inputs[0])))
-            if uncounted is None:
-                uncounted = getattr(model, "uncounted_operators", ())
-            for name in uncounted:
-                analysis.set_op_handle(name, lambda inputs, outputs: 0)
-            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-            return int(analysis.total()) + int(offset)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(training)
+    return count(model, input_size, uncounted=uncounted).flops
