@@ -91,7 +91,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-epochs = 6
+epochs = 5
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="TimmOptimWrapperConstructor",

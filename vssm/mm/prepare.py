@@ -30,10 +30,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 
     Each sets ``command`` in the parsed arguments to a function of them that returns an exit code or None.
     """
-    # A segmentor learns a digit from its own few pixels, so its digits are larger and more.
+    # A segmentor learns the classes from single pixels: more digits in an image make it learn in fewer steps.
     for name, command, layout, train, digits, sides in (
         ("digits-coco", digits_coco, "COCO", 1200, (2, 6), (20, 60)),
-        ("digits-ade", digits_ade, "ADE20K", 2400, (3, 8), (28, 60)),
+        ("digits-ade", digits_ade, "ADE20K", 2400, (6, 12), (26, 44)),
     ):
         about = f"handwritten digits on photographs, in {layout}'s layout; downloads nothing"
         parser = subparsers.add_parser(name, help=about, description=about)
