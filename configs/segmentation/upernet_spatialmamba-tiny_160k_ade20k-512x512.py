@@ -1,4 +1,4 @@
-# UPerNet on spatialmamba_tiny, 160 000 steps: 56.54 M parameters, 936 GFLOPs at 2048 x 512 pixels.
+# UPerNet on spatialmamba_tiny, 160 000 steps: 56.54 M parameters, 937 GFLOPs at 2048 x 512 pixels.
 # Published for ADE20K val: mIoU 48.6, 49.4 with TTA; 57 M, 936 GFLOPs.
 # The drop path is that of the detectors.
 # Weights: https://drive.google.com/file/d/1ngRweMh6vLjfZ43fb_o_ZyHs6psxb6Ix/view

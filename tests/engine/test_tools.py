@@ -152,7 +152,7 @@ def test_published_weights_are_tested_without_a_checkpoint(make_config, tmp_path
         assert pretrained
         raise OSError("no network")
 
-    monkeypatch.setattr("vssm.engine.classifier.timm.create_model", no_network)
+    monkeypatch.setattr("vssm.models.create.timm.create_model", no_network)
     words = [config, "--work-dir", tmp_path / "wd", "--cfg-options", "model.model.pretrained=True"]
     assert "weights of 'test_convnext' could not be loaded: OSError: no network" in sentence(capsys, test_tool, *words)
 

@@ -221,7 +221,7 @@ def test_an_existing_folder_is_kept(coco, tmp_path, capsys):
     ("words", "sentence"),
     [
         (["--train", "0"], "at least one image"),
-        (["--size", "40"], "have no room for digits of 60 pixels"),
+        (["--size", "40"], "have no room for digits of 44 pixels"),
         (["--digit-size", "4", "60"], "a smallest of at least 8"),
         (["--seed", "-1"], "The seed is 0 or more"),
     ],
