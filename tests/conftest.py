@@ -5,9 +5,8 @@ from pathlib import Path
 
 # Before torch is imported: on shared cores, OpenMP threads that wait busily slow small operations down tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Workers of pytest-xdist share the cores, one each.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Workers of pytest-xdist share the cores, and tensors as small as the tests' gain nothing from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

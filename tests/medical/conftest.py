@@ -4,21 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from ..engine.conftest import REPO
 
 CONFIGS = REPO / "configs" / "medical"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small gain nothing from threads, and lose a lot where other work waits for the same cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Voxels of the organs 1 to 8 in TransUNet's order; each pair that is swapped in the other order is (small, large).

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
-import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import vssm.mm  # noqa: E402, F401
@@ -109,15 +108,6 @@ val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1))
 """
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Tensors this small gain nothing from threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

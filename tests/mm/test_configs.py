@@ -126,15 +126,6 @@ def _load(path):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small gain nothing from threads, and lose a lot where other work waits for the same cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", autouse=True)
 def read_indices_once():
     """mmengine parses the index of all of mmdet's models for each base config, a second every time."""
     with mock.patch.object(config_utils, "_get_cfg_metainfo", functools.cache(config_utils._get_cfg_metainfo)):

@@ -12,8 +12,6 @@ pytest.importorskip("skimage")
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
-import torch  # noqa: E402
-
 from vssm._cli import run  # noqa: E402
 from vssm.engine import Runner, load_config, read_checkpoint  # noqa: E402
 from vssm.engine.run import train  # noqa: E402
@@ -33,14 +31,6 @@ CONFIGS = {
 DATA = {"detection": ("digits-coco", "VSSM_DIGITS_COCO"), "segmentation": ("digits-ade", "VSSM_DIGITS_ADE")}
 METRIC = {"detection": "coco/bbox_mAP_50", "segmentation": "mIoU"}
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,15 +23,6 @@ SEGMENTOR = REPO / "configs/segmentation/upernet_vmamba-pico_digits-ade.py"
 MEDICAL = REPO / "configs/medical/unet-vmamba-pico_mni152.py"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small gain nothing from threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def tool():
     spec = importlib.util.spec_from_file_location("visualize", REPO / "tools" / "visualize.py")
