@@ -125,13 +125,6 @@ def _load(path):
     return load_config(str(path))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def read_indices_once():
-    """mmengine parses the index of all of mmdet's models for each base config, a second every time."""
-    with mock.patch.object(config_utils, "_get_cfg_metainfo", functools.cache(config_utils._get_cfg_metainfo)):
-        yield
-
-
 def read(path):
     cfg = copy.deepcopy(_load(path))
     cfg.model.backbone.pretrained = False

@@ -3,7 +3,6 @@
 import functools
 import re
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -13,16 +12,15 @@ pytest.importorskip("mmseg")
 
 # vssm first: it lets mmdet be imported without mmcv's compiled operators.
 import vssm.mm  # noqa: E402, F401, I001
-from mmengine.config import utils as config_utils  # noqa: E402
 
+from vssm._headers import configs  # noqa: E402
 from vssm.profiling.subjects import count_subject, find_subjects  # noqa: E402
 
 REPO = Path(__file__).parents[2]
 HEADERS = {
     path: " ".join(line[2:] for line in path.read_text().splitlines() if line.startswith("# "))
     for task in ("detection", "segmentation")
-    for path in sorted((REPO / "configs" / task).glob("*.py"))
-    if "_digits-" not in path.stem  # test_mini_runs.py trains those; they have no published figures
+    for path in configs(REPO / "configs" / task)
 }
 
 
@@ -50,13 +48,6 @@ NOT_REPRODUCED = {
         "936": "936.52 in training mode, which gives the classifiers; 936.37 in evaluation mode"
     },
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def read_indices_once():
-    """mmengine parses the index of all of mmdet's models for each base config, a second every time."""
-    with mock.patch.object(config_utils, "_get_cfg_metainfo", functools.cache(config_utils._get_cfg_metainfo)):
-        yield
 
 
 @functools.cache
