@@ -347,7 +347,7 @@ def test_curves(tool, logs, tmp_path, capsys):
 
 def test_curves_have_the_logged_values(logs, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("vssm.viz.curves._save", lambda figure, path: drawn.setdefault("figure", figure))
+    monkeypatch.setattr("vssm.viz.curves.save_figure", lambda figure, path: drawn.setdefault("figure", figure))
     plot_learning_curves([logs["segmentation"]], tmp_path / "c.png")
     loss, score = drawn["figure"].axes
     assert loss.lines[0].get_xydata().tolist() == [[1, 4.0], [2, 2.0], [3, 4 / 3], [4, 1.0]]

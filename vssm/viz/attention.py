@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UserError, did_you_mean
+from .canvas import INK, WRONG, hide_axes, new_figure, save_figure, size_of
 from .features import feature_maps
 from .frozen_scan import FrozenScan, freeze_scans, is_scan, scan_weights
-from .plots import INK, WRONG, _bare, _figure, _save, _size
 
 __all__ = [
     "Attention",
@@ -261,15 +261,15 @@ def plot_attention(picture: Any, attentions: Sequence[Attention], path: str | os
         rows.append(panels)
     columns = min(columns, max(len(panels) for panels in rows))
     heights = [-(-len(panels) // columns) for panels in rows]
-    height, width = _size(picture)
+    height, width = size_of(picture)
     side = 1.75
-    figure = _figure(side * columns, sum(side * height / width * lines + 0.25 * lines + 0.25 for lines in heights))
+    figure = new_figure(side * columns, sum(side * height / width * lines + 0.25 * lines + 0.25 for lines in heights))
     bands = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for band, lines, panels, attention in zip(bands, heights, rows, attentions, strict=True):
         shape = " x ".join(map(str, attention.merged.shape))
         band.suptitle(f"{attention.mixer}, {shape} positions", x=0.01, ha="left", fontsize=8.5, color=INK)
         grid = band.subplots(lines, columns, squeeze=False)
-        _bare(grid)
+        hide_axes(grid)
         for axes, (title, heat) in zip(grid.flat, panels, strict=False):
             axes.set_title(title, fontsize=7.5, color=INK, pad=3)
             axes.imshow(picture, extent=(0, width, height, 0))
@@ -281,7 +281,7 @@ def plot_attention(picture: Any, attentions: Sequence[Attention], path: str | os
                 shown = (shown / others.max().clamp_min(1e-30)).clamp_max(1).sqrt()
                 axes.imshow(shown, cmap="magma", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest")
             _mark(axes, attention, height, width)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _mark(axes: Any, attention: Attention, height: int, width: int) -> None:

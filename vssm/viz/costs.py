@@ -8,12 +8,10 @@ from typing import Any
 import timm
 from timm.models import get_pretrained_cfg
 
-import vssm  # noqa: F401  registers the models
-
 from .._errors import UserError
 from .._folders import write_beside
 from ..published import published
-from .plots import FAINT, INK, _figure, _plain_axes
+from .canvas import FAINT, INK, new_figure, plain_axes
 
 __all__ = ["plot_accuracy", "plot_costs", "plot_resolution"]
 
@@ -68,7 +66,7 @@ def plot_accuracy(rows: Sequence[Row], path: str | os.PathLike) -> Any:
         groups.setdefault(_SIZE.sub("", name), []).append(name)
     series = sorted(groups, key=lambda group: (_family(groups[group][0]), group))
 
-    figure = _figure(4.3 * (len(panels) + 1) + 0.4, 5.6)
+    figure = new_figure(4.3 * (len(panels) + 1) + 0.4, 5.6)
     axes = figure.subplots(1, len(panels) + 1, sharey=True, squeeze=False)[0]
     drawn = [(models, lambda row: row["images_per_s"]) for models in panels.values()]
     drawn.append((every, lambda row: row["gflops"]))
@@ -90,7 +88,7 @@ def plot_accuracy(rows: Sequence[Row], path: str | os.PathLike) -> Any:
                 )
         ax.set_xscale("log")
         _plain_ticks(ax.xaxis)
-        _plain_axes(ax)
+        plain_axes(ax)
         ax.grid(True, axis="x", color=FAINT, linewidth=0.5)
     for ax, (mode, batch) in zip(axes, panels, strict=False):
         ax.set_xlabel(f"{_MODES[mode]} per second, batch {batch}", fontsize=9.5, color=INK)
@@ -134,7 +132,7 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> Any:
     costs: dict[str, Callable[[Row], float | None]] = {"images per second": lambda row: row["images_per_s"]}
     if any(row.get("mebibytes") for row in done):
         costs["peak MiB of a call, beyond weights and images"] = lambda row: row.get("mebibytes")
-    figure = _figure(5.4 * len(costs) + 0.4, 5.0)
+    figure = new_figure(5.4 * len(costs) + 0.4, 5.0)
     axes = figure.subplots(1, len(costs), squeeze=False)[0]
     sides = sorted({row["input"][-1] for row in done})
     for ax, (label, cost) in zip(axes, costs.items(), strict=True):
@@ -147,7 +145,7 @@ def plot_resolution(rows: Sequence[Row], path: str | os.PathLike) -> Any:
         ax.minorticks_off()
         ax.set_yscale("log")
         _plain_ticks(ax.yaxis)
-        _plain_axes(ax)
+        plain_axes(ax)
         ax.set_xlabel("side of the image, pixels", fontsize=9.5, color=INK)
         ax.set_ylabel(label, fontsize=9.5, color=INK)
     _legend(figure, axes[0])

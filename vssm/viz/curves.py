@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._errors import UserError, did_you_mean
-from .plots import COLOURS, INK, _figure, _plain_axes, _save
+from .canvas import COLOURS, INK, new_figure, plain_axes, save_figure
 
 __all__ = ["plot_learning_curves", "read_log"]
 
@@ -98,7 +98,7 @@ def plot_learning_curves(
             raise UserError(f"No run logged '{name}'{near}; there are {', '.join(known) or 'none'}.")
     if metrics is None:
         metrics = [name for name in _HEADLINES if name in known] or known[:1]
-    figure = _figure(4.5 * (1 + len(metrics)), 3.6)
+    figure = new_figure(4.5 * (1 + len(metrics)), 3.6)
     panels = figure.subplots(1, 1 + len(metrics), squeeze=False)[0]
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(logs))]
     units = set()
@@ -134,11 +134,11 @@ def plot_learning_curves(
         axes.set_xlabel(" or ".join(sorted(units)), fontsize=9, color=INK)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _plain_axes(axes)
+        plain_axes(axes)
     panels[0].set_ylim(bottom=min(0, panels[0].get_ylim()[0]))
     if len(logs) > 1:
         panels[0].legend(fontsize=8.5, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _label(work_dir: str | os.PathLike, work_dirs: Sequence[str | os.PathLike]) -> str:

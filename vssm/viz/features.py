@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._errors import UserError
-from .plots import INK, _bare, _figure, _save, _size
+from .canvas import INK, hide_axes, new_figure, save_figure, size_of
 
 __all__ = ["class_activation", "feature_maps", "plot_activations"]
 
@@ -43,7 +43,7 @@ def feature_maps(model: nn.Module, images: Tensor, stages: Sequence[int] | None 
     if stages is not None and list(stages) != [-1]:
         raise ValueError(f"{name} has no forward_intermediates: only its last map (stage -1) is there.")
     if not hasattr(model, "forward_features"):
-        raise ValueError(f"{name} has no feature map: neither forward_intermediates nor _features.")
+        raise ValueError(f"{name} has no feature map: it has neither forward_intermediates nor forward_features.")
     features = model.forward_features(images)
     if features.ndim != 4:
         raise ValueError(f"{name}.forward_features gives the shape {tuple(features.shape)}, no map.")
@@ -120,10 +120,10 @@ def plot_activations(
         The path.
     """
     count = 1 + len(maps) + (activation is not None)
-    height, width = _size(picture)
-    figure = _figure(1.9 * count, 1.9 * height / width + 0.2)
+    height, width = size_of(picture)
+    figure = new_figure(1.9 * count, 1.9 * height / width + 0.2)
     panels = figure.subplots(1, count, squeeze=False)
-    _bare(panels)
+    hide_axes(panels)
     panels = panels[0]
     extent = (0, width, height, 0)
     panels[0].imshow(picture, extent=extent)
@@ -141,4 +141,4 @@ def plot_activations(
         heat = heat / heat.max().clamp_min(1e-30)
         axes.imshow(heat, cmap="inferno", alpha=0.25 + 0.6 * heat.numpy(), vmin=0, vmax=1, extent=extent)
         axes.set_title(title, fontsize=8.5, color=INK, pad=3)
-    return _save(figure, path)
+    return save_figure(figure, path)

@@ -1,73 +1,15 @@
-"""The pictures themselves, drawn with matplotlib's object interface: no window system, no global state."""
+"""Pictures of answers and of receptive fields."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._errors import UserError
-from .._folders import write_beside
-from .._optional import require
-
-# Blue and orange stay apart for all common kinds of colour blindness; ink and grid are soft greys.
-RIGHT, WRONG = "#1f6fb4", "#d9480f"
-INK, FAINT = "#2b2f33", "#d5d9dd"
-# For more than two things: the two above, then others of Okabe and Ito's that stay apart from them.
-COLOURS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-
-
-def _figure(width: float, height: float) -> Any:
-    require("matplotlib", "train")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-
-
-def _plain_axes(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#9aa0a6")
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.grid(True, axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _bare(grid: Any) -> None:
-    """Neither frames nor ticks, on any panel."""
-    for axes in grid.flat:
-        axes.set_axis_off()
-
-
-def _size(picture: Any) -> tuple[int, int]:
-    """(height, width) of a Pillow image or an array (H, W, ...)."""
-    return (picture.height, picture.width) if hasattr(picture, "height") else tuple(picture.shape[:2])
-
-
-def _save(figure: Any, path: str | os.PathLike) -> Path:
-    """Write a figure; the suffix chooses the format. See `_write`.
-
-    Raises:
-        UserError: The suffix is no format of a picture, or the file cannot be written.
-    """
-    formats = figure.canvas.get_supported_filetypes()
-    if Path(path).suffix[1:].lower() not in formats:
-        raise UserError(f"'{path}' has no suffix of a picture; there are {', '.join(sorted(formats))}.")
-    return _write(path, figure.savefig)
-
-
-def _write(path: str | os.PathLike, write: Callable[[Path], Any]) -> Path:
-    """Let a function write a picture, whole or not at all; its folder is made.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    try:
-        write_beside(path, write)
-    except OSError as error:
-        raise UserError(f"The picture '{path}' cannot be written: {error.strerror or error}.") from error
-    return Path(path)
+from .canvas import INK, RIGHT, WRONG, hide_axes, new_figure, save_figure
+from .receptive_field import high_contribution_side
 
 
 @torch.no_grad()
@@ -109,11 +51,10 @@ def plot_predictions(
     shown = (wrong + spread)[: columns * rows]
 
     classes = dataset.metainfo["classes"]
-    figure = _figure(columns * 0.92, rows * 1.16 + 0.7)
+    figure = new_figure(columns * 0.92, rows * 1.16 + 0.7)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    hide_axes(grid)
     for axes, index in zip(grid.flat, shown, strict=False):
         image = samples[index]["inputs"].float().mean(dim=0)
         colour = RIGHT if right[index] else WRONG
@@ -134,7 +75,7 @@ def plot_predictions(
         fontsize=12,
         color=INK,
     )
-    _save(figure, path)
+    save_figure(figure, path)
     return share
 
 
@@ -154,9 +95,9 @@ def plot_answers(answers: Sequence[Any], path: str | os.PathLike, columns: int =
     columns = min(columns, len(answers))
     lines = max(len(answer.classes) for answer in answers)
     rows = -(-len(answers) // columns)
-    figure = _figure(2.6 * columns, (2.1 + 0.17 * lines) * rows)
+    figure = new_figure(2.6 * columns, (2.1 + 0.17 * lines) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
-    _bare(grid)
+    hide_axes(grid)
     for axes, answer in zip(grid.flat, answers, strict=False):
         image = open_image(answer.image)
         image.thumbnail((400, 400))
@@ -164,7 +105,7 @@ def plot_answers(answers: Sequence[Any], path: str | os.PathLike, columns: int =
         pairs = zip(answer.classes, answer.probabilities, strict=True)
         text = "\n".join(f"{name.split(',')[0]}  {probability:.0%}" for name, probability in pairs)
         axes.set_title(text, fontsize=8.5, color=INK, pad=4, loc="left")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_receptive_fields(
@@ -180,11 +121,9 @@ def plot_receptive_fields(
         share: The square that holds this share of the field's sum is outlined.
         columns: Panels in a row; None: all in one.
     """
-    from .receptive_field import high_contribution_side
-
     columns = columns or len(fields)
     rows = -(-len(fields) // columns)
-    figure = _figure(3.6 * columns + 0.6, 3.75 * rows + 0.35)
+    figure = new_figure(3.6 * columns + 0.6, 3.75 * rows + 0.35)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(fields) :]:
         axes.set_axis_off()
@@ -218,4 +157,4 @@ def plot_receptive_fields(
     bar.set_label("share of the largest gradient, to the power 0.2", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK, length=0)
     figure.suptitle("Effective receptive field of the last map's centre", fontsize=12, color=INK)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -14,7 +14,7 @@ from vssm_kernels.routes import decode_routes
 from .._errors import UserError, did_you_mean
 from ..scans import AtrousSS2D
 from ..scans.routes import ATROUS, CROSS, DIAGONAL, MULTISCALE, RASTER, SNAKE, SPIRAL
-from .plots import FAINT, INK, WRONG, _bare, _figure, _save, _write
+from .canvas import FAINT, INK, WRONG, hide_axes, new_figure, save_figure, write_picture
 
 __all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes"]
 
@@ -70,7 +70,7 @@ def plot_routes(
     """
     figure, draw, steps = _lay_out(patterns, height, width)
     draw(steps)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def animate_routes(
@@ -132,7 +132,7 @@ def animate_routes(
         options = dict(save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=False)
         frames[0].save(part, transparency=_COLOURS, disposal=1, **options)
 
-    return _write(path, write)
+    return write_picture(path, write)
 
 
 def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[Any, Callable[[int], None], int]:
@@ -142,13 +142,13 @@ def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[An
     grid = [(x, y) for y in range(height) for x in range(width)]
     rows = {title: _single_routes(pattern) for title, pattern in patterns.items()}
     columns = max(len(row) for row in rows.values())
-    figure = _figure(1.6 * columns + 0.4, 1.95 * len(rows))
+    figure = new_figure(1.6 * columns + 0.4, 1.95 * len(rows))
     walks: list[_Walk] = []
     for band, (title, row) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         band.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
         orders = [[(int(p) % width, int(p) // width) for p in route_order(route, height, width)] for route, _ in row]
         panels = band.subplots(1, columns, squeeze=False)
-        _bare(panels)
+        hide_axes(panels)
         for i, axes in enumerate(panels[0]):
             if i >= len(row) or not orders[i]:
                 continue
