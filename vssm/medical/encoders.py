@@ -9,7 +9,7 @@ import timm
 from torch import Tensor, nn
 
 from .._errors import did_you_mean
-from ..models._backbone import Backbone, Stage
+from ..models import Backbone, Stage
 from ..models._checkpoint import read_checkpoint
 
 __all__ = ["Encoder", "StageInputEncoder", "create_encoder"]

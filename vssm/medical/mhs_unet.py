@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..layers import MixerBlock, PatchMerging, PatchStem
-from ..models._backbone import Backbone
+from ..models import Backbone
 from ..scans import DIAGONAL, RASTER, SNAKE, SPIRAL, MultiHeadSS2D, Route
 from .decoders import MHSDecoder
 from .encoders import StageInputEncoder

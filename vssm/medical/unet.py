@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._errors import did_you_mean
-from ..models._backbone import Backbone
+from ..models import Backbone
 from .decoders import MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder
 from .encoders import create_encoder
 

@@ -15,7 +15,7 @@ from os import PathLike
 
 from timm.models import resolve_pretrained_cfg
 
-from ..models._builder import published_weights
+from ..models import published_weights
 from ..models._checkpoint import read_checkpoint
 from .checkpoint import imagenet_filter_fn
 from .unet import UNet, create_unet

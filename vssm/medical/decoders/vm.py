@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ...layers import MixerBlock
-from ...models._backbone import init_weights
+from ...models import init_weights
 from ...scans import DIAGONAL, RASTER, SNAKE, SPIRAL, SS2D, MultiHeadSS2D, Route
 from .expand import PatchExpand
 
