@@ -36,7 +36,7 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
 		|| { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing PyTorch and the package into $(VENV): a few GB, one to two minutes."
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e '.[dev]'
-	@# Both builds of OpenCV are installed (see docs/decisions.md); the one that needs no display libraries has to win.
+	@# Both builds of OpenCV are installed (docs/decisions/0075); the one that needs no display libraries has to win.
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --force-reinstall --no-deps \
 		-c constraints.txt opencv-python-headless
 	@touch $@

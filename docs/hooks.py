@@ -1,4 +1,7 @@
-"""For mkdocs: the site also holds what its pages link to outside docs/, under its path in the repository."""
+"""For mkdocs: the site also holds what its pages link to outside docs/, under its path in the repository.
+
+In the site's search, recipes come before the records of decisions.
+"""
 
 import posixpath
 import re
@@ -57,6 +60,8 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
+    if page.file.src_uri.startswith("decisions/"):
+        page.meta.setdefault("search", {"boost": 0.5})
     here = posixpath.dirname(_in_repository(page.file))
 
     def relink(match):

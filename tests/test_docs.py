@@ -181,6 +181,12 @@ def test_links_and_pictures_exist(page):
         assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
 
 
+def test_every_decision_is_in_the_index_once():
+    records = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
+    assert sorted(re.findall(r"\]\((\d+\S+)\)", (ROOT / "docs/decisions/index.md").read_text())) == records
+
+
 def test_table_of_models():
     """Every published name is in it, with the figures that the model zoo's page has for its default training."""
     listed: dict[str, tuple[str, ...]] = {}
