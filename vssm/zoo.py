@@ -25,15 +25,6 @@ from .published import NETWORKS, PUBLISHED, Published
 
 __all__ = ["disagreement", "pages"]
 
-_FAMILIES = (
-    models.vmamba,
-    models.efficientvmamba,
-    models.groupmamba,
-    models.msvmamba,
-    models.spatialmamba,
-    models.vssd,
-    models.efficientvim,
-)
 _NONE = "–"
 # A column of a table, and the field of a config's header that fills it.
 _DENSE = {
@@ -284,7 +275,7 @@ def pages(repo: Path) -> dict[Path, str]:
     measured = _Measured(repo)
     parts = [
         f"{_INTRODUCTION}{measured}",
-        *(_family(family, measured) for family in _FAMILIES),
+        *(_family(family.module, measured) for family in models.families()),
         f"{_DETECTION}\n{_dense(repo / 'configs' / 'detection', 'configs/detection/')}",
         f"{_SEGMENTATION}\n{_dense(repo / 'configs' / 'segmentation', 'configs/segmentation/')}",
         f"{_MEDICAL_NETWORKS}\n{_medical(repo, measured)}",

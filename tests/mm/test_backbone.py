@@ -3,6 +3,7 @@
 import mmdet.registry
 import mmseg.registry
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -10,24 +11,17 @@ from vssm._errors import UserError
 from vssm.engine import CheckpointError, ConfigError, TimmOptimWrapperConstructor
 from vssm.engine.classifier import ModelError
 from vssm.mm import FinerFPN, VSSMBackbone
+from vssm.models import DenseMaps, families, family_of
 
-FAMILIES = [
-    "vmamba_pico",
-    "efficientvmamba_pico",
-    "groupmamba_pico",
-    "msvmamba_pico",
-    "spatialmamba_pico",
-    "vssd_pico",
-    "vssm_efficientvim_pico",
-]
+PICOS = [name for family in families() for name in family.variants if name.endswith("_pico")]
 OTHERS = {"resnet10t": dict(out_indices=(1, 2, 3, 4)), "swin_tiny_patch4_window7_224": dict(depths=(1, 1, 1, 1))}
 
 
 def options(name):
-    return OTHERS.get(name) or (dict(out_indices=(0, 1, 2)) if "efficientvim" in name else {})
+    return OTHERS.get(name) or dict(out_indices=tuple(range(len(timm.create_model(name, device="meta").feature_info))))
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
+@pytest.mark.parametrize("name", [*PICOS, *OTHERS])
 def test_maps_are_those_of_timm(name):
     torch.manual_seed(0)
     backbone = VSSMBackbone(name, **options(name), **({"strict_img_size": False} if "swin" in name else {})).eval()
@@ -40,10 +34,11 @@ def test_maps_are_those_of_timm(name):
     for y, stride in zip(maps, backbone.strides, strict=True):
         assert abs(y.shape[2] - 72 / stride) <= 1.5 and abs(y.shape[3] - 100 / stride) <= 1.5
     norms = [name for name, _ in backbone.named_children() if name.startswith("outnorm")]
-    if name == "groupmamba_pico":
+    family = family_of(name)
+    if family and family.dense_maps is DenseMaps.OWN_NORM:
         norm = backbone.model.model.norm
         expected[-1] = norm(expected[-1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    elif name in FAMILIES and "efficientvim" not in name:
+    elif family and family.dense_maps is DenseMaps.NEW_NORMS:
         assert norms == ["outnorm0", "outnorm1", "outnorm2", "outnorm3"]
         expected = [nn.functional.layer_norm(y.movedim(1, -1), y.shape[1:2]).movedim(-1, 1) for y in expected]
     else:
@@ -60,7 +55,7 @@ def test_both_registries_find_it_and_no_norm_is_no_norm():
     assert VSSMBackbone("vmamba_pico", in_chans=5)(torch.randn(1, 5, 32, 32))[0].shape == (1, 32, 8, 8)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", PICOS)
 def test_every_trained_parameter_has_a_gradient(name):
     backbone = VSSMBackbone(name, **options(name))
     sum(y.square().sum() for y in backbone(torch.randn(2, 3, 64, 64))).backward()

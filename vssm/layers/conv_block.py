@@ -8,7 +8,17 @@ import torch.nn as nn
 from timm.layers import ConvNormAct, DropPath, Mlp
 from torch import Tensor
 
-__all__ = ["ConvMixerBlock", "InvertedDownsample", "ResidualConvStem"]
+__all__ = ["CONV_BLOCK_NORMS", "ConvMixerBlock", "InvertedDownsample", "ResidualConvStem"]
+
+# The names of the batch norms in the stem and the downsampling, as parts of parameters' names.
+CONV_BLOCK_NORMS = (
+    "stem.conv1.bn",
+    "stem.conv2.0.bn",
+    "stem.conv2.1.bn",
+    "stem.conv3.0.bn",
+    "stem.conv3.1.bn",
+    "downsample.project.bn",
+)
 
 
 class ResidualConvStem(nn.Module):

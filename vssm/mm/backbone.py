@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..engine.checkpoint import CheckpointError
 from ..engine.classifier import ModelError, create_model
 from ..engine.config import ConfigError
+from ..models import DenseMaps, family_of
 from ..models._checkpoint import check_fit, read_checkpoint, unwrap_state_dict
 
 _OUT_NORM = "outnorm"
@@ -40,10 +41,9 @@ class VSSMBackbone(BaseModule):
         pretrained: False for random weights; True for the published ones; or the path of a checkpoint: a classifier,
             or a whole detector or segmentor with a backbone of the same model, official or of this package.
         out_indices: Stages whose maps are wanted, counted from 0.
-        out_norm: Do to each map what the official detectors and segmentors of its family do: VMamba, EfficientVMamba,
-            MSVMamba, Spatial-Mamba and VSSD put a LayerNorm (eps 1e-5) on each, ``outnorm0`` and so on, which starts
-            afresh after loading a classifier; GroupMamba applies the classifier's own last norm to the last map;
-            EfficientViM nothing. Other models' maps stay as they are. False: no norm for any of them.
+        out_norm: Do to the maps what the official detectors and segmentors of the model's family do, see
+            :class:`vssm.models.DenseMaps`. Most put a LayerNorm (eps 1e-5) on each, ``outnorm0`` and so on, which
+            starts afresh after loading a classifier. The maps of models of no family stay as they are. False: no norm.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         frozen_stages: Keep the stem and the first ``frozen_stages`` stages as they are: no gradients, no dropping of
             paths, statistics of norms as loaded. 0 freezes the stem, -1 nothing. The layer between two stages belongs
@@ -99,7 +99,7 @@ class VSSMBackbone(BaseModule):
         self.strides: list[int] = self.feature_info.reduction()
         self.out_indices = tuple(self.feature_info.out_indices)
         self._out_norms: list[str] = []
-        if out_norm and getattr(self.model.model, "dense_norm", "") == "new":
+        if out_norm and _dense_maps(self.model.model) is DenseMaps.NEW_NORMS:
             self._out_norms = [f"{_OUT_NORM}{index}" for index in self.out_indices]
             for name, width in zip(self._out_norms, self.channels, strict=True):
                 self.add_module(name, LayerNorm2d(width, eps=1e-5))
@@ -236,9 +236,14 @@ def _create_features(name: str, pretrained: bool, out_norm: bool, options: dict[
 
     # Only the class of the model says what its detectors do; the weights are fetched once that is known.
     model = create(FeatureGetterNet, False)
-    if out_norm and getattr(model.model, "dense_norm", "") == "own":
+    if out_norm and _dense_maps(model.model) is DenseMaps.OWN_NORM:
         return create(_NormedFeatures, pretrained)
     return create(FeatureGetterNet, True) if pretrained else model
+
+
+def _dense_maps(model: nn.Module) -> DenseMaps:
+    family = family_of(model)
+    return DenseMaps.AS_THEY_ARE if family is None else family.dense_maps
 
 
 def _checkpoint_of(init_cfg: Mapping[str, Any], pretrained: bool | str) -> str:

@@ -1,21 +1,28 @@
 """The families; importing this registers them with timm."""
 
-from . import efficientvim, efficientvmamba, groupmamba, msvmamba, spatialmamba, vmamba, vssd
+# ruff: noqa: I001 (families stand in the order of the pages)
 from ._backbone import Backbone, Stage, init_weights
 from ._builder import published_weights
 from ._checkpoint import read_checkpoint
+from ._family import DenseMaps, Family, families, family_of, register_family
+
+from . import vmamba as vmamba
+from . import efficientvmamba as efficientvmamba
+from . import groupmamba as groupmamba
+from . import msvmamba as msvmamba
+from . import spatialmamba as spatialmamba
+from . import vssd as vssd
+from . import efficientvim as efficientvim
 
 __all__ = [
     "Backbone",
+    "DenseMaps",
+    "Family",
     "Stage",
-    "efficientvim",
-    "efficientvmamba",
-    "groupmamba",
+    "families",
+    "family_of",
     "init_weights",
-    "msvmamba",
     "published_weights",
     "read_checkpoint",
-    "spatialmamba",
-    "vmamba",
-    "vssd",
+    "register_family",
 ]

@@ -65,15 +65,8 @@ class Backbone(nn.Module):
         drop_rate: dropout before the classifier.
     """
 
-    # Operators that the paper's count of FLOPs leaves out, see `vssm.profiling.paper_flops`.
-    uncounted_operators: Tuple[str, ...] = ()
-    # Whether that count was made in training mode, where a BatchNorm counts five for an element, not two.
-    counted_in_training: bool = False
     # Names of parameters of the state space, which weight decay spares; norms and biases are exempt by their shape.
     state_space_parameters: Tuple[str, ...] = ("A_logs", "Ds", "dt_projs_bias")
-    # What official detectors and segmentors do to each stage's map: "new" is a LayerNorm that the checkpoints of
-    # classifiers lack, "own" the model's own norms, which all but the last stage apply anyway, "" nothing.
-    dense_norm: str = "new"
     # Top-level modules that only the classifier needs.
     classifier_parts: Tuple[str, ...] = ("head",)
     # Parts that `prune_intermediate_layers` took away; checkpoints may hold them all the same.

@@ -32,6 +32,7 @@ from ..scans import HiddenStateMixer
 from ._backbone import Backbone, Stage
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import check_fit, new_name, unwrap_state_dict
+from ._family import Family, register_family
 
 __all__ = ["EfficientViM", "EfficientViMBlock", "EfficientViMDistilled", "to_timm_state_dict"]
 
@@ -226,10 +227,7 @@ class EfficientViM(Backbone):
         ValueError: lengths of `embed_dim`, `depths` and `d_state` that differ; another `global_pool`; "" with classes.
     """
 
-    # The official code writes both by hand, and fvcore does not know them.
-    uncounted_operators = ("aten::layer_norm", "aten::mean")
     state_space_parameters = ("A", "D")
-    dense_norm = ""
     classifier_parts = ("head", "head_dist")
     pooled: torch.jit.Final[bool]
 
@@ -539,6 +537,16 @@ default_cfgs = generate_default_cfgs(
             description="Of this package, for demos and tests: no published weights."
         ),
     }
+)
+
+FAMILY = register_family(
+    Family(
+        name="efficientvim",
+        title="EfficientViM",
+        models=(EfficientViM,),
+        # The official code writes both by hand, and fvcore does not know them.
+        uncounted_operators=("aten::layer_norm", "aten::mean"),
+    )
 )
 
 _M1 = dict(embed_dim=(128, 192, 320), depths=(2, 2, 2), d_state=(49, 25, 9))

@@ -25,10 +25,11 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..layers import PatchMerging, PatchStem
-from ..scans import AtrousSS2D
+from ..scans import ATROUS, AtrousSS2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, rename, unwrap_state_dict
+from ._family import DenseMaps, Family, register_family
 
 __all__ = ["EVSSBlock", "EfficientVMamba", "InvertedResidual"]
 
@@ -231,6 +232,18 @@ default_cfgs = generate_default_cfgs(
             description="Of this package, for demos and tests: no published weights."
         ),
     }
+)
+
+FAMILY = register_family(
+    Family(
+        name="efficientvmamba",
+        title="EfficientVMamba",
+        models=(EfficientVMamba,),
+        scan_patterns={"atrous": ATROUS},
+        dense_maps=DenseMaps.NEW_NORMS,
+        # The official recipes spare what has "norm" in its name there; the stem's norm is numbered.
+        dense_decay={"norm": 0.0, "stem.norm": 1.0},
+    )
 )
 
 

@@ -30,10 +30,11 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..layers import ConvDownsample, DepthwiseMlp
-from ..scans import GroupedSS2D
+from ..scans import CROSS, GroupedSS2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import check_fit, rename, unwrap_state_dict
+from ._family import DenseMaps, Family, register_family
 
 __all__ = ["GroupMamba", "GroupMambaBlock"]
 
@@ -110,7 +111,6 @@ class GroupMamba(Backbone):
         ValueError: a pooling that is not one of the two, or classifiers without pooling; a width that does not fit.
     """
 
-    dense_norm = "own"
     classifier_parts = ("class_block", "head", "dist_head")
 
     def __init__(
@@ -310,6 +310,17 @@ default_cfgs = generate_default_cfgs(
         "groupmamba_base.in1k": _published("1A_srBeDYpsinU5W3PAEADu1saoz413EU", "Base"),
         "groupmamba_pico.untrained": _cfg(description="Of this package, for demos and tests: no published weights."),
     }
+)
+
+FAMILY = register_family(
+    Family(
+        name="groupmamba",
+        title="GroupMamba",
+        models=(GroupMamba,),
+        scan_patterns={"cross": CROSS},
+        dense_maps=DenseMaps.OWN_NORM,
+        dense_decay={"norm": 0.0},  # no recipe was published
+    )
 )
 
 

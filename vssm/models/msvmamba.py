@@ -27,11 +27,12 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..layers import ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem
-from ..scans import MultiScaleSS2D
+from ..scans import MULTISCALE, MultiScaleSS2D
 from . import vmamba
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import new_name, unwrap_state_dict
+from ._family import DenseMaps, Family, register_family
 
 __all__ = ["MSVMamba", "MSVMambaBlock"]
 
@@ -203,6 +204,18 @@ default_cfgs = generate_default_cfgs(
         "msvmamba_pico.untrained": _cfg(description=_OURS),
         "msvmambav3_pico.untrained": _v3_cfg(description=_OURS),
     }
+)
+
+FAMILY = register_family(
+    Family(
+        name="msvmamba",
+        title="MSVMamba",
+        models=(MSVMamba,),
+        scan_patterns={"multi-scale (the last three at half resolution, joined)": MULTISCALE},
+        dense_maps=DenseMaps.NEW_NORMS,
+        # The official recipes spare what has "norm" in its name there; the stem's norm is numbered.
+        dense_decay={"norm": 0.0, "stem.norm": 1.0},
+    )
 )
 
 

@@ -22,11 +22,12 @@ from typing import Tuple
 import torch.nn as nn
 from timm.models import generate_default_cfgs, register_model
 
-from ..layers import ConvMixerBlock, InvertedDownsample, ResidualConvStem
-from ..scans import SpatialFusionSS2D
+from ..layers import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..scans import Route, SpatialFusionSS2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
+from ._family import DenseMaps, Family, register_family
 
 __all__ = ["SpatialMamba"]
 
@@ -48,8 +49,6 @@ class SpatialMamba(Backbone):
 
     Input (B, in_chans, H, W) of any size. `forward_features` gives (B, H / 32, W / 32, C), sizes rounded up.
     """
-
-    counted_in_training = True
 
     def __init__(
         self,
@@ -137,6 +136,20 @@ default_cfgs = generate_default_cfgs(
         "spatialmamba_base.in1k": _drive("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM"),
         "spatialmamba_pico.untrained": _cfg(description="Of this package, for demos and tests: no published weights."),
     }
+)
+
+FAMILY = register_family(
+    Family(
+        name="spatialmamba",
+        title="Spatial-Mamba",
+        models=(SpatialMamba,),
+        scan_patterns={"one direction": (Route(),)},
+        dense_maps=DenseMaps.NEW_NORMS,
+        # The official recipes spare what has "norm" in its name there: the batch norms called `bn` here, too, but not
+        # the norms of the blocks (ours is not the "norm1" in "outnorm1").
+        dense_decay={"norm": 0.0, **dict.fromkeys(CONV_BLOCK_NORMS, 0.0), ".norm1": 1.0, ".norm2": 1.0},
+        counted_in_training=True,
+    )
 )
 
 

@@ -27,6 +27,7 @@ from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, new_name, reshape_like, unwrap_state_dict
+from ._family import DenseMaps, Family, register_family
 
 __all__ = ["VMamba", "VMambaBlock"]
 
@@ -223,6 +224,21 @@ default_cfgs = generate_default_cfgs(
         "vmamba_base_m2.untrained": _cfg(),
         "vmamba_pico.untrained": _cfg(description="Of this package, for demos and tests: no published weights."),
     }
+)
+
+FAMILY = register_family(
+    Family(
+        name="vmamba",
+        title="VMamba",
+        models=(VMamba,),
+        scan_patterns={"cross": CROSS},
+        dense_maps=DenseMaps.NEW_NORMS,
+        # The official recipes spare every parameter with "norm" in its name and decay the rest, biases and the scan's
+        # parameters included. Names decide, and ours are not theirs: these rules pick the same parameters. The norms of
+        # the stem and of the convolutions between the stages are numbered there. Patch merging in the first version has
+        # a named norm: the recipes of `vmamba_*_v0` spare "downsample.norm".
+        dense_decay={"norm": 0.0, "stem.norm": 1.0, "downsample.norm": 1.0},
+    )
 )
 
 

@@ -28,11 +28,12 @@ from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
-from ..layers import ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..layers import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from ..scans import NonCausalSSD2D
 from ._backbone import Backbone
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
+from ._family import DenseMaps, Family, register_family
 
 __all__ = ["VSSD"]
 
@@ -174,6 +175,17 @@ default_cfgs = generate_default_cfgs(
         "vssd_base.mesa_in1k": _cfg(_RELEASE + "vssd_base_e300_with_mesa.pth"),
         "vssd_pico.untrained": _cfg(description="Of this package, for demos and tests: no published weights."),
     }
+)
+
+FAMILY = register_family(
+    Family(
+        name="vssd",
+        title="VSSD",
+        models=(VSSD,),
+        dense_maps=DenseMaps.NEW_NORMS,
+        # The official recipes spare what has "norm" in its name there: the batch norms called `bn` here, too.
+        dense_decay={"norm": 0.0, **dict.fromkeys(CONV_BLOCK_NORMS, 0.0)},
+    )
 )
 
 

@@ -26,6 +26,7 @@ from vssm_kernels.scan_2d import sequence_lengths
 
 from .._errors import did_you_mean
 from .._optional import require
+from ..models import family_of
 from .cost import UNITS, Cost, ModuleCost
 
 __all__ = ["count", "paper_flops"]
@@ -109,7 +110,7 @@ def _offsets(model: nn.Module, totals: Counter) -> None:
     trained = {
         norm
         for module in model.modules()
-        if getattr(module, "counted_in_training", False)
+        if (family := family_of(module)) and family.counted_in_training
         for norm in module.modules()
         if isinstance(norm, nn.BatchNorm2d)
     }
@@ -184,7 +185,8 @@ def _paper(model: nn.Module, image: Tensor, uncounted: Sequence[str] | None) -> 
     """Operations of each module by its name, and activations."""
     handles = require("fvcore.nn.flop_count", "profile")._DEFAULT_SUPPORTED_OPS | _PAPER
     if uncounted is None:
-        uncounted = {name for module in model.modules() for name in getattr(module, "uncounted_operators", ())}
+        families = {family.name: family for module in model.modules() if (family := family_of(module))}
+        uncounted = {name for family in families.values() for name in family.uncounted_operators}
     offsets: Counter = Counter()
     _offsets(model, offsets)
     counts, activations = _traced(model, image, {name: handles[name] for name in handles if name not in uncounted})
@@ -289,7 +291,7 @@ def count(
         forward: What to run in place of the model's own forward: a function of (model, image) that gives one tensor or
             several.
         uncounted: Operators that "paper" leaves out. A paper leaves out what its code has in a form that fvcore does
-            not know; when None, the model's modules say what (`uncounted_operators`), if anything.
+            not know; when None, those that the families of its modules name (`vssm.models.Family`).
         execute: Compute what is counted, on the model's own device, with the backend that would run there. The figures
             are the same. Without it only shapes are worked out, unless the model needs values.
 

@@ -4,7 +4,7 @@ from .atrous import AtrousSS2D
 from .cross import SS2D, SSD2D, CascadeSS2D
 from .grouped import GroupedSS2D
 from .hidden_mixer import HiddenStateMixer
-from .multihead import MultiHeadSS2D
+from .multihead import MULTIHEAD_PATTERNS, MultiHeadSS2D
 from .multiscale import MultiScaleSS2D
 from .noncausal import NonCausalSSD2D
 from .routes import (
@@ -28,6 +28,7 @@ __all__ = [
     "BIDIRECTIONAL",
     "CROSS",
     "DIAGONAL",
+    "MULTIHEAD_PATTERNS",
     "MULTISCALE",
     "RASTER",
     "SNAKE",

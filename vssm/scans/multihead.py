@@ -15,7 +15,10 @@ from torch import Tensor
 from ._parameters import at_least_float32, init_state_space
 from .routes import DIAGONAL, RASTER, SNAKE, SPIRAL, Route, encode_routes
 
-__all__ = ["MultiHeadSS2D", "scan_route_attention"]
+__all__ = ["MULTIHEAD_PATTERNS", "MultiHeadSS2D", "scan_route_attention"]
+
+# For pictures, two heads a row.
+MULTIHEAD_PATTERNS = {"snake, diagonal": SNAKE + DIAGONAL, "spiral, raster": SPIRAL + RASTER}
 
 torch.fx.wrap("at_least_float32")
 

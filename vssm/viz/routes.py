@@ -12,39 +12,43 @@ from vssm_kernels import Route, route_order
 from vssm_kernels.routes import decode_routes
 
 from .._errors import UserError, did_you_mean
-from ..scans import AtrousSS2D
-from ..scans.routes import ATROUS, CROSS, DIAGONAL, MULTISCALE, RASTER, SNAKE, SPIRAL
+from ..models import families
+from ..scans import ATROUS, MULTIHEAD_PATTERNS, AtrousSS2D
 from .canvas import FAINT, INK, WRONG, hide_axes, new_figure, save_figure, write_picture
 
 __all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes"]
 
-# The families' patterns, one row of the picture each.
-PATTERNS: dict[str, tuple] = {
-    "VMamba, GroupMamba: cross": CROSS,
-    "EfficientVMamba: atrous": ATROUS,
-    "MSVMamba: multi-scale (the last three at half resolution, joined)": MULTISCALE,
-    "MHS-VM: snake, diagonal": SNAKE + DIAGONAL,
-    "MHS-VM: spiral, raster": SPIRAL + RASTER,
-    "Spatial-Mamba: one direction": (Route(),),
-}
 # Of an animation: how long it may be, and its colours, beside one that stands for "as before".
 _MOST_FRAMES, _COLOURS = 500, 96
-# What people call the families, and their rows above.
-_TITLES = tuple(PATTERNS)
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "vmamba": _TITLES[:1],
-    "groupmamba": _TITLES[:1],
-    "efficientvmamba": _TITLES[1:2],
-    "msvmamba": _TITLES[2:3],
-    "mhs-vm": _TITLES[3:5],
-    "spatialmamba": _TITLES[5:],
-}
+
+
+def _rows() -> tuple[dict[str, tuple], dict[str, tuple[str, ...]]]:
+    """Patterns by title, and the titles of each family by its name; families share the row of a pattern."""
+    declared = [(family.name, family.title, family.scan_patterns) for family in families()]
+    declared.append(("mhs-vm", "MHS-VM", MULTIHEAD_PATTERNS))  # the networks with it are no classifiers
+    users: dict[tuple[str, tuple], list[tuple[str, str]]] = {}
+    for name, title, patterns in declared:
+        for pattern in patterns.items():
+            users.setdefault(pattern, []).append((name, title))
+    rows: dict[str, tuple] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    # The widest rows first.
+    for (what, routes), found in sorted(users.items(), key=lambda item: -len(_single_routes(item[0][1]))):
+        row = f"{', '.join(title for _, title in found)}: {what}"
+        rows[row] = routes
+        for name, _ in found:
+            names[name] = (*names.get(name, ()), row)
+    return rows, names
 
 
 def _single_routes(pattern: tuple) -> list[tuple[Route, int]]:
     """The routes of a pattern with the number of the sequence that each belongs to."""
     entries = [(entry,) if isinstance(entry, Route) else entry for entry in pattern]
     return [(route, sequence) for sequence, entry in enumerate(entries) for route in entry]
+
+
+# The families' patterns, one row of the picture each, and the rows of each family.
+PATTERNS, FAMILIES = _rows()
 
 
 def plot_routes(
