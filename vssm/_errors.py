@@ -15,6 +15,10 @@ class MissingExtraError(UserError, ImportError):
     """An optional dependency of the package is not installed."""
 
 
+class DataError(UserError):
+    """Training or test data is missing or unreadable."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'a' or 'b'?)"``, or an empty string when nothing known resembles ``name``."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

@@ -12,7 +12,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..models.create import ModelError, create_model
-from .config import check_options
+from .checks import register_check
+from .config import ConfigError, check_options
 from .losses import DistillationLoss
 
 
@@ -235,3 +236,14 @@ class TimmClassifier(BaseModel):
         log_vars = {name: value.detach().clone() for name, value in log_vars.items()}
         all_reduce_dict(log_vars, op="mean")
         return loss, log_vars
+
+
+@register_check
+def _check_classes(model: nn.Module, dataset: Any) -> None:
+    """Refuse a classifier with another number of classes than its data."""
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    if isinstance(model, TimmClassifier) and classes and len(classes) != model.model.num_classes:
+        raise ConfigError(
+            f"The data has {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
+            f"but the model {model.model.num_classes}: say --cfg-options model.model.num_classes={len(classes)}."
+        )

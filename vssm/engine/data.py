@@ -17,13 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from .._errors import UserError
+from .._errors import DataError
+from .._inputs import read_rgb
 from .._optional import require
 from .config import ConfigError, check_options
-
-
-class DataError(UserError):
-    """Training or test data is missing or unreadable."""
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
@@ -36,16 +33,9 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         The image in RGB.
 
     Raises:
-        DataError: The file is missing, truncated, too large to be an honest picture, or no image.
+        DataError: The file is missing, no ordinary file, truncated, too large to be an honest picture, or no image.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise DataError(f"Image '{path}' does not exist.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow's decoders raise all of these, depending on the format and on where the damage is.
-        raise DataError(f"Image '{path}' cannot be read: {error}.") from error
+    return read_rgb(path)
 
 
 @DATASETS.register_module()

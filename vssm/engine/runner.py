@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .checkpoint import CheckpointError, check_fits, convert_to_own_names, read_checkpoint, to_plain
-from .classifier import TimmClassifier
+from .checks import check_run
 from .config import ConfigError, on_gpu
 
 
@@ -122,30 +122,22 @@ class Runner(MMRunner):
         return MMRunner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the loop and its data, whose classes have to be the model's."""
+        """Build the loop and its data, which have to fit the model, see :func:`~vssm.engine.checks.check_run`."""
         loop = super().build_train_loop(loop)
-        self._check_classes(loop.dataloader.dataset)
+        check_run(self.model, loop.dataloader, "train_dataloader")
+        return loop
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """Build the loop and its data, see :meth:`build_train_loop`."""
+        loop = super().build_val_loop(loop)
+        check_run(self.model, loop.dataloader, "val_dataloader")
         return loop
 
     def build_test_loop(self, loop: Any) -> Any:
-        """Build the loop and its data, whose classes have to be the model's."""
+        """Build the loop and its data, see :meth:`build_train_loop`."""
         loop = super().build_test_loop(loop)
-        self._check_classes(loop.dataloader.dataset)
+        check_run(self.model, loop.dataloader, "test_dataloader")
         return loop
-
-    def _check_classes(self, dataset: Any) -> None:
-        """Refuse a classifier with another number of classes than its data.
-
-        Raises:
-            ConfigError: The message says which option to set.
-        """
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-        if isinstance(model, TimmClassifier) and classes and len(classes) != model.model.num_classes:
-            raise ConfigError(
-                f"The data has {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
-                f"but the model {model.model.num_classes}: say --cfg-options model.model.num_classes={len(classes)}."
-            )
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """Register the hooks, with :class:`~vssm.engine.hooks.AtomicCheckpointHook` for mmengine's CheckpointHook.
