@@ -3,6 +3,7 @@
 from .backends import BACKENDS, available_backends
 from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from .functional import decompositions
+from .map_ops import read_map, write_map
 from .ops import selective_scan, selective_scan_2d, ssd
 from .routes import Route, encode_routes, route_order
 
@@ -12,6 +13,7 @@ __all__ = [
     "available_backends",
     "decompositions",
     "encode_routes",
+    "read_map",
     "route_order",
     "selective_scan",
     "selective_scan_2d",
@@ -19,4 +21,5 @@ __all__ = [
     "selective_scan_flops",
     "ssd",
     "ssd_flops",
+    "write_map",
 ]

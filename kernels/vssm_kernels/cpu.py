@@ -8,14 +8,13 @@ always (Bt, G, N, L); the 2-D ones take what those of `scan_2d.py` take.
 import ctypes
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .routes import decode_routes, route_order
+from .routes import keep_tables, route_table
 
 ABI_VERSION = 2
 _INSTALL = "install a C++ compiler (GCC or Clang) and reinstall vssm"
@@ -213,28 +212,20 @@ class _Walk(NamedTuple):
     covers: Tensor
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)  # what is kept must serve training too
-def _walk(code: tuple[int, ...], height: int, width: int) -> _Walk:
-    sequences = decode_routes(code)
-    routes = sum(map(len, sequences))
+@keep_tables
+def _walk(code: tuple[int, ...], height: int, width: int, device: torch.device) -> _Walk:
+    table = route_table(code, height, width, device)
+    lengths = torch.tensor(table.starts).diff()
+    routes = len(lengths)
     if height * width * routes > torch.iinfo(torch.int32).max:
         raise ValueError(f"the cpp backend cannot number {routes} routes on a map of {height} x {width}")
-    starts, first_route, visited, rows, covers = [0], [0], [], [], []
-    for sequence in sequences:
-        for route in sequence:
-            order = route_order(route, height, width)
-            visited.append(order)
-            rows.append(order * routes + len(covers))
-            covers.append(len(order) == height * width)
-        starts.append(sum(map(len, visited)))
-        first_route.append(len(covers))
+    route = torch.arange(routes, dtype=torch.int32).repeat_interleave(lengths)
     return _Walk(
-        torch.tensor(starts),
-        torch.tensor(first_route),
-        torch.cat(visited).int(),
-        torch.cat(rows).int(),
-        torch.tensor(covers, dtype=torch.uint8),
+        torch.tensor([table.starts[number] for number in table.first_route]),
+        torch.tensor(table.first_route),
+        table.positions,
+        table.positions * routes + route,
+        (lengths == height * width).to(torch.uint8),
     )
 
 
@@ -259,7 +250,7 @@ class _Inputs:
 
     def __init__(self, u, dt, A, B, C, D, delta_bias, dt_weight, code, delta_softplus, merge):
         height, width = u.shape[1:3]
-        walk = _walk(tuple(code), height, width)
+        walk = _walk(tuple(code), height, width, u.device)
         maps = [_as_map(x, height, width) for x in (u, dt, B, C)]
         parameters = [_float32(x) for x in (A, D, delta_bias, dt_weight)]
         self.kept = (walk, maps, parameters)

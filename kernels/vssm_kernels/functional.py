@@ -13,6 +13,7 @@ from torch import Tensor
 from . import chunked
 from .ops import gated_scan
 from .reference import compute_dtype
+from .routes import read_map_by_slices, write_map_by_slices
 from .scan_2d import scan_2d_fwd
 
 __all__ = ["MAX_LENGTH", "decompositions", "linear_scan", "selective_scan_fwd"]
@@ -123,4 +124,10 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
         operator -> function of the operator's arguments.
     """
     ops = torch.ops.vssm
-    return {ops.selective_scan.default: _scan, ops.selective_scan_2d.default: _scan_2d, ops.ssd.default: _ssd}
+    return {
+        ops.selective_scan.default: _scan,
+        ops.selective_scan_2d.default: _scan_2d,
+        ops.ssd.default: _ssd,
+        ops.read_map.default: read_map_by_slices,
+        ops.write_map.default: write_map_by_slices,
+    }

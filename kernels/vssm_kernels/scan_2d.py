@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from .reference import compute_dtype
-from .routes import Route, decode_routes, gather, route_length, scatter
+from .routes import Route, decode_routes, gather, route_length, scatter, sequence_lengths
 
-__all__ = ["scan_2d_bwd", "scan_2d_fwd", "sequence_lengths"]
-
-
-def sequence_lengths(code: Sequence[int], height: int, width: int) -> list[int]:
-    """Length of each sequence of encoded routes on an H x W map."""
-    return [sum(route_length(r, height, width) for r in sequence) for sequence in decode_routes(code)]
+__all__ = ["scan_2d_bwd", "scan_2d_fwd"]
 
 
 class _Walk:

@@ -12,6 +12,7 @@ import torch
 
 from tests.scan_2d import CROSS, NAMES_2D, ROUTES, assert_close_2d, expected_2d, gradient_2d, make_2d
 from vssm_kernels import cpu, encode_routes, reference, selective_scan_2d
+from vssm_kernels.routes import forget_tables
 from vssm_kernels.scan_2d import scan_2d_bwd, scan_2d_fwd
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -539,7 +540,7 @@ def test_2d_is_the_composed_scan(routes):
 
 @needs_library
 def test_2d_tables_made_in_inference_mode_serve_training():
-    cpu._walk.cache_clear()
+    forget_tables()
     inputs = make_2d(CROSS)
     with torch.inference_mode():
         selective_scan_2d(**inputs, routes=CROSS, backend="cpp")

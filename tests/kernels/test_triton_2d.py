@@ -188,7 +188,7 @@ def test_a_pair_is_rounded_once(triton_device):
     ],
 )
 def test_pairs_visit_the_same_tiles(routes, pairs):
-    walk = triton_scan._walk(tuple(encode_routes(routes)), 5, 7, 16, torch.device("cpu"), True)
+    walk = triton_scan._walk(tuple(encode_routes(routes)), 5, 7, 16, True, torch.device("cpu"))
     assert (None if walk.pairs is None else walk.pairs.tolist()) == pairs
     for k, twin in walk.pairs.mT.tolist() if pairs else []:
         tiles = triton_scan.triton.cdiv(int(walk.table[k, 1]), 16)

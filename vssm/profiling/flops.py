@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flops
-from vssm_kernels.scan_2d import sequence_lengths
+from vssm_kernels.routes import sequence_lengths
 
 from .._errors import did_you_mean
 from .._optional import require

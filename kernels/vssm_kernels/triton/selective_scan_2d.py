@@ -22,7 +22,7 @@ its own.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from itertools import pairwise
 from math import gcd
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..routes import Route, decode_routes, route_order
+from ..routes import Route, decode_routes, keep_tables, route_table
 from ..scan_2d import scan_2d_bwd, scan_2d_fwd
 from .selective_scan import (
     Blocks,
@@ -571,12 +571,12 @@ def _pairs(orders: list[list[Tensor]]) -> list[tuple[int, int]]:
     return pairs
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)  # what is kept must serve training too
-def _walk(code: tuple[int, ...], height: int, width: int, run: int, device: torch.device, paired: bool) -> _Walk:
+@keep_tables
+def _walk(code: tuple[int, ...], height: int, width: int, run: int, paired: bool, device: torch.device) -> _Walk:
     """`paired`: a pair's results, if there are pairs, go to one map."""
     sequences = decode_routes(code)
-    visits = [[route_order(route, height, width).int() for route in sequence] for sequence in sequences]
+    visited = route_table(code, height, width)
+    visits = [[visited.route(i) for i in range(*ends)] for ends in pairwise(visited.first_route)]
     pairs = _pairs(visits)
     twins = [twin for _, twin in pairs]
     maps = _sets_of_disjoint([route for sequence in sequences for route in sequence])
@@ -671,7 +671,7 @@ def _choose(inputs: Sequence[Tensor | None], code: Sequence[int], kind: tuple, c
     fills = u.shape[0] * sequences * triton.cdiv(channels, blocks.block_d) >= FEW_PROGRAMS
     can_pair = can_pair and fills and u.dim() == 4
     if can_pair:
-        can_pair = _walk(tuple(code), *u.shape[1:3], blocks.run, u.device, True).pairs is not None
+        can_pair = _walk(tuple(code), *u.shape[1:3], blocks.run, True, u.device).pairs is not None
     rank = 0 if weight is None or weight.shape[2] > MAX_RANK else max(16, triton.next_power_of_2(weight.shape[2]))
     kind = (*kind, u.dtype, dt.dtype, u.dim(), rank, fills)
     forms = _forms(channels, states, backward, can_pair)
@@ -717,7 +717,7 @@ class _Launch:
         self.maps = (u, dt, _parameter(A), B, C, _parameter(D), _parameter(bias), _parameter(weight))
         self.strides = (*u_stride, *dt_stride, *B_stride, *C_stride)
         self.own_input, self.device = u.dim() == 5, u.device
-        self.walk = _walk(tuple(code), self.height, self.width, self.blocks.run, u.device, paired)
+        self.walk = _walk(tuple(code), self.height, self.width, self.blocks.run, paired, u.device)
         self.pixels = self.height * self.width
         self.d_blocks = triton.cdiv(self.channels, self.blocks.block_d)
         self.slots = self.sequences
