@@ -3,8 +3,8 @@
 
 python benchmarks/linear_cost.py --threads 2 --output benchmarks/results/linear_cost_cpu
 
-Times are medians of interleaved rounds. Memory is the peak of one call, beyond weights and input, in a process that
-does nothing else.
+Times are medians of interleaved rounds. Memory is the peak of one call in a process of its own, without the weights and
+the input.
 """
 
 import argparse
@@ -28,16 +28,17 @@ from vssm.profiling.throughput import environment, interleaved, summary
 HEAD_DIM = 32
 MIXERS = ("SS2D", "fused attention", "plain attention")
 PASSES = ("forward", "forward + backward")
-# Maps of the scores that plain attention holds at a time: before and after the softmax, and their gradients.
+# How many maps of scores plain attention holds at a time: before and after the softmax, and their gradients.
 SCORE_MAPS = {"forward": 2, "forward + backward": 4}
-# Larger maps are timed twice only: there attention takes many seconds.
+# Larger maps are timed only twice, because attention takes many seconds there.
 SLOW_SIDE = 128
-# The exponent is read off the maps with at least this part of the largest map's tokens; smaller ones are all overhead.
+# The exponent comes from the maps that have at least 1/LARGER of the largest map's tokens; on smaller ones overhead
+# takes most of the time.
 LARGER = 32
 
 
 class Attention(nn.Module):
-    """timm's, on a map (B, H, W, C)."""
+    """Attention of timm's on a map (B, H, W, C)."""
 
     def __init__(self, dim: int, fused: bool):
         from timm.models.vision_transformer import Attention
@@ -82,7 +83,7 @@ def memory_here(args: argparse.Namespace, name: str, which: str, sides: Sequence
 
 
 def memory_apart(argv: Sequence[str], name: str, which: str, sides: Sequence[int]) -> dict[int, int]:
-    """`memory_here` in a process of its own."""
+    """Runs `memory_here` in a process of its own."""
     taken = output_apart(__file__, *argv, "--memory-of", name, which, ",".join(map(str, sides)))
     return dict(zip(sorted(sides), json.loads(taken), strict=True))
 
@@ -127,7 +128,7 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
 
 
 def growth(rows: list[dict], value: Callable[[dict], float]) -> float | None:
-    """The exponent of the cost, 1 for linear and 2 for quadratic: the slope through the larger maps on log axes."""
+    """The exponent of the cost: the slope through the larger maps on log axes, 1 if linear and 2 if quadratic."""
     done = [row for row in rows if "milliseconds" in row and value(row) > 0]
     done = [row for row in done if row["tokens"] * LARGER >= done[-1]["tokens"]]
     if len(done) < 2:
@@ -181,7 +182,9 @@ def draw(results: dict, file: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", type=int, nargs="+", default=[14, 28, 56, 112, 181, 256], help="of the square maps")
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[14, 28, 56, 112, 181, 256], help="sides of the square maps"
+    )
     parser.add_argument("--dim", type=int, default=96, help=f"width, a multiple of {HEAD_DIM} (default: 96)")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
@@ -189,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-gib", type=float, default=8, help="skip plain attention whose scores need more")
-    parser.add_argument("--max-seconds", type=float, default=30, help="skip attention that would take longer a call")
+    parser.add_argument("--max-seconds", type=float, default=30, help="skip attention whose call would take longer")
     parser.add_argument("--output", type=Path, metavar="STEM", help="also write STEM.md, STEM.json and STEM.png")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -3,9 +3,9 @@
 
 python benchmarks/training_step.py --threads 2 --output benchmarks/results/training_step_cpu
 
-Times are medians of interleaved rounds; memory is the peak of one step in a process that does nothing else, beyond the
-weights and the images, with the optimiser's state made before. A way to scan is a backend of the op, or no op but
-PyTorch under autograd: `plain`, written to be fast, or `indexed`, the same with the usual loop over `x[t]`.
+Times are medians of interleaved rounds. Memory is the peak of one step in a process of its own, without weights,
+images and the optimiser's state. A way to scan is a backend of the op, or a scan in PyTorch under autograd without the
+op: `plain` is written to be fast, `indexed` is the same with the usual loop over `x[t]`.
 """
 
 import argparse
@@ -36,10 +36,10 @@ PLAIN, INDEXED = "plain", "indexed"
 
 
 def plain_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, positions=torch.unbind):
-    """`vssm_kernels.reference.selective_scan_fwd` for speed: all that can be is computed for all positions at once.
+    """The selective scan of `vssm_kernels.reference`, with as much as possible computed for all positions at once.
 
-    One multiply-add a position is left to the loop. Slices come from `unbind`, whose backward is one stack; that of an
-    index is a map of zeros with one position filled, for every position.
+    The loop has one multiply-add for each position. Slices come from `unbind`, whose backward is one stack. The
+    backward of an index makes a map of zeros with one position filled, for every position.
     """
     batch, groups, states, length = B.shape
     delta = delta.float() + delta_bias[:, None]
@@ -60,7 +60,7 @@ def indexed_scan(*args):
 
 
 def without_op(scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
-    """`torch.ops.vssm.selective_scan_2d` without an op: copies of the map along the routes, loop, copies back."""
+    """The 2-D scan without an op: copies the map along the routes, scans, and copies back."""
     return scan_2d_fwd(
         scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype or u.dtype
     )
@@ -96,7 +96,7 @@ def make_step(args: argparse.Namespace) -> Callable[[str], None]:
             loss.backward()
             optimiser.step()
 
-    for parameter in model.parameters():  # a step of nothing makes the optimiser's state
+    for parameter in model.parameters():  # a step with zero gradients makes the optimiser's state
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     return step
@@ -128,7 +128,7 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
         for scan in args.scans
     ]
     ran = environment(device)
-    del ran["scan backend"]  # a column of the table
+    del ran["scan backend"]  # the table has a column for it
     settings = {key: getattr(args, key) for key in ("model", "img_size", "batch_size", "amp")}
     return {"environment": ran, "settings": settings, "rows": rows}
 
@@ -149,7 +149,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vmamba_tiny_s1l8")
-    parser.add_argument("--scans", nargs="+", default=["auto", PLAIN], metavar="NAME", help="the first is 1")
+    parser.add_argument(
+        "--scans", nargs="+", default=["auto", PLAIN], metavar="NAME", help="ways to scan; ratios are to the first"
+    )
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
