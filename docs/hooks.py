@@ -1,6 +1,6 @@
 """For mkdocs: the site also holds what its pages link to outside docs/, under its path in the repository.
 
-In the site's search, recipes come before the records of decisions.
+In the site's search, recipes come before the records of decisions. The API page of the models lists every family.
 """
 
 import posixpath
@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)#\s]+)([)#\s])")
 # On pages that others may be adding: without one, its entry in the navigation goes too.
 ENTRY_POINTS = ("model_zoo.md", "CONTRIBUTING.md")
+# Stands on the API page in place of one entry for each family.
+FAMILIES = "<!-- the families -->"
 # GitHub's front page is not the site's.
 MOVED = {"README.md": "index.md"}
 
@@ -62,6 +64,11 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri.startswith("decisions/"):
         page.meta.setdefault("search", {"boost": 0.5})
+    if FAMILIES in markdown:
+        from vssm.models import families  # here, because only this page needs it, and it takes seconds
+
+        entries = [f"::: {family.module.__name__}" for family in families()]
+        markdown = markdown.replace(FAMILIES, "\n\n".join(entries))
     here = posixpath.dirname(_in_repository(page.file))
 
     def relink(match):
