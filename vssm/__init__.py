@@ -4,14 +4,15 @@ import fnmatch
 
 import timm
 
-from . import models
-from ._mmcv import install_finder
+from . import _mmcv, _moved, models, tasks  # noqa: F401  (adds the models to timm's registry, and the tasks to ours)
 from ._version import __version__
 
 __all__ = ["__version__", "list_models", "models"]
 
 # From here on `import mmdet` works with an mmcv that was installed without compiled operators.
-install_finder()
+_mmcv.install_finder()
+# And modules are found under the names that they had before they moved.
+_moved.install_finder()
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -1,4 +1,4 @@
-"""What every tool does around its own work: turn a person's mistake into one sentence and an exit code."""
+"""How the tools speak to a person: lines on the terminal, and a mistake as one sentence and an exit code."""
 
 import os
 import sys
@@ -27,6 +27,13 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130
+
+
+def say(line: str, error: bool = False) -> None:
+    """Print a line at once, to the standard output or to the standard error."""
+    stream = sys.stderr if error else sys.stdout
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
 def _sentence(error: UserError) -> str:

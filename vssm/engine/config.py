@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner as MMRunner
 
 from .._errors import MissingExtraError, UserError, did_you_mean
+from .._tasks import find_task, tasks
 
-# mmengine looks for `mmseg::` configs in a distribution named mmsegmentation, but the maintained one is called
-# onedl-mmsegmentation. Under its import name it is found whatever the distribution's name.
-MODULE2PACKAGE["mmseg"] = "mmseg"
+# mmengine looks for the configs that `package::` names in distributions whose names it knows, some of which are not the
+# maintained ones. Under its import name a package is found whatever the distribution's name.
+MODULE2PACKAGE.update({package: package for task in tasks() for package in task.inherits})
 
 # Top-level names that no constructor argument of the Runner stands for, but that it or Config reads.
 _EXTRA_NAMES = {
@@ -60,10 +62,10 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         options: Dotted keys and their values, for example ``{"optim_wrapper.optimizer.lr": 1e-3}``.
 
     Returns:
-        The merged config.
+        The merged config. The package of its task is imported, so that what it names is registered.
 
     Raises:
-        MissingExtraError: It inherits from mmdet or mmseg, which is not installed.
+        MissingExtraError: It inherits from a package that is not installed, or its task needs one.
         ConfigError: The file is missing or does not parse, or an option's first name is no part of a config.
     """
     if not Path(path).is_file():
@@ -82,8 +84,11 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         if "is not installed" not in str(error):
             raise ConfigError(f"Config '{path}' cannot be read: {error}") from error
         package = str(error).split()[0]
+        extra = next((task.inherits[package] for task in tasks() if package in task.inherits), None)
+        if extra is None:
+            raise ConfigError(f"Config '{path}' inherits from {package}, which is not installed.") from error
         raise MissingExtraError(
-            f"Config '{path}' inherits from {package}, which needs the [mm] extra: pip install 'vssm[mm]'"
+            f"Config '{path}' inherits from {package}, which needs the [{extra}] extra: pip install 'vssm[{extra}]'"
         ) from error
     except (ImportError, KeyError, NameError, TypeError, ValueError) as error:
         raise ConfigError(f"Config '{path}' cannot be read: {type(error).__name__}: {error}") from error
@@ -99,7 +104,41 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
             cfg.merge_from_dict(dict(options))
         except (AssertionError, KeyError, TypeError, IndexError) as error:
             raise ConfigError(f"--cfg-options cannot be laid over '{path}': {error}") from error
+    task = find_task(cfg)
+    if task is not None:
+        task.load()
     return cfg
+
+
+def test_data(cfg: Mapping[str, Any], method: str = "transform_from") -> tuple[type, Mapping[str, Any]]:
+    """Find the data set that a run is tested on, which says how images become the model's inputs.
+
+    Args:
+        cfg: The run's config.
+        method: What the data set's class has to have for it.
+
+    Returns:
+        The class, and the data set's options.
+
+    Raises:
+        ConfigError: There is no test data set, or its class has no such method.
+    """
+    dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset")
+    kind = DATASETS.get(dataset["type"]) if dataset else None
+    if kind is None or not hasattr(kind, method):
+        raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
+    return kind, dataset
+
+
+def image_size(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return (H, W) of the images that a run's transforms or its loop give the model; None: the config does not say."""
+    for part in ("val", "test", "train"):
+        transform = ((cfg.get(f"{part}_dataloader") or {}).get("dataset") or {}).get("transform") or {}
+        loop = cfg.get(f"{part}_cfg") or {}
+        side = transform.get("input_size") or transform.get("size") or loop.get("size")
+        if side:
+            return (side, side) if isinstance(side, int) else tuple(side)[-2:]
+    return None
 
 
 def use_amp(cfg: Config) -> None:

@@ -1,10 +1,8 @@
-"""What the tools do: train, evaluate, predict. Kept here so that the scripts only parse arguments."""
+"""Train, evaluate and predict: the work of the tools, which themselves only parse arguments."""
 
 import argparse
-import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,10 +11,11 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process, master_only
 from mmengine.registry import RUNNERS
 
+from .._cli import say
 from .._errors import UserError
+from .._tasks import NamedModel, Run, Wanted, task_of, task_of_names
 from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
-from .predict import Prediction, Predictor, find_images
 from .runner import Runner
 
 T = TypeVar("T")
@@ -69,7 +68,7 @@ def train(
     options: Sequence[str] | None = None,
     launcher: str = "none",
 ) -> dict[str, float]:
-    """Train from a config; the last lines printed are the metrics, for a classifier the held-out top-1.
+    """Train from a config; the last lines printed are the metrics, a held-out top-1 last of all.
 
     Args:
         config: Path of a ``.py`` config.
@@ -168,10 +167,10 @@ def _report(metrics: dict[str, float]) -> None:
     others = [f"{name}: {value:.4g}" for name, value in metrics.items() if not name.startswith("accuracy/")]
     ranks = [(name.rpartition("top")[2], value) for name, value in metrics.items() if name.startswith("accuracy/top")]
     for line in others:
-        _say(line)
+        say(line)
     # Top-1 last, where it is found without looking.
     for k, value in reversed(ranks):
-        _say(f"held-out top-{k}: {value:.2f} %")
+        say(f"held-out top-{k}: {value:.2f} %")
 
 
 def predict(
@@ -187,7 +186,7 @@ def predict(
     out: str | None = None,
     score_threshold: float = 0.3,
 ) -> int:
-    """Classify images and print a table; draw what a detector or segmentor finds; label volumes with a medical run.
+    """Answer for images and volumes as the task of a config, or of a model's name, does it.
 
     Args:
         paths: Images and folders; without ``model`` the config and the checkpoint come first.
@@ -196,11 +195,11 @@ def predict(
         topk: How many classes to name per image.
         batch_size: Images per forward pass.
         device: Where to run; None: a GPU if there is one.
-        json_file: A file for the answers.
-        csv_file: A file for the answers.
+        json_file: A file for answers that are a table.
+        csv_file: A file for answers that are a table.
         options: ``KEY=VALUE`` words laid over the config.
-        out: A folder for the drawings of a detector or segmentor, or for a medical run's labels.
-        score_threshold: A detector's objects below are not drawn.
+        out: A folder for answers that are files: drawings or labels.
+        score_threshold: Objects below are not drawn.
 
     Returns:
         0, or 1 when an image could not be read; the others are answered all the same.
@@ -208,82 +207,11 @@ def predict(
     Raises:
         UserError: The model, config, checkpoint or a folder cannot be used.
     """
-    if model is None:
-        cfg = load_config(paths[0], parse_options(options))
-        if cfg.get("model", {}).get("type") == "UNetSegmentor":
-            if out is None or json_file or csv_file:
-                raise ConfigError("Medical runs answer with labels as files: give --out DIR, no --json or --csv.")
-            return _label_medical(cfg, paths[1], paths[2:], device, out)
-        files = find_images(paths[2:])
-        if cfg.get("default_scope") in ("mmdet", "mmseg"):
-            if out is None or json_file or csv_file:
-                raise ConfigError("Detectors and segmentors answer with drawings: give --out DIR, no --json or --csv.")
-            return _predict_dense(cfg, paths[1], files, device, out, score_threshold)
-        if out is not None:
-            raise ConfigError("--out DIR is for detectors, segmentors and medical runs; classes go to --json or --csv.")
-        predictor = Predictor.from_run(cfg, paths[1], device)
-    else:
-        files = find_images(paths)
-        predictor = Predictor.from_name(model, pretrained, device)
-        if not pretrained:
-            _say(f"Warning: {model} has random weights, because --pretrained was not given.", error=True)
-
-    width = max(len("image"), *(len(file) for file in files))
-    _say(f"{'image':<{width}}  probability  class")
-    answers: list[Prediction] = []
-    for answer in predictor(files, topk, batch_size):
-        answers.append(answer)
-        if answer.error:
-            _say(answer.error, error=True)
-        for rank, (name, probability) in enumerate(zip(answer.classes, answer.probabilities, strict=True)):
-            _say(f"{answer.image if rank == 0 else '':<{width}}  {probability:>10.2%}   {name}")
-    if json_file:
-        write_atomically(json_file, (json.dumps([asdict(answer) for answer in answers], indent=2) + "\n").encode())
-    if csv_file:
-        _write_csv(csv_file, answers)
-    return 1 if any(answer.error for answer in answers) else 0
-
-
-def _label_medical(cfg: Config, checkpoint: str, paths: Sequence[str], device: str | None, out: str) -> int:
-    from ..medical.predict import label_files
-
-    for path in label_files(cfg, checkpoint, paths, out, device):
-        _say(str(path))
-    return 0
-
-
-def _predict_dense(
-    cfg: Config, checkpoint: str, files: Sequence[str], device: str | None, out: str, score_threshold: float
-) -> int:
-    from ..mm import DensePredictor
-
-    failed = False
-    for answer in DensePredictor(cfg, checkpoint, device, score_threshold)(files, out):
-        if answer.error:
-            failed = True
-            _say(answer.error, error=True)
-        else:
-            found = ", ".join(f"{name} {value:.1%}" for name, value in answer.found[:10]) or "nothing"
-            _say(f"{answer.image} -> {answer.drawing}: {found}")
-    return 1 if failed else 0
-
-
-def _write_csv(path: str, answers: Sequence[Prediction]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "rank", "class", "probability", "error"])
-        for answer in answers:
-            if answer.error:
-                writer.writerow([answer.image, "", "", "", answer.error])
-            for rank, (name, probability) in enumerate(zip(answer.classes, answer.probabilities, strict=True), 1):
-                writer.writerow([answer.image, rank, name, probability, ""])
-
-
-def _say(line: str, error: bool = False) -> None:
-    import sys
-
-    (sys.stderr if error else sys.stdout).write(line + "\n")
-    (sys.stderr if error else sys.stdout).flush()
+    wanted = Wanted(device, out, topk, batch_size, score_threshold, json_file, csv_file)
+    if model is not None:
+        return task_of_names().predict(NamedModel(model, pretrained), paths, wanted)
+    cfg = load_config(paths[0], parse_options(options))
+    return task_of(cfg).predict(Run(cfg, paths[1]), paths[2:], wanted)
 
 
 __all__ = ["UserError", "parse_options", "predict", "test", "train"]

@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
 from ..engine.config import ConfigError
-from ..engine.data import DataError, open_image
+from ..engine.images import DataError, open_image
 from .files import NIFTI_SUFFIXES, all_or_none, check_pair, open_mask, read_arrays, read_nifti, stem
 from .labels import (
     ACDC_CLASSES,

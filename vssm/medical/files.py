@@ -12,7 +12,7 @@ from PIL import Image
 
 from .._folders import write_beside
 from .._optional import require
-from ..engine.data import DataError, open_image
+from ..engine.images import DataError, open_image
 
 T = TypeVar("T")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -127,7 +127,7 @@ def open_mask(path: str | os.PathLike) -> Image.Image:
     """Read a mask as 8-bit grey.
 
     Raises:
-        DataError: See :func:`~vssm.engine.data.open_image`.
+        DataError: See :func:`~vssm.engine.images.open_image`.
     """
     return open_image(path).convert("L")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import UserError
-from ..engine.data import DataError
+from ..engine.images import DataError
 
 SYNAPSE_CLASSES = (
     "background",

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import MODELS
 from PIL import Image
 
 from .._errors import UserError
 from .._folders import write_beside
 from ..engine.checkpoint import load_weights
-from ..engine.config import ConfigError, explain_config_mistakes
-from ..engine.data import DataError, open_image
-from ..engine.predict import find_images
+from ..engine.config import explain_config_mistakes, test_data
+from ..engine.images import DataError, find_images, open_image
 from .files import NIFTI_SUFFIXES, all_or_none, check_values, read_nifti, stem, write_nifti
 from .inference import predict_volume
 from .nifti import from_slices, to_slices, window_intensities
@@ -43,6 +42,14 @@ def find_volumes(paths: Iterable[str | os.PathLike]) -> list[Path]:
     return files
 
 
+def slice_transform(cfg: Config) -> SliceTransform | None:
+    """Return the transform of a run that is tested on volumes, whose loop has it; None for other runs."""
+    test_cfg = cfg.get("test_cfg") or {}
+    if test_cfg.get("type") != "VolumeTestLoop":
+        return None
+    return SliceTransform(**{key: test_cfg[key] for key in ("size", "mean", "std") if key in test_cfg})
+
+
 def label_files(
     cfg: Config, checkpoint: str | os.PathLike, paths: Sequence[str], out: str | os.PathLike, device: str | None = None
 ) -> list[Path]:
@@ -65,12 +72,9 @@ def label_files(
     Raises:
         UserError: The config, the checkpoint or an input cannot be used, or two inputs have the same name.
     """
-    dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset")
-    kind = DATASETS.get(dataset["type"]) if dataset else None
-    if kind is None or not hasattr(kind, "nifti_options"):
-        raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
-    test_cfg = cfg.get("test_cfg") or {}
-    volumes = test_cfg.get("type") == "VolumeTestLoop"
+    kind, dataset = test_data(cfg, "nifti_options")
+    transform = slice_transform(cfg)
+    volumes = transform is not None
     files = find_volumes(paths) if volumes else [Path(file) for file in find_images(paths)]
     names = [stem(file) for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -84,8 +88,7 @@ def label_files(
     model.eval().to(device or get_device())
     classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
     if volumes:
-        options = {key: test_cfg[key] for key in ("size", "mean", "std") if key in test_cfg}
-        transform, slices = SliceTransform(**options), test_cfg.get("slices", 8)
+        slices = cfg.test_cfg.get("slices", 8)
         job = _volume_job(model, transform, slices, kind.nifti_options(dataset), classes, Path(out))
     else:
         job = _image_job(model, kind.transform_from(dataset), Path(out))

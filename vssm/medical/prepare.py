@@ -9,7 +9,7 @@ import numpy as np
 
 from .._folders import whole_folder, write_beside
 from .._optional import require
-from ..engine.data import DataError
+from ..engine.images import DataError
 from .data import CT_WINDOW, read_nifti_pair
 from .files import NIFTI_SUFFIXES, all_or_none, write_h5, write_nifti, write_npz
 from .labels import ACDC_CLASSES, LABEL_ORDERS, load_split

@@ -14,10 +14,10 @@ from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
 from ..engine.checkpoint import CheckpointError
-from ..engine.classifier import ModelError, create_model
 from ..engine.config import ConfigError
 from ..models import DenseMaps, family_of
 from ..models._checkpoint import check_fit, read_checkpoint, unwrap_state_dict
+from ..models.create import ModelError, create_model
 
 _OUT_NORM = "outnorm"
 

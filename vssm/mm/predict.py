@@ -19,7 +19,7 @@ from torch import nn
 from .._errors import UserError
 from ..engine.checkpoint import load_weights
 from ..engine.config import ConfigError, explain_config_mistakes
-from ..engine.data import open_image
+from ..engine.images import open_image
 
 _SCOPES = ("mmdet", "mmseg")
 

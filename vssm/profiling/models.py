@@ -125,8 +125,6 @@ def names_of(patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: A name or wildcard that timm's registry has nothing for.
     """
-    import vssm  # noqa: F401
-
     names: list[str] = []
     for pattern in patterns:
         found = timm.list_models(pattern) if any(c in pattern for c in "*?[") else [pattern]

@@ -1,4 +1,4 @@
-"""What a count can be asked of: models by timm's names, and whatever a run's config describes."""
+"""Models by timm's names and whatever a run's config describes, to be counted."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +10,13 @@ import torch
 from torch import nn
 
 from .._errors import UserError
+from .._tasks import task_of
 from ..published import Published, published
 from .cost import Cost
 from .flops import Forward, count
 from .models import names_of
 
-__all__ = ["Subject", "count_subject", "find_subjects"]
-
-# What the papers count detectors and segmentors at: H, W.
-_DENSE_SIZES = {"mmdet": (800, 1280), "mmseg": (512, 2048)}
+__all__ = ["Subject", "count_subject", "find_subjects", "outline_of"]
 
 
 @dataclass(frozen=True)
@@ -94,44 +92,32 @@ def _without_weights(value: Any) -> Any:
     return [_without_weights(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _side(cfg: Mapping[str, Any]) -> int | Sequence[int] | None:
-    """The size of image that a run of a classifier or a medical network works at."""
-    for part in ("val", "test", "train"):
-        transform = ((cfg.get(f"{part}_dataloader") or {}).get("dataset") or {}).get("transform") or {}
-        for options, key in ((transform, "input_size"), (transform, "size"), (cfg.get(f"{part}_cfg") or {}, "size")):
-            if options.get(key):
-                return options[key]
-    return None
+def outline_of(cfg: Mapping[str, Any]) -> nn.Module:
+    """Build a config's model without weights; its tensors may be on the device "meta".
+
+    Args:
+        cfg: A run's config.
+
+    Raises:
+        ConfigError: The config names something that does not exist.
+    """
+    from mmengine.config import ConfigDict
+    from mmengine.registry import MODELS
+
+    from ..engine.config import explain_config_mistakes
+
+    options = ConfigDict(_without_weights(cfg["model"]))
+    with explain_config_mistakes():
+        return _outline(lambda: MODELS.build(options))
 
 
 def _from_config(path: str) -> Subject:
-    from ..engine.config import ConfigError, explain_config_mistakes, load_config
+    from ..engine.config import ConfigError, load_config
 
     cfg = load_config(path)
     if "type" not in (cfg.get("model") or {}):
         raise ConfigError(f"Config '{path}' describes no model.")
-    from mmengine.config import ConfigDict
-    from mmengine.registry import MODELS, init_default_scope
-
-    scope = cfg.get("default_scope") or "mmengine"
-    init_default_scope(scope)
-    options = ConfigDict(_without_weights(cfg.model))
-    with explain_config_mistakes():
-        model = _outline(lambda: MODELS.build(options))
-    if scope in _DENSE_SIZES:
-        from ..mm.flops import dense_outputs
-
-        return Subject(path, model, (3, *_DENSE_SIZES[scope]), dense_outputs)
-    kind, network = cfg.model.type, getattr(model, "model", None)
-    if kind not in ("TimmClassifier", "UNetSegmentor"):
-        raise ConfigError(
-            f"Config '{path}' describes a {kind}; only classifiers, detectors and segmentors are counted."
-        )
-    channels, *size = getattr(network, "pretrained_cfg", {}).get("input_size") or (3, 224, 224)
-    channels = getattr(network, "in_chans", cfg.model.get("model", {}).get("in_chans", channels))
-    side = _side(cfg) or size
-    size = (side, side) if isinstance(side, int) else tuple(side)[-2:]
-    return Subject(path, network, (channels, *size), published=published(options.get("model", {}).get("name", ".")))
+    return task_of(cfg).count(cfg, path)
 
 
 def count_subject(

@@ -1,19 +1,21 @@
-"""What `tools/visualize.py` does with images: one function for each picture that is drawn of them."""
+"""Draw pictures for `tools/visualize.py`: one function for each kind."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 
+from .._cli import say
 from .._errors import UserError, did_you_mean
-from ..engine.predict import Predictor, find_images
+from .._tasks import NamedModel, Run, Wanted, task_of, task_of_names
+from ..engine.config import load_config
+from ..engine.images import find_images
+from ..engine.run import parse_options
 from .attention import choose_scans, look_from, plot_attention, record_scans
 from .features import class_activation, feature_maps, plot_activations
-from .plots import plot_answers, plot_receptive_fields
+from .plots import plot_receptive_fields
 from .receptive_field import effective_receptive_field
 from .subject import Subject, View, place_in, sample_photographs
 
@@ -40,11 +42,6 @@ def _explain(subject: Subject, size: Sequence[int]) -> Iterator[None]:
         ) from error
 
 
-def _say(path: Path) -> None:
-    sys.stdout.write(f"{path}\n")
-    sys.stdout.flush()
-
-
 def _files(images: Sequence[str]) -> list[str]:
     return find_images(images) if images else sample_photographs()
 
@@ -69,7 +66,7 @@ def _each_image(
             try:
                 view = subject.view(file, size)
             except UserError as error:
-                sys.stderr.write(f"{error}\n")
+                say(f"{error}", error=True)
                 failed = True
                 break
             stem = Path(file).stem + (f"_{subject.name}" if len(subjects) > 1 else "")
@@ -78,7 +75,7 @@ def _each_image(
                 name, number = f"{stem}_{number}", number + 1
             taken.add(name)
             with _explain(subject, view.inputs.shape[2:]):
-                _say(draw(subject, view, Path(out) / f"{name}.{suffix}"))
+                say(draw(subject, view, Path(out) / f"{name}.{suffix}"))
     return 1 if failed else 0
 
 
@@ -230,20 +227,18 @@ def draw_overlays(
     score_threshold: float = 0.3,
     topk: int = 3,
 ) -> int:
-    """Draw what a model says over the images: boxes and masks, segments, labels of volumes, or classes.
-
-    All of it is `vssm.engine.run.predict`'s work, but that classes are drawn beside the images and not printed.
+    """Draw what a model says over the images, in the way of its task.
 
     Args:
-        images: Files and folders; of a medical run on volumes, NIfTI files. None given: the sample photographs.
+        images: Files and folders, of the kind that the run takes. None given: the sample photographs.
         out: Folder for the pictures.
-        model: A classifier by name.
+        model: A model of timm's registry by name.
         pretrained: With its published weights.
         config: A run's config, instead of ``model``.
         checkpoint: The run's checkpoint.
         device: Where to run.
         options: ``KEY=VALUE`` words laid over the config.
-        score_threshold: A detector's objects below are not drawn.
+        score_threshold: Objects below are not drawn.
         topk: How many classes are named for an image.
 
     Returns:
@@ -252,26 +247,12 @@ def draw_overlays(
     Raises:
         UserError: The model, config, checkpoint or a folder cannot be used.
     """
-    from ..engine.config import load_config
-    from ..engine.run import parse_options, predict
-
     if (model is None) == (config is None):
         raise UserError("Name one model with --model, or one run with --config and --checkpoint.")
-    if config is not None:
-        if checkpoint is None:
-            raise UserError("A run's answers come from its weights: give --checkpoint FILE.")
-        cfg: Config = load_config(config, parse_options(options))
-        if cfg.get("model", {}).get("type") != "TimmClassifier":
-            paths = [config, checkpoint, *(images or sample_photographs())]
-            return predict(paths, device=device, options=options, out=str(out), score_threshold=score_threshold)
-        predictor = Predictor.from_run(cfg, checkpoint, device)
-    else:
-        predictor = Predictor.from_name(model, pretrained, device)
-    answers = list(predictor(_files(images), topk))
-    for answer in answers:
-        if answer.error:
-            sys.stderr.write(f"{answer.error}\n")
-    readable = [answer for answer in answers if not answer.error]
-    if readable:
-        _say(plot_answers(readable, Path(out) / "classes.png"))
-    return 1 if len(readable) < len(answers) else 0
+    wanted = Wanted(device, str(out), topk, score_threshold=score_threshold)
+    if config is None:
+        return task_of_names().draw(NamedModel(model, pretrained), images or sample_photographs(), wanted)
+    if checkpoint is None:
+        raise UserError("A run's answers come from its weights: give --checkpoint FILE.")
+    cfg = load_config(config, parse_options(options))
+    return task_of(cfg).draw(Run(cfg, checkpoint), images or sample_photographs(), wanted)

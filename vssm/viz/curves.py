@@ -1,4 +1,4 @@
-"""Learning curves from the logs of training runs of any kind: classifiers, detectors, segmentors, medical."""
+"""Learning curves from the logs of training runs of any task."""
 
 import json
 import math
@@ -7,19 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._errors import UserError, did_you_mean
+from .._tasks import tasks
 from .canvas import COLOURS, INK, new_figure, plain_axes, save_figure
 
 __all__ = ["plot_learning_curves", "read_log"]
 
-# The figure that each kind of run is judged by: its name in a log, and its title.
-_HEADLINES = {
-    "accuracy/top1": "Held-out top-1 (%)",
-    "coco/bbox_mAP": "Held-out box AP",
-    "coco/segm_mAP": "Held-out mask AP",
-    "mIoU": "Held-out mIoU (%)",
-    "dice/mean": "Held-out mean Dice (%)",
-    "iou": "Held-out IoU (%)",
-}
 # What mmengine writes beside the metrics.
 _CLOCKS = {"step", "epoch", "iter", "time", "data_time", "memory"}
 
@@ -96,8 +88,9 @@ def plot_learning_curves(
         if name not in known:
             near = did_you_mean(name, known)
             raise UserError(f"No run logged '{name}'{near}; there are {', '.join(known) or 'none'}.")
+    headlines = {name: title for task in tasks() for name, title in task.headlines.items()}
     if metrics is None:
-        metrics = [name for name in _HEADLINES if name in known] or known[:1]
+        metrics = [name for name in headlines if name in known] or known[:1]
     figure = new_figure(4.5 * (1 + len(metrics)), 3.6)
     panels = figure.subplots(1, 1 + len(metrics), squeeze=False)[0]
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(logs))]
@@ -129,7 +122,7 @@ def plot_learning_curves(
             )
     from matplotlib.ticker import MaxNLocator
 
-    for axes, title in zip(panels, ["Training loss", *(_HEADLINES.get(name, name) for name in metrics)], strict=True):
+    for axes, title in zip(panels, ["Training loss", *(headlines.get(name, name) for name in metrics)], strict=True):
         axes.set_title(title, fontsize=11, color=INK, loc="left")
         axes.set_xlabel(" or ".join(sorted(units)), fontsize=9, color=INK)
         axes.set_xlim(left=0)

@@ -19,7 +19,7 @@ def plot_predictions(
     """Draw held-out images with the model's answers: all that fit of the wrong ones, then right ones.
 
     Args:
-        classifier: A :class:`~vssm.engine.TimmClassifier` in evaluation mode.
+        classifier: Gives logits (B, K) for images (B, C, H, W) with ``mode="tensor"``; in evaluation mode.
         dataset: Samples ``dict(inputs=(C, H, W), labels=int)`` with ``metainfo["classes"]``.
         path: The PNG to write.
         columns: Images per row.
@@ -83,14 +83,14 @@ def plot_answers(answers: Sequence[Any], path: str | os.PathLike, columns: int =
     """Draw images with the classes that a model names for them.
 
     Args:
-        answers: Each with ``image``, ``classes`` and ``probabilities``: :class:`~vssm.engine.predict.Prediction`.
+        answers: Each with ``image``, a file, and ``classes`` and ``probabilities``, the most probable first.
         path: The picture to write; its suffix chooses the format.
         columns: Images in a row.
 
     Returns:
         The path.
     """
-    from ..engine.data import open_image
+    from ..engine.images import open_image
 
     columns = min(columns, len(answers))
     lines = max(len(answer.classes) for answer in answers)

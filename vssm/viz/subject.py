@@ -1,4 +1,4 @@
-"""What the pictures are of: a model by name or of a run, and images as it takes them."""
+"""Models by name or of a run, and images as they take them: what pictures are drawn of."""
 
 import inspect
 import os
@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
@@ -19,18 +18,17 @@ from torchvision.transforms import functional as tv
 
 from .._errors import UserError
 from .._optional import require
+from .._tasks import task_of
 from ..engine.checkpoint import CheckpointError, load_weights
-from ..engine.classifier import create_model
-from ..engine.config import ConfigError, explain_config_mistakes
-from ..engine.data import open_image
+from ..engine.config import explain_config_mistakes
+from ..engine.images import open_image
 from ..models._checkpoint import check_fit, read_checkpoint, unwrap_state_dict
+from ..models.create import create_model
 
-__all__ = ["Subject", "View", "sample_photographs"]
+__all__ = ["Subject", "View", "build_subjects", "load_run", "name_of", "normalise", "place_in", "sample_photographs"]
 
 # Sides are multiples of this many pixels, so that cells of the coarsest maps of most models are whole.
 _STEP = 32
-# Detectors and segmentors do not say a size; this shorter side keeps four stages readable.
-_DENSE_SIDE = 384
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Subject:
 
     Attributes:
         name: for titles.
-        network: takes (B, C, H, W); of a classifier the timm model itself, of a detector or segmentor its backbone.
+        network: takes (B, C, H, W): what gives the maps, such as the backbone of a larger model.
         prepare: maps an RGB image of the size wanted to (C, H, W).
         side: of the square images that it was made for, or the shorter side where any size will do.
         fixed: whether it takes squares of that side only.
@@ -86,14 +84,14 @@ class Subject:
         if checkpoint is not None:
             _load_classifier(model, checkpoint)
         cfg = getattr(model, "pretrained_cfg", None) or {}
-        prepare = _normalise(cfg.get("mean", IMAGENET_DEFAULT_MEAN), cfg.get("std", IMAGENET_DEFAULT_STD))
+        prepare = normalise(cfg.get("mean", IMAGENET_DEFAULT_MEAN), cfg.get("std", IMAGENET_DEFAULT_STD))
         side = cfg.get("input_size", (3, 224, 224))[-1]
         fixed = bool(cfg.get("fixed_input_size"))
         return cls(name, model.eval().to(device), prepare, side, fixed, classes)
 
     @classmethod
     def from_config(cls, cfg: Config, checkpoint: str | os.PathLike | None = None, device: str = "cpu") -> "Subject":
-        """Take the network of a run: a classifier, a U-Net, or the backbone of a detector or segmentor.
+        """Take the network of a run, as its task looks into it.
 
         Args:
             cfg: The run's config.
@@ -101,41 +99,11 @@ class Subject:
             device: Where to run.
 
         Raises:
-            ConfigError: The config is of no such run, or does not say how images are prepared.
+            UserError: The config is of no task.
+            ConfigError: The model cannot be built, or the config does not say how images are prepared.
             CheckpointError: The checkpoint cannot be read, or is of another model.
         """
-        from mmengine.model import revert_sync_batchnorm
-        from mmengine.registry import init_default_scope
-
-        kind = cfg.get("model", {}).get("type")
-        name = Path(cfg.filename).stem if cfg.filename else str(kind)
-        if cfg.get("default_scope") in ("mmdet", "mmseg"):
-            init_default_scope(cfg.default_scope)
-        with explain_config_mistakes():
-            model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        stored = {} if checkpoint is None else load_weights(checkpoint, model)
-        model = model.eval().to(device)
-        classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
-        if kind in ("TimmClassifier", "UNetSegmentor"):
-            dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset")
-            data_kind = DATASETS.get(dataset["type"]) if dataset else None
-            if data_kind is None or not hasattr(data_kind, "transform_from"):
-                raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
-            transform = data_kind.transform_from(dataset)
-            if kind == "UNetSegmentor":
-                transform = _slices(cfg) or transform
-                side = transform.size[0]
-                return cls(name, model.model, _medical(transform, model.model.in_chans), side, False, classes)
-            side = transform(Image.new("RGB", (64, 64))).shape[-1]
-            return cls(name, model.model, _normalise(*_statistics(transform)), side, False, classes)
-        backbone = getattr(model, "backbone", None)
-        if not hasattr(getattr(backbone, "model", None), "model"):
-            raise ConfigError(f"The config's model, {kind}, has no VSSMBackbone whose maps could be drawn.")
-        preprocessor = model.data_preprocessor
-        if not getattr(preprocessor, "_enable_normalize", False) or not preprocessor._channel_conversion:
-            raise ConfigError("The config's data_preprocessor must have mean, std and bgr_to_rgb=True.")
-        mean, std = ((getattr(preprocessor, key) / 255).flatten().tolist() for key in ("mean", "std"))
-        return cls(name, backbone.model.model, _normalise(mean, std), _DENSE_SIDE)
+        return task_of(cfg).look_inside(cfg, checkpoint, device)
 
     def view(self, path: str | os.PathLike, size: Sequence[int] | None = None) -> View:
         """Read an image.
@@ -176,42 +144,42 @@ def sample_photographs() -> list[str]:
     return [str(folder / name) for name in ("flower.jpg", "china.jpg")]
 
 
-def _normalise(mean: Sequence[float], std: Sequence[float]) -> Callable[[Image.Image], Tensor]:
+def load_run(
+    cfg: Config, checkpoint: str | os.PathLike | None = None, device: str = "cpu"
+) -> tuple[nn.Module, Sequence[str] | None]:
+    """Build a run's model in evaluation mode, without SyncBatchNorm, which one process has no use for.
+
+    Args:
+        cfg: The run's config.
+        checkpoint: Its checkpoint; None: random weights (or those that the config itself names).
+        device: Where to run.
+
+    Returns:
+        The model, and the names of the classes that the checkpoint holds, or None.
+
+    Raises:
+        ConfigError: The model cannot be built.
+        CheckpointError: The checkpoint cannot be read, or is of another model.
+    """
+    with explain_config_mistakes():
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    stored = {} if checkpoint is None else load_weights(checkpoint, model)
+    classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
+    return model.eval().to(device), classes
+
+
+def name_of(cfg: Config) -> str:
+    """Return a run's name for titles: that of its config's file."""
+    return Path(cfg.filename).stem if cfg.filename else str(cfg.get("model", {}).get("type"))
+
+
+def normalise(mean: Sequence[float], std: Sequence[float]) -> Callable[[Image.Image], Tensor]:
+    """Return the function from an RGB image to (3, H, W), from 0 to 1, less ``mean`` and divided by ``std``."""
+
     def prepare(image: Image.Image) -> Tensor:
         return tv.normalize(tv.to_tensor(image), list(mean), list(std))
 
     return prepare
-
-
-def _slices(cfg: Config) -> Any:
-    """The transform of a medical run that is tested on volumes, whose loop has it; None for other runs."""
-    test_cfg = cfg.get("test_cfg") or {}
-    if test_cfg.get("type") != "VolumeTestLoop":
-        return None
-    from ..medical.transforms import SliceTransform
-
-    return SliceTransform(**{key: test_cfg[key] for key in ("size", "mean", "std") if key in test_cfg})
-
-
-def _medical(transform: Any, in_chans: int) -> Callable[[Image.Image], Tensor]:
-    """The run's own transform without its resizing; slices count from 0 to 1, photographs to 255."""
-
-    def prepare(image: Image.Image) -> Tensor:
-        transform.size = [image.height, image.width]
-        if in_chans == 3 and not hasattr(transform, "std"):
-            return transform.image(np.asarray(image))
-        return transform.image(np.asarray(image.convert("L"), dtype=np.float32) / 255)
-
-    return prepare
-
-
-def _statistics(transform: Any) -> tuple[list[float], ...]:
-    """Mean and deviation by which a torchvision pipeline normalises."""
-    for step in transform.transforms:
-        if hasattr(step, "mean") and hasattr(step, "std"):
-            both = (torch.as_tensor(value, dtype=torch.float).expand(3) for value in (step.mean, step.std))
-            return tuple(value.tolist() for value in both)
-    raise ConfigError("The config's transform does not normalise images.")
 
 
 def _load_classifier(model: nn.Module, path: str | os.PathLike) -> None:

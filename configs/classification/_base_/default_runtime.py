@@ -1,5 +1,5 @@
-# What every run shares: hooks, log, randomness. Importing vssm.engine registers our types with mmengine.
-custom_imports = dict(imports=["vssm.engine"], allow_failed_imports=False)
+# What every run shares: hooks, log, randomness. Importing vssm.classify registers our types with mmengine.
+custom_imports = dict(imports=["vssm.classify"], allow_failed_imports=False)
 default_scope = "mmengine"
 
 default_hooks = dict(

@@ -11,9 +11,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from ..engine.checks import register_check
+from ..engine.config import ConfigError, check_options
 from ..models.create import ModelError, create_model
-from .checks import register_check
-from .config import ConfigError, check_options
 from .losses import DistillationLoss
 
 
@@ -77,7 +77,7 @@ class TimmClassifier(BaseModel):
     or plain cross-entropy. Shapes: B images, C channels, H x W pixels, K classes.
 
     With ``distillation`` a frozen teacher sees the same mixed images, and the loss is
-    :class:`~vssm.engine.losses.DistillationLoss`. A model with a second head (one with timm's
+    :class:`~vssm.classify.losses.DistillationLoss`. A model with a second head (one with timm's
     ``set_distilled_training``) learns from the teacher with that head; any other with its only one. The teacher is
     built when training starts, so testing and predicting do without it, and it is no part of this module: neither
     its checkpoints nor its optimiser know it.

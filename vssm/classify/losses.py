@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import ConfigError
+from ..engine.config import ConfigError
 
 
 class DistillationLoss(nn.Module):

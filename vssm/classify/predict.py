@@ -1,25 +1,24 @@
 """Classify image files with a trained run or with a model by name."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import MODELS
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 
 from .._errors import UserError
-from .checkpoint import load_weights
-from .classifier import create_model
-from .config import ConfigError, explain_config_mistakes
-from .data import DataError, open_image
+from ..engine.checkpoint import load_weights
+from ..engine.config import explain_config_mistakes, test_data
+from ..engine.images import find_images, open_image
+from ..models.create import create_model
 
-_SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+__all__ = ["Prediction", "Predictor", "find_images"]
 
 
 def _readable(classes: Sequence[str] | None) -> Sequence[str] | None:
@@ -43,30 +42,6 @@ class Prediction:
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
-
-
-def find_images(paths: Iterable[str | os.PathLike]) -> list[str]:
-    """List image files.
-
-    Args:
-        paths: Files, taken as they are, and folders, searched through for files with an image's suffix.
-
-    Returns:
-        The files, those of each folder in sorted order.
-
-    Raises:
-        DataError: A folder holds no image.
-    """
-    files: list[str] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(str(path))
-            continue
-        found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-        if not found:
-            raise DataError(f"The folder '{path}' holds no images.")
-        files += found
-    return files
 
 
 class Predictor:
@@ -99,10 +74,7 @@ class Predictor:
             ConfigError: The config has no test data set that says how images are transformed.
             CheckpointError: The checkpoint cannot be read, or does not fit the model.
         """
-        dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset")
-        kind = DATASETS.get(dataset["type"]) if dataset else None
-        if kind is None or not hasattr(kind, "transform_from"):
-            raise ConfigError("The config has no test_dataloader.dataset that says how to transform images.")
+        kind, dataset = test_data(cfg)
         with explain_config_mistakes():
             model = MODELS.build(cfg.model)
         stored = load_weights(checkpoint, model)

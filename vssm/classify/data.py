@@ -1,7 +1,7 @@
 """Data sets: ImageNet-style folders, and the handwritten digits of the demo.
 
 Both give ``dict(inputs=float image (C, H, W), labels=class number)``, what
-:class:`~vssm.engine.classifier.TimmClassifier` takes once batched, and name their classes in ``metainfo``.
+:class:`~vssm.classify.classifier.TimmClassifier` takes once batched, and name their classes in ``metainfo``.
 """
 
 import os
@@ -17,25 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from .._errors import DataError
-from .._inputs import read_rgb
 from .._optional import require
-from .config import ConfigError, check_options
+from ..engine.config import ConfigError, check_options
+from ..engine.images import DataError, open_image
 
-
-def open_image(path: str | os.PathLike) -> Image.Image:
-    """Read an image file completely.
-
-    Args:
-        path: A file in any format that Pillow reads.
-
-    Returns:
-        The image in RGB.
-
-    Raises:
-        DataError: The file is missing, no ordinary file, truncated, too large to be an honest picture, or no image.
-    """
-    return read_rgb(path)
+__all__ = ["DataError", "Digits", "ImageFolder", "open_image"]
 
 
 @DATASETS.register_module()

@@ -1,0 +1,15 @@
+"""The task of finding objects in an image, as boxes and masks."""
+
+from ._dense import DenseTask
+
+__all__ = ["Detect"]
+
+
+class Detect(DenseTask):
+    """Detect objects with mmdet's detectors on our backbones."""
+
+    name = "detect objects"
+    scope = "mmdet"
+    counted_at = (800, 1280)
+    inherits = {"mmdet": "mm"}
+    headlines = {"coco/bbox_mAP": "Held-out box AP", "coco/segm_mAP": "Held-out mask AP"}
