@@ -104,8 +104,9 @@ class Runner(MMRunner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
-        """Build mmengine's logger with a quieter console."""
+        """Build mmengine's logger with a quieter console; what this package logs goes to it too."""
         logger = super().build_logger(*args, **kwargs)
+        logging.getLogger("vssm").handlers = list(logger.handlers)
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_ForPeople())

@@ -6,7 +6,6 @@ evaluate with :class:`~vssm.medical.inference.VolumeTestLoop`. ``spacing`` is th
 or None where the files do not say it.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +18,30 @@ import torch
 from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
+from .._errors import DataError
 from ..engine.config import ConfigError
-from ..engine.images import DataError, open_image
-from .files import NIFTI_SUFFIXES, all_or_none, check_pair, open_mask, read_arrays, read_nifti, stem
+from ..engine.images import open_image
+from .files import (
+    NIFTI_SUFFIXES,
+    all_or_none,
+    check_pair,
+    read_arrays,
+    read_nifti,
+    read_nifti_labels,
+    stem,
+)
 from .labels import (
     ACDC_CLASSES,
     LABEL_ORDERS,
     SYNAPSE_CLASSES,
+    check_label_map,
     check_label_order,
     detect_label_order,
     load_split,
     remap,
 )
+from .listing import by_name, find_root, list_files, pair_files, read_list, require_all
+from .masks import read_mask
 from .nifti import slice_spacing, to_slices, window_intensities
 from .transforms import SkinTransform, SliceTransform, build_transform
 
@@ -38,6 +49,7 @@ Read = tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]
 # Hounsfield units that become 0 and 1 in TransUNet's preprocessing.
 CT_WINDOW = (-125.0, 275.0)
 PROTOCOLS = ("validation", "published")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -53,35 +65,9 @@ class Item:
     read: Callable[[], Read]
 
 
-def find_root(root: str | os.PathLike | None, env: str, default: str) -> Path:
-    """Find a data set's folder: the config's, else the environment variable's, else ``default``.
-
-    Raises:
-        DataError: It does not exist; the message says where it was looked for, and why there.
-    """
-    folder = Path(root or os.environ.get(env) or default).expanduser()
-    if folder.is_dir():
-        return folder
-    if root:
-        source = "the config key dataset.root names it"
-    elif os.environ.get(env):
-        source = f"the environment variable {env} names it"
-    else:
-        source = f"neither the config key dataset.root nor the environment variable {env} is set"
-    raise DataError(f"The folder '{folder}' does not exist ({source}).")
-
-
 def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ConfigError(f"dataset.{name} is one of {tuple(known)}, not '{value}'.")
-
-
-def _missing(paths: Sequence[Path], source: str) -> None:
-    absent = [path for path in paths if not path.is_file()]
-    if absent:
-        names = ", ".join(f"'{path}'" for path in absent[:5])
-        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-        raise DataError(f"{len(absent)} of the {len(paths)} files in {source} do not exist: {names}{more}.")
 
 
 @FUNCTIONS.register_module()
@@ -103,6 +89,8 @@ class MedicalDataset(Dataset):
 
     def __init__(self, items: Sequence[Item], classes: Sequence[str], transform: Any = None):
         self.items = list(items)
+        if not self.items:
+            raise DataError(f"The data set {type(self).__name__} has no samples.")
         self.metainfo = {"classes": tuple(classes)}
         self.transform = transform
 
@@ -161,8 +149,10 @@ def _stacks(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
     """Volumes of slices whose names end in the slice's number."""
     cases: dict[str, list[tuple[int, Path]]] = {}
     for path in paths:
-        case, number = re.fullmatch(r"(.*?)_?(?:slice)?_?(\d+)", stem(path)).groups()
-        cases.setdefault(case, []).append((int(number), path))
+        match = re.fullmatch(r"(.*?)_?(?:slice)?_?(\d+)", stem(path))
+        if match is None:
+            raise DataError(f"The name of '{path}' does not end in the number of a slice.")
+        cases.setdefault(match[1], []).append((int(match[2]), path))
     stacks = {case: [path for _, path in sorted(numbered)] for case, numbered in cases.items()}
     return [Item(case, partial(_read_stack, files, mapping)) for case, files in stacks.items()]
 
@@ -173,14 +163,6 @@ def _slices(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
 
 def _volumes(paths: Sequence[Path], mapping: Mapping[int, int]) -> list[Item]:
     return [Item(stem(path), partial(_read_arrays, path, mapping, 3)) for path in paths]
-
-
-def _read_list(root: Path, folders: Sequence[str], name: str) -> list[str] | None:
-    for folder in folders:
-        path = root / folder / name
-        if path.is_file():
-            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return None
 
 
 @DATASETS.register_module()
@@ -206,6 +188,7 @@ class Synapse(MedicalDataset):
             organs' sizes, or asks. Whatever it is, the data set gives TransUNet's order.
         classes: Names of the classes of other data in this layout; ``label_order`` is then not used.
         validation: Cases to choose by, in place of the three.
+        label_map: Class of each number in the files of other data; None: the numbers are the classes.
 
     Raises:
         ConfigError: An option is none of its values.
@@ -222,16 +205,19 @@ class Synapse(MedicalDataset):
         label_order: str = "auto",
         classes: Sequence[str] | None = None,
         validation: Sequence[str] | None = None,
+        label_map: Mapping[int, int] | None = None,
     ):
         _check_choice("split", split, ("train", "val", "test"))
         _check_choice("protocol", protocol, PROTOCOLS)
         check_label_order(label_order)
+        if label_map and classes is None:
+            raise ConfigError("dataset.label_map is for other data: name its classes with dataset.classes.")
         folder = find_root(root, "VSSM_SYNAPSE", "data/synapse")
         places = ("lists/lists_Synapse", "lists", ".")
         as_slices = split == "train" or (split == "val" and protocol == "validation")
         published = load_split("synapse")
         if as_slices:
-            names = _read_list(folder, places, "train.txt")
+            names = read_list(folder, places, "train.txt")
             if names is None:
                 counts = published["train_slices"]
                 names = [f"case{case}_slice{n:03d}" for case, count in counts.items() for n in range(count)]
@@ -247,19 +233,19 @@ class Synapse(MedicalDataset):
             place = _either(folder, "train_npz", "train_slice")
             paths = [place / f"{name}.npz" for name in names]
         else:
-            names = _read_list(folder, places, "test_vol.txt")
+            names = read_list(folder, places, "test_vol.txt")
             if names is None:
                 names = [f"case{case}" for case in published["test"]]
             place = _either(folder, "test_vol_h5", "test_vol")
             paths = [place / f"{name}.npy.h5" for name in names]
-        _missing(paths, f"the {'training' if as_slices else 'test'} list of '{folder}'")
+        require_all(paths, f"the {'training' if as_slices else 'test'} list of '{folder}'")
 
         if classes is None:
             if label_order == "auto":
                 label_order = detect_label_order(_count_labels(paths), str(folder))
             mapping = LABEL_ORDERS[label_order]
         else:
-            mapping = {number: number for number in range(len(classes))}
+            mapping = check_label_map(label_map, len(classes))
         kind = _slices if split == "train" else _stacks if as_slices else _volumes
         super().__init__(
             kind(paths, mapping),
@@ -322,13 +308,13 @@ class ACDC(MedicalDataset):
         base = find_root(root, "VSSM_ACDC", "data/acdc")
         name = {"train": "train", "test": "test", "val": "valid" if protocol == "validation" else "test"}[split]
         folder = base / name
-        listed = _read_list(base, ("lists_ACDC", "lists", "."), f"{name}.txt")
+        listed = read_list(base, ("lists_ACDC", "lists", "."), f"{name}.txt")
         if listed is None:
-            paths = sorted(path for path in folder.glob("*") if path.suffix in (".npz", ".h5"))
+            paths = list(by_name(list_files(folder, (".npz", ".h5"))).values())
             _check_patients(folder, name, paths)
         else:
             paths = [_with_suffix(folder / entry) for entry in listed]
-            _missing(paths, f"the list {name}.txt of '{base}'")
+            require_all(paths, f"the list {name}.txt of '{base}'")
         mapping = {number: number for number in range(len(ACDC_CLASSES))}
         kind = _slices if name == "train" else _stacks if name == "valid" else _volumes
         super().__init__(
@@ -344,7 +330,7 @@ class ACDC(MedicalDataset):
 
 
 def _with_suffix(path: Path) -> Path:
-    if path.suffix in (".npz", ".h5"):
+    if path.suffix.lower() in (".npz", ".h5"):
         return path
     h5 = path.with_name(path.name + ".h5")
     return h5 if h5.is_file() else path.with_name(path.name + ".npz")
@@ -369,7 +355,8 @@ def _check_patients(folder: Path, name: str, paths: Sequence[Path]) -> None:
 class ISIC(MedicalDataset):
     """ISIC 2017 or 2018 skin lesions in VM-UNet's layout: ``{train,val}/{images,masks}``.
 
-    An image and its mask have the same name, or the mask's ends in ``_segmentation`` or ``_mask`` in addition. The
+    An image and its mask have the same name, or the mask's ends in ``_segmentation`` or ``_mask`` in addition. Masks
+    may be stored in many ways, see :func:`~vssm.medical.masks.read_mask`. The
     authors' 7 : 3 split has two parts; its ``val`` is what the published figures are tested on and chosen by.
 
     Args:
@@ -398,51 +385,23 @@ class ISIC(MedicalDataset):
         base = find_root(root, "VSSM_ISIC", "data/isic")
         from_train = split == "train" or (split == "val" and protocol == "validation")
         folder = base / ("train" if from_train else "val")
-        pairs = pair_files(folder / "images", folder / "masks", (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"))
+        pairs = pair_files(folder / "images", folder / "masks", PHOTO_SUFFIXES)
         if from_train and protocol == "validation":
+            if split == "val" and len(pairs) < 10:
+                raise DataError(
+                    f"dataset.protocol='validation' keeps every tenth image to choose by, but '{folder}' holds only "
+                    f"{len(pairs)}; dataset.protocol='published' chooses by the test images."
+                )
             pairs = [pair for number, pair in enumerate(pairs) if (number % 10 == 9) == (split == "val")]
         items = [Item(stem(image), partial(_read_skin, image, mask)) for image, mask in pairs]
         super().__init__(items, ("background", "lesion"), self.transform_from({"transform": transform}))
 
 
 def _read_skin(image: Path, mask: Path) -> Read:
-    pixels, truth = np.asarray(open_image(image)), np.asarray(open_mask(mask))
+    pixels, truth = np.asarray(open_image(image)), read_mask(mask)
     if pixels.shape[:2] != truth.shape:
         raise DataError(f"The image '{image}' is {pixels.shape[:2]} pixels, but its mask '{mask}' {truth.shape}.")
     return pixels, truth, None
-
-
-def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Pair images with their labels by name.
-
-    Args:
-        images: Folder of the images; nnU-Net's ``_0000`` at the end of a name is ignored.
-        labels: Folder of the labels; ``_segmentation``, ``_mask`` or ``_label`` at the end of a name is ignored.
-        suffixes: Of files that count.
-
-    Returns:
-        The pairs, sorted by name.
-
-    Raises:
-        DataError: A folder is missing or empty, or one of a pair is.
-    """
-    found: list[dict[str, Path]] = []
-    for folder, ending in ((images, r"_0000$"), (labels, r"_(segmentation|mask|label)$")):
-        if not folder.is_dir():
-            raise DataError(f"The folder '{folder}' does not exist.")
-        files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(tuple(suffixes)))
-        found.append({re.sub(ending, "", stem(path)): path for path in files})
-    if not found[0]:
-        raise DataError(f"The folder '{images}' holds no file with the suffix {' or '.join(suffixes)}.")
-    lonely = [str(found[0][name]) for name in found[0] if name not in found[1]]
-    lonely += [str(found[1][name]) for name in found[1] if name not in found[0]]
-    if lonely:
-        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
-        raise DataError(
-            f"{len(lonely)} files in '{images}' and '{labels}' have no partner of the same name: "
-            f"{', '.join(lonely[:5])}{more}."
-        )
-    return [(found[0][name], found[1][name]) for name in sorted(found[0])]
 
 
 def read_nifti_pair(
@@ -458,7 +417,7 @@ def read_nifti_pair(
         DataError: A file cannot be read, or the two do not belong together.
     """
     volume, image = read_nifti(image_path)
-    truth, labelled = read_nifti(label_path)
+    truth, labelled = read_nifti_labels(label_path)
     check_pair(volume, truth, f"{image_path}' with '{label_path}")
     if not np.allclose(image.affine, labelled.affine, atol=1e-2):
         raise DataError(f"'{image_path}' and '{label_path}' have different affines, so they do not lie on each other.")
@@ -522,11 +481,7 @@ class NiftiFolder(MedicalDataset):
             if absent:
                 raise DataError(f"'{folder / images}' lacks {len(absent)} of dataset.ids: {', '.join(absent[:5])}.")
             cases = {name: cases[name] for name in ids}
-        mapping = dict(label_map) if label_map else {number: number for number in range(len(classes))}
-        wrong = [target for target in mapping.values() if target not in range(len(classes))]
-        if wrong:
-            raise ConfigError(f"dataset.label_map maps to the class {wrong[0]}, but there are {len(classes)} classes.")
-
+        mapping = check_label_map(label_map, len(classes))
         readers = {
             name: partial(read_nifti_pair, image, label, mapping, axis, window)
             for name, (image, label) in cases.items()

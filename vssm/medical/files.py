@@ -1,29 +1,35 @@
-"""Read and write volumes, slices and masks; whatever is wrong with a file is one sentence that names it."""
+"""Read and write volumes and slices; whatever is wrong with a file is one sentence that names it."""
 
+import gzip
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
+from .._errors import DataError
 from .._folders import write_beside
+from .._inputs import MOST_PIXELS, require_file
 from .._optional import require
-from ..engine.images import DataError, open_image
 
 T = TypeVar("T")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+# 1024 voxels a side: 4 GB as float32.
+MOST_VOXELS = 2**30
 
 
 def stem(path: str | os.PathLike) -> str:
-    """Return a file's name without its suffix, ``.nii.gz`` and ``.npy.h5`` counting as one."""
+    """Return a file's name without its suffix, ``.nii.gz`` and ``.npy.h5`` counting as one, in either case."""
     name = Path(path).name
     for suffix in (".nii.gz", ".npy.h5"):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
     return Path(name).stem
 
 
@@ -37,19 +43,18 @@ def read_arrays(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         Image, float32, and label in the file's dtype, both (H, W) or (D, H, W).
 
     Raises:
-        DataError: The file is missing, unreadable, lacks one of the two, or holds something that no image is.
+        DataError: The file is missing, unreadable, damaged, too large, lacks one of the two, holds something that no
+            image is, or points at data outside of it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"'{path}' does not exist.")
+    path = require_file(path)
     try:
-        if path.suffix == ".npz":
-            # Pickled objects inside would run their code.
-            with np.load(path, allow_pickle=False) as file:
-                arrays = _pick(file, path)
+        if path.suffix.lower() == ".npz":
+            with zipfile.ZipFile(path) as file:
+                members = {name.removesuffix(".npy"): name for name in file.namelist()}
+                arrays = [_read_member(file, members[key], path) for key in _keys(members, path)]
         else:
             with require("h5py", "medical").File(path, "r") as file:
-                arrays = _pick(file, path)
+                arrays = [_read_dataset(file, key, path) for key in _keys(file.keys(), path)]
     except DataError:
         raise
     except Exception as error:
@@ -61,11 +66,47 @@ def read_arrays(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     return check_pair(image.astype(np.float32, copy=False), label, path)
 
 
-def _pick(file: Mapping[str, Any], path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = next((key for key in ("image", "img") if key in file), None)
-    if image is None or "label" not in file:
-        raise DataError(f"'{path}' holds {sorted(file)}, but 'image' (or 'img') and 'label' are needed.")
-    return np.asarray(file[image][()]), np.asarray(file["label"][()])
+def _keys(present: Collection[str], path: Path) -> tuple[str, str]:
+    image = next((key for key in ("image", "img") if key in present), None)
+    if image is None or "label" not in present:
+        raise DataError(f"'{path}' holds {sorted(present)}, but 'image' (or 'img') and 'label' are needed.")
+    return image, "label"
+
+
+def _read_member(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    with file.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in headers:
+            raise DataError(f"'{path}' holds '{name}' in version {version} of NumPy's format, which no image needs.")
+        _check_size(headers[version](member)[0], path)
+    with file.open(name) as member:
+        # Pickled objects inside would run their code.
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        # The checksum is compared where the member ends.
+        if member.read(1):
+            raise DataError(f"'{path}' is damaged: '{name}' is longer than its header says.")
+    return array
+
+
+def _read_dataset(file: Any, key: str, path: Path) -> np.ndarray:
+    h5py = require("h5py", "medical")
+    # Links of other kinds, external storage and virtual data sets can name any file of the machine.
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        raise DataError(f"'{path}' holds '{key}' as a link, which may point at another file: store the data itself.")
+    dataset = file[key]
+    if not isinstance(dataset, h5py.Dataset):
+        raise DataError(f"'{path}' holds '{key}' as a group, not as an array.")
+    if dataset.external or dataset.is_virtual:
+        raise DataError(f"'{path}' keeps the data of '{key}' in other files: store them in the file itself.")
+    _check_size(dataset.shape or (), path)
+    return np.asarray(dataset[()])
+
+
+def _check_size(shape: Sequence[int], path: Path) -> None:
+    """Refuse shapes that a small compressed file may unfold to."""
+    if math.prod(shape) > (MOST_PIXELS if len(shape) == 2 else MOST_VOXELS):
+        raise DataError(f"'{path}' says that its shape is {tuple(shape)}, which is too large to be an honest image.")
 
 
 def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, Any]:
@@ -78,22 +119,84 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, Any]:
         The volume, float32, in the file's axis order, and nibabel's image, which has the affine and the header.
 
     Raises:
-        DataError: The file is missing, damaged, or no volume of three dimensions.
+        DataError: The file is missing, damaged, no volume of three dimensions and real numbers, or its affine does not
+            say where the voxels lie.
     """
+    return _load_nifti(path, np.float32)
+
+
+def read_nifti_labels(path: str | os.PathLike) -> tuple[np.ndarray, Any]:
+    """Read a NIfTI volume of labels, exactly.
+
+    Programs that store labels as floats may choose a scale factor for them, so that 2 is read as 1.9922. Labels of such
+    a file are whole within half of its step.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+
+    Returns:
+        The labels, integers, in the file's axis order, and nibabel's image.
+
+    Raises:
+        DataError: See :func:`read_nifti`; or the values are no whole numbers.
+    """
+    labels, image = _load_nifti(path, None)
+    if labels.dtype.kind != "f":
+        return labels, image
+    if not np.isfinite(labels).all():
+        raise DataError(f"'{path}' has labels that are not whole numbers, but NaN or infinite.")
+    step = abs(image.dataobj.slope) if image.get_data_dtype().kind in "iu" else 0.0
+    whole = np.rint(labels)
+    # Steps of one or more cannot round whole numbers. The rest is what float32 leaves.
+    allowed = 0.5 * step if step < 1 else 0.0
+    if (np.abs(labels - whole) > allowed + 1e-5 * np.maximum(np.abs(whole), 1)).any():
+        raise DataError(f"'{path}' has labels that are not whole numbers.")
+    if np.abs(whole).max(initial=0) > np.iinfo(np.int32).max:
+        raise DataError(f"'{path}' has labels that are too large for numbers of classes.")
+    return whole.astype(np.int32), image
+
+
+def _load_nifti(path: str | os.PathLike, dtype: Any) -> tuple[np.ndarray, Any]:
     nibabel = require("nibabel", "medical")
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"'{path}' does not exist.")
+    path = require_file(path)
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        image = nibabel.load(path)
-        volume = np.asarray(image.dataobj, dtype=np.float32)
+        with opened(path, "rb") as stream:
+            first = stream.read(4)
+            stream.seek(0)
+            second_version = 540 in (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
+            kind = nibabel.Nifti2Image if second_version else nibabel.Nifti1Image
+            image = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+            stored = image.get_data_dtype()
+            if stored.kind not in "fiu":
+                what = "complex numbers" if stored.kind == "c" else "colours"
+                raise DataError(f"'{path}' holds {what}, not one real number for each voxel.")
+            _check_size(image.shape, path)
+            volume = np.asanyarray(image.dataobj) if dtype is None else np.asarray(image.dataobj, dtype=dtype)
+            # A stream's checksum stands at its end.
+            rest = sum(len(stream.read(2**20)) for _ in range(16))
+            if opened is gzip.open and rest == 16 * 2**20:
+                raise DataError(f"'{path}' is damaged: it is longer than its header says.")
+    except DataError:
+        raise
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"'{path}' cannot be read, its compressed stream is damaged: {_first_line(error)}") from error
     except Exception as error:
         raise DataError(f"'{path}' cannot be read: {_first_line(error)}") from error
     if volume.ndim == 4 and volume.shape[3] == 1:
         volume = volume[..., 0]
     if volume.ndim != 3:
         raise DataError(f"'{path}' has the shape {volume.shape}, but a volume of three dimensions is needed.")
+    _check_affine(image.affine, path)
     return volume, image
+
+
+def _check_affine(affine: np.ndarray, path: Path) -> None:
+    if not np.isfinite(affine).all():
+        raise DataError(f"'{path}' has an affine with NaN or infinite values, so nobody knows how its voxels lie.")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+        raise DataError(f"'{path}' has a singular affine, by which its voxels have no volume.")
 
 
 def check_values(image: np.ndarray, path: str | os.PathLike) -> np.ndarray:
@@ -121,15 +224,6 @@ def check_pair(image: np.ndarray, label: np.ndarray, path: str | os.PathLike) ->
     if label.dtype.kind == "f" and not (np.isfinite(label).all() and (label == np.rint(label)).all()):
         raise DataError(f"'{path}' has labels that are not whole numbers.")
     return image, label
-
-
-def open_mask(path: str | os.PathLike) -> Image.Image:
-    """Read a mask as 8-bit grey.
-
-    Raises:
-        DataError: See :func:`~vssm.engine.images.open_image`.
-    """
-    return open_image(path).convert("L")
 
 
 def write_nifti(path: str | os.PathLike, volume: np.ndarray, affine: np.ndarray, header: Any = None) -> None:

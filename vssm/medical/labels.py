@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import UserError
-from ..engine.images import DataError
+from .._errors import DataError, UserError
+from ..engine.config import ConfigError
 
 SYNAPSE_CLASSES = (
     "background",
@@ -90,28 +90,68 @@ def detect_label_order(counts: Sequence[int] | np.ndarray, where: str) -> str:
     return votes.pop()
 
 
+class LabelMap(dict[int, int]):
+    """Class of each number in the files of a data set that lets its config choose them, see :func:`remap`."""
+
+
+def check_label_map(label_map: Mapping[int | str, int] | None, classes: int) -> LabelMap:
+    """Return the class of each number in the files, as the config key ``dataset.label_map`` says it.
+
+    Args:
+        label_map: The config's; None: the numbers are the classes. Numbers may be text, which is what the keys of
+            ``--cfg-options`` are.
+        classes: How many there are.
+
+    Raises:
+        ConfigError: A key is no whole number, or a value no class.
+    """
+    if not label_map:
+        return LabelMap({number: number for number in range(classes)})
+    if not isinstance(label_map, Mapping):
+        raise ConfigError(f"dataset.label_map gives numbers classes, such as {{0: 0, 4: 1}}; it is {label_map!r}.")
+    mapping = LabelMap()
+    for key, target in label_map.items():
+        try:
+            number = int(key)
+            if not isinstance(key, str) and number != key:
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"dataset.label_map has the key {key!r}, which is no whole number.") from error
+        if type(target) is not int or target not in range(classes):
+            raise ConfigError(f"dataset.label_map maps to the class {target}, but there are {classes} classes.")
+        mapping[number] = target
+    return mapping
+
+
 def remap(label: np.ndarray, mapping: Mapping[int, int], where: str) -> np.ndarray:
     """Renumber a label map.
 
     Args:
         label: Integers, or floats without a fraction, of any shape.
-        mapping: New number of each number that may occur.
+        mapping: New number, 0 to 255, of each number that may occur; for a :class:`LabelMap` the message names the
+            config key.
         where: The file, for the message.
 
     Returns:
         uint8, the same shape.
 
     Raises:
-        DataError: A number that is not in ``mapping`` occurs.
+        DataError: A number that is not in ``mapping`` occurs, or a new number is above 255.
     """
     found = np.unique(label)
     unknown = [value for value in found.tolist() if value not in mapping]
     if unknown:
         known = sorted(mapping)
         allowed = f"{known[0]} to {known[-1]}" if known == list(range(known[0], known[-1] + 1)) else str(known)
-        raise DataError(f"'{where}' has the label {unknown[0]:g}, but the classes are {allowed}.")
-    if all(mapping[int(value)] == value for value in found):
+        advice = ""
+        if isinstance(mapping, LabelMap):
+            numbers = ", ".join(f"{value:g}" for value in found[:16].tolist()) + (", ..." if len(found) > 16 else "")
+            advice = f"; say with dataset.label_map which class each of the file's numbers ({numbers}) stands for"
+        raise DataError(f"'{where}' has the label {unknown[0]:g}, but the classes are {allowed}{advice}.")
+    targets = np.array([mapping[int(value)] for value in found])
+    if targets.max(initial=0) > 255:
+        raise DataError(f"'{where}' has the class {targets.max()}, but label maps hold 0 to 255.")
+    if (targets == found).all():
         return label.astype(np.uint8)
     # Not a table of numbers: labels such as 500 or 600 are common and would make it long, and -1 would wrap around.
-    targets = np.array([mapping[int(value)] for value in found], dtype=np.uint8)
-    return targets[np.searchsorted(found, label)]
+    return targets.astype(np.uint8)[np.searchsorted(found, label)]

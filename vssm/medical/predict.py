@@ -1,6 +1,7 @@
 """Label NIfTI volumes and images with a trained run."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..engine.config import explain_config_mistakes, test_data
 from ..engine.images import DataError, find_images, open_image
 from .files import NIFTI_SUFFIXES, all_or_none, check_values, read_nifti, stem, write_nifti
 from .inference import predict_volume
+from .listing import list_files
 from .nifti import from_slices, to_slices, window_intensities
 from .report import plot_masks, plot_overlays
 from .transforms import SliceTransform
@@ -35,7 +37,7 @@ def find_volumes(paths: Iterable[str | os.PathLike]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(file for file in path.rglob("*") if file.name.endswith(NIFTI_SUFFIXES) and file.is_file())
+        found = list_files(path, NIFTI_SUFFIXES, deep=True)
         if not found:
             raise DataError(f"The folder '{path}' holds no NIfTI volume.")
         files += found
@@ -77,9 +79,9 @@ def label_files(
     volumes = transform is not None
     files = find_volumes(paths) if volumes else [Path(file) for file in find_images(paths)]
     names = [stem(file) for file in files]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"Two inputs are named '{twice[0]}', and their labels would have the same name.")
+    twice = min((name for name, count in Counter(names).items() if count > 1), default=None)
+    if twice is not None:
+        raise UserError(f"Two inputs are named '{twice}', and their labels would have the same name.")
     all_or_none(_read_volume if volumes else _read_image, files)
 
     with explain_config_mistakes():

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from .._errors import DataError
 from .._folders import whole_folder, write_beside
+from .._inputs import require_file
 from .._optional import require
-from ..engine.images import DataError
 from .data import CT_WINDOW, read_nifti_pair
 from .files import NIFTI_SUFFIXES, all_or_none, write_h5, write_nifti, write_npz
 from .labels import ACDC_CLASSES, LABEL_ORDERS, load_split
+from .listing import by_name, list_files
 from .nifti import window_intensities
 
 # The template's axial slices (index = MNI's z in mm + 72), with gaps of eight slices between the parts.
@@ -100,10 +102,7 @@ def synapse_from_nifti(images: Path, labels: Path, out: Path, label_order: str =
     where = dict.fromkeys(split["train_slices"], "train") | dict.fromkeys(split["test"], "test")
     found = []
     for folder in (images, labels):
-        if not folder.is_dir():
-            raise DataError(f"The folder '{folder}' does not exist.")
-        files = sorted(path for path in folder.iterdir() if path.name.endswith(NIFTI_SUFFIXES))
-        found.append({_case_number(path): path for path in files})
+        found.append(by_name(list_files(folder, NIFTI_SUFFIXES), _case_number))
     lonely = sorted(set(found[0]) ^ set(found[1]))
     if lonely or not found[0]:
         raise DataError(
@@ -191,20 +190,19 @@ def acdc_from_nifti(root: Path, out: Path) -> None:
 def _phases(folder: Path) -> list[tuple[str, str, Path, Path]]:
     info = folder / "Info.cfg"
     try:
-        text = info.read_text(encoding="utf-8")
+        text = require_file(info).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{info}' cannot be read.") from error
+    volumes = by_name(list_files(folder, NIFTI_SUFFIXES))
     jobs = []
     for phase in ("ED", "ES"):
         match = re.search(rf"^{phase}\s*:\s*(\d+)", text, re.MULTILINE)
         if match is None:
             raise DataError(f"'{info}' does not say which frame is {phase}.")
-        base = folder / f"{folder.name}_frame{int(match[1]):02d}"
-        files = [
-            next((f for s in NIFTI_SUFFIXES if (f := Path(f"{base}{end}{s}")).is_file()), None) for end in ("", "_gt")
-        ]
+        name = f"{folder.name}_frame{int(match[1]):02d}"
+        files = [volumes.get(name), volumes.get(f"{name}_gt")]
         if None in files:
-            raise DataError(f"'{base}.nii.gz' or its label '{base}_gt.nii.gz' does not exist.")
+            raise DataError(f"'{folder / name}.nii.gz' or its label '{folder / name}_gt.nii.gz' does not exist.")
         jobs.append((folder.name.removeprefix("patient"), phase, *files))
     return jobs
 

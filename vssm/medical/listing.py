@@ -1,0 +1,153 @@
+"""Find the files of a data set: what is taken, and what is not and has to be said."""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .._errors import DataError
+from .files import stem
+
+_logger = logging.getLogger("vssm")
+_said: set[str] = set()
+
+
+def find_root(root: str | os.PathLike | None, env: str, default: str) -> Path:
+    """Find a data set's folder: the config's, else the environment variable's, else ``default``.
+
+    Raises:
+        DataError: It does not exist; the message says where it was looked for, and why there.
+    """
+    folder = Path(root or os.environ.get(env) or default).expanduser()
+    if folder.is_dir():
+        return folder
+    if root:
+        source = "the config key dataset.root names it"
+    elif os.environ.get(env):
+        source = f"the environment variable {env} names it"
+    else:
+        source = f"neither the config key dataset.root nor the environment variable {env} is set"
+    raise DataError(f"The folder '{folder}' does not exist ({source}).")
+
+
+def list_files(folder: Path, suffixes: Sequence[str], deep: bool = False) -> list[Path]:
+    """List the files with given suffixes in either case, and log once how many others there are.
+
+    Names that begin with a dot are never taken: they are what notebooks and other systems leave behind (``._a.nii.gz``
+    is no volume).
+
+    Args:
+        folder: Where to look.
+        suffixes: In lower case, with the dot.
+        deep: Look into folders inside too, those apart that begin with a dot.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        DataError: The folder does not exist.
+    """
+    if not folder.is_dir():
+        raise DataError(f"The folder '{folder}' does not exist.")
+    taken, left = [], []
+    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.name.lower().endswith(tuple(suffixes)) and path.is_file():
+            taken.append(path)
+        elif not (deep and path.is_dir()):
+            left.append(path.name + ("/" if path.is_dir() else ""))
+    if left:
+        names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        _say_once(f"'{folder}': {len(taken)} files are used, {len(left)} others are not ({names}).")
+    return taken
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        _logger.warning(text)
+
+
+def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Pair images with their labels by name.
+
+    Args:
+        images: Folder of the images; nnU-Net's ``_0000`` at the end of a name is ignored.
+        labels: Folder of the labels; ``_segmentation``, ``_mask`` or ``_label`` at the end of a name is ignored.
+        suffixes: Of files that count, in lower case; see :func:`list_files`.
+
+    Returns:
+        The pairs, sorted by name.
+
+    Raises:
+        DataError: A folder is missing or empty, one of a pair is, or two files of a folder have the same name.
+    """
+    found: list[dict[str, Path]] = []
+    for folder, ending in ((images, r"_0000$"), (labels, r"_(segmentation|mask|label)$")):
+        found.append(by_name(list_files(folder, suffixes), lambda path, ending=ending: re.sub(ending, "", stem(path))))
+    if not found[0]:
+        raise DataError(f"The folder '{images}' holds no file with the suffix {' or '.join(suffixes)}.")
+    lonely = [str(found[0][name]) for name in found[0] if name not in found[1]]
+    lonely += [str(found[1][name]) for name in found[1] if name not in found[0]]
+    if lonely:
+        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
+        raise DataError(
+            f"{len(lonely)} files in '{images}' and '{labels}' have no partner of the same name: "
+            f"{', '.join(lonely[:5])}{more}."
+        )
+    return [(found[0][name], found[1][name]) for name in sorted(found[0])]
+
+
+def by_name(paths: Sequence[Path], name: Callable[[Path], str] = stem) -> dict[str, Path]:
+    """Return the files by the name of their case.
+
+    Args:
+        paths: The files.
+        name: Gives a file's case.
+
+    Raises:
+        DataError: Two files are of the same case.
+    """
+    named = {path: name(path) for path in paths}
+    case, count = max(Counter(named.values()).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        twice = [path for path in paths if named[path] == case]
+        raise DataError(f"'{twice[0]}' and '{twice[1].name}' are two files of the same case, '{case}'.")
+    return {case: path for path, case in named.items()}
+
+
+def require_all(paths: Sequence[Path], source: str) -> None:
+    """Refuse a list of files that are not all there.
+
+    Args:
+        paths: The files.
+        source: What names them, for the message.
+
+    Raises:
+        DataError: One is missing, or there is none.
+    """
+    if not paths:
+        raise DataError(f"There is no file in {source}.")
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        names = ", ".join(f"'{path}'" for path in absent[:5])
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        raise DataError(f"{len(absent)} of the {len(paths)} files in {source} do not exist: {names}{more}.")
+
+
+def read_list(root: Path, folders: Sequence[str], name: str) -> list[str] | None:
+    """Return the lines of a list file, of the first of the folders in ``root`` that has it; None if none does.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    for folder in folders:
+        path = root / folder / name
+        if path.is_file():
+            try:
+                return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"The list '{path}' cannot be read: {error}.") from error
+    return None
