@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from vssm._errors import UserError
-from vssm.engine import CheckpointError, read_checkpoint, run
+from vssm.engine import CheckpointError, load_config, read_checkpoint, run
 
 METRICS = {"detection": ("coco/bbox_mAP", "coco/segm_mAP"), "segmentation": ("mIoU", "mAcc")}
 FILES = {"detection": "epoch_{}.pth", "segmentation": "iter_{}.pth"}
@@ -52,6 +53,26 @@ def test_train_resume_test_predict(task, dense_config, dense_data, tmp_path, cap
         np.asarray(Image.open(folder / "0.png")) for folder in (drawings[0].parent, dense_data / "images")
     )
     assert drawn.shape == original.shape and (drawn != original).any()
+
+
+@pytest.mark.parametrize(
+    ("task", "own", "classes"),
+    [
+        ("detection", 'test_dataloader["dataset"].pop("metainfo")', {"person", "bicycle"}),
+        ("detection", "", {"square", "bar"}),
+        ("segmentation", "", {"ground", "thing"}),
+    ],
+)
+def test_weights_alone_have_the_names_of_the_data_set(task, own, classes, dense_config, dense_data, tmp_path, capsys):
+    """Those that the config gives it, else those that it has by itself."""
+    config = str(dense_config(task, more=own))
+    cfg = load_config(config)
+    init_default_scope(cfg.default_scope)
+    torch.save(MODELS.build(cfg.model).state_dict(), tmp_path / "weights.pth")
+    words = [config, str(tmp_path / "weights.pth"), str(dense_data / "images" / "0.png")]
+    assert run.predict(words, out=str(tmp_path / "drawn"), score_threshold=0.0) == 0
+    found = capsys.readouterr().out.partition(".png: ")[2]
+    assert found and {word.rpartition(" ")[0] for word in found.strip().split(", ")} <= classes
 
 
 def test_predict_needs_a_folder(dense_config, dense_data):

@@ -76,7 +76,7 @@ class DensePredictor:
             )
         stored = load_weights(checkpoint, self.model)
         self.model.to(device or get_device()).eval()
-        self.meta = _meta(dataset, stored)
+        self.meta = _meta(dataset, stored, self.scope)
         self.visualizer.dataset_meta = self.meta
 
     @torch.inference_mode()
@@ -139,9 +139,12 @@ def _pipeline(steps: Sequence[dict], scope: str) -> Compose:
     return Compose([{"type": f"{scope}.LoadImageFromNDArray"}, *kept])
 
 
-def _meta(dataset: dict, stored: dict) -> dict[str, Any]:
+def _meta(dataset: dict, stored: dict, scope: str) -> dict[str, Any]:
     """Class names and colours: the checkpoint's, else the config's, else the data set's own."""
-    known = dict(getattr(DATASETS.get(dataset["type"]), "METAINFO", {})) | dict(dataset.get("metainfo") or {})
+    # The data sets are registered in the scope's registry, in which building them looks first too.
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(dataset["type"])
+    known = dict(getattr(kind, "METAINFO", {})) | dict(dataset.get("metainfo") or {})
     saved = stored.get("meta") or {}
     known |= {key: value for key, value in (saved.get("dataset_meta") or {}).items() if value is not None}
     if saved.get("CLASSES"):  # mmcv 1.x
