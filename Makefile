@@ -6,49 +6,56 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
+# A target needs .ready-EXTRA, or .ready-EXTRA-EXTRA: what says that the package is installed with these extras.
 READY := $(VENV)/.ready
+comma := ,
 
 .PHONY: demo test zoo parity setup format bench docs clean
 
-demo: $(READY)
+demo: $(READY)-train
 	$(BIN)/python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
 
-test: $(READY)
+test: $(READY)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=10
 
-zoo: $(READY)
+zoo: $(READY)-profile-mm
 	$(BIN)/python tools/model_zoo.py
 
 # The deviations from the official models that the zoo's page shows: minutes.
-parity: $(READY)
+parity: $(READY)-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/models/test_*_parity.py tests/medical/test_parity.py \
 		--record-parity benchmarks/results/$(shell date +%F)_parity_cpu.json
 
-setup: $(READY)
+setup: $(READY)-dev
 
 # The library is rebuilt when its sources change; a machine without a compiler gets the package without it.
-$(READY): pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
+$(READY)-%: pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "vssm needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) \
 		|| { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@echo "Installing PyTorch and the package into $(VENV): a few GB, one to two minutes."
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e '.[dev]'
-	@# Both builds of OpenCV are installed (docs/decisions/0075); the one that needs no display libraries has to win.
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --force-reinstall --no-deps \
+	@echo "Installing PyTorch and the package with [$(subst -,$(comma),$*)] into $(VENV): a few GB, one to two minutes."
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt \
+		-e '.[$(subst -,$(comma),$*)]'
+	@# [mm] brings both builds of OpenCV (docs/decisions/0075); the one that needs no display libraries has to win.
+	@! $(BIN)/python -m pip show --quiet opencv-python 2>/dev/null || \
+		$(BIN)/python -m pip install --disable-pip-version-check --quiet --force-reinstall --no-deps \
 		-c constraints.txt opencv-python-headless
 	@touch $@
+	@# [dev] holds the extras of all other targets.
+	@test $* != dev || touch $(filter-out $@,$(addprefix $(READY)-,train profile profile-mm style docs))
 
-format: $(READY)
+format: $(READY)-style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(READY)-profile
 	$(BIN)/python kernels/benchmarks/run.py --threads 2
 
-docs: $(READY)
+docs: $(READY)-docs
 	$(BIN)/mkdocs build --strict
 
 clean:
