@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 
-from vssm.engine import ConfigError, DataError, Digits, ImageFolder, find_images
-from vssm.engine.data import open_image
+from vssm.classify import Digits, ImageFolder
+from vssm.engine import ConfigError, DataError
 
 
 def test_digits_are_split_by_class_and_always_the_same():
@@ -85,29 +84,6 @@ def test_an_unreadable_image_is_named_and_not_replaced(image_folder, tmp_path):
     data = ImageFolder(str(tmp_path / "data"), "val", dict(input_size=32))
     with pytest.raises(DataError, match="class_0/0.png' cannot be read"):
         data[0]
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_open_image_refuses(tmp_path, content):
-    (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(DataError, match="x.png' cannot be read"):
-        open_image(tmp_path / "x.png")
-    with pytest.raises(DataError, match="y.png' does not exist"):
-        open_image(tmp_path / "y.png")
-
-
-def test_open_image_refuses_bombs(tmp_path, monkeypatch):
-    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match="x.png' cannot be read"):
-        open_image(tmp_path / "x.png")
-
-
-def test_find_images(image_folder, tmp_path):
-    assert len(find_images([image_folder / "val"])) == 11
-    assert find_images(["a.png", "b.txt"]) == ["a.png", "b.txt"]
-    with pytest.raises(DataError, match="holds no images"):
-        find_images([tmp_path])
 
 
 def test_unknown_transform_option(image_folder):

@@ -14,8 +14,9 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 from torch.nn import functional as F
 
-from vssm.engine import ConfigError, DistillationLoss, MESAHook, Runner, TimmClassifier, load_config, read_checkpoint
-from vssm.engine.classifier import ModelError
+from vssm.classify import DistillationLoss, MESAHook, TimmClassifier
+from vssm.engine import ConfigError, Runner, load_config, read_checkpoint
+from vssm.models.create import ModelError
 
 from ..parity import load
 
