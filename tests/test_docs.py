@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import vssm
-
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for pattern in ("*.md", "docs/**/*.md", "configs/*/README.md")
@@ -185,25 +182,3 @@ def test_every_decision_is_in_the_index_once():
     records = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
     assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
     assert sorted(re.findall(r"\]\((\d+\S+)\)", (ROOT / "docs/decisions/index.md").read_text())) == records
-
-
-def test_table_of_models():
-    """Every published name is in it, with the figures that the model zoo's page has for its default training."""
-    listed: dict[str, tuple[str, ...]] = {}
-    for line in README.split("## Models")[1].split("## ")[0].splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) > 5 and cells[2].startswith("`"):
-            before, choices, after = re.fullmatch(r"`(\w+)\{(.+)\}(\w*)`.?", cells[2]).groups()
-            names = [f"{before}{choice}{after}" for choice in choices.split(",")]
-            columns = [["–"] * len(names) if cell == "–" else cell.split(", ") for cell in cells[3:6]]
-            assert all(len(column) == len(names) for column in columns), line
-            listed |= dict(zip(names, zip(*columns, strict=True), strict=True))
-    assert set(listed) == {name for name in vssm.list_models() if not name.endswith("_pico")}
-
-    page = (ROOT / "model_zoo.md").read_text()
-    for name, (millions, gflops, top1) in listed.items():
-        row = re.search(rf"^\| `{name}\.\w+` \| \d+ \| (.*?) \| (.*?) \| .*? \| (.*?) \|", page, re.MULTILINE)
-        assert (millions, top1) == (row[1], row[3]), name
-        if gflops != "–":
-            unit = 10 ** -len(gflops.partition(".")[2])
-            assert float(gflops) == pytest.approx(float(row[2]), abs=0.5 * unit + 0.0005), name  # both are rounded

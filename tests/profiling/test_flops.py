@@ -1,7 +1,4 @@
-"""Counts of operations: the figures that the authors published, what each kind counts, and that no backend matters."""
-
-import functools
-from pathlib import Path
+"""Counts of operations: what each kind counts, and that no backend matters. Published ones are in tests/test_zoo.py."""
 
 import pytest
 import timm
@@ -13,71 +10,11 @@ import vssm
 from vssm.models import Family, family_of
 from vssm.profiling import count, paper_flops
 from vssm.profiling.throughput import scan_backend
-from vssm.published import PUBLISHED
 from vssm_kernels import available_backends, selective_scan_2d_flops
 
 pytest.importorskip("fvcore")
 
-# GFLOPs at the input size of the variant as the official code's own counter gives them: more digits than are printed.
-OFFICIAL_COUNTER = {
-    "vmamba_tiny_v0": "5.627",
-    "vmamba_small_v0": "11.232",
-    "vmamba_base_v0": "18.020",
-    "vmamba_tiny_s2l5": "4.858",
-    "vmamba_small_s2l15": "8.716",
-    "vmamba_base_s2l15": "15.359",
-    "vmamba_tiny_s1l8": "4.906",
-    "vmamba_small_s1l20": "8.612",
-    "vmamba_base_s1l20": "15.221",
-    "efficientvmamba_tiny": "0.8064",
-    "efficientvmamba_small": "1.3426",
-    "efficientvmamba_base": "3.9967",
-    "msvmamba_nano": "0.8830",
-    "msvmamba_micro": "1.5323",
-    "msvmamba_tiny": "4.6129",
-    "msvmambav3_tiny": "5.1339",
-    "msvmambav3_small": "8.7715",
-    "msvmambav3_base": "16.2825",
-    # tests/models/test_spatialmamba.py has Spatial-Mamba's.
-    "vssd_micro": "2.306",
-    "vssd_tiny": "4.475",
-    "vssd_small": "7.366",
-    "vssd_base": "16.066",
-    "vssm_efficientvim_m1": "0.2389",
-    "vssm_efficientvim_m2": "0.3551",
-    "vssm_efficientvim_m3": "0.6560",
-    "vssm_efficientvim_m4": "1.1119",
-}
 KINDS = [("paper", False), ("macs", False), ("flops", False), ("macs", True), ("flops", True)]
-
-
-@functools.cache
-def gflops(name: str) -> float:
-    model = timm.create_model(name, device="meta")
-    return paper_flops(model, model.pretrained_cfg["input_size"]) / 1e9
-
-
-def rounded(value: float, like: str) -> str:
-    return f"{value:.{len(like.partition('.')[2])}f}"
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_gflops(name):
-    """To the last printed digit, or with a reason why not; a reason that is not needed fails."""
-    row = PUBLISHED[name]
-    assert (rounded(gflops(name.split(".")[0]), row.gflops) == row.gflops) == (not row.not_reproduced)
-
-
-def test_the_page_names_what_does_not_come_out():
-    page = (Path(__file__).parents[2] / "docs" / "flops.md").read_text()
-    for name, row in PUBLISHED.items():
-        if row.not_reproduced:
-            assert f"| `{name.split('.')[0]}` | {row.gflops} |" in page
-
-
-@pytest.mark.parametrize(("name", "digits"), OFFICIAL_COUNTER.items())
-def test_gflops_of_the_official_counters(name, digits):
-    assert rounded(gflops(name), digits) == digits
 
 
 # The forward pass as the papers count it, and both passes as PyTorch does.
