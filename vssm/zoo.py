@@ -268,10 +268,8 @@ def _families() -> list[tuple[Collection, dict[str, DefaultCfg]]]:
         cfgs = {model: cfg for model, cfg in family.module.default_cfgs.items() if not model.endswith("_pico")}
         listed = [model for variants in collection.variants for model in expand(variants)]
         if sorted(listed) != sorted(cfgs):
-            differ = ", ".join(sorted(set(listed) ^ set(cfgs)))
-            raise UserError(
-                f"vssm/published/{family.name}.yml must list every model once as Variants; {differ} differ."
-            )
+            differ = ", ".join(sorted(set(listed) ^ set(cfgs))) or "one is there twice"
+            raise UserError(f"vssm/published/{family.name}.yml must list every model once as Variants; {differ}.")
         found.append((collection, cfgs))
     return found
 
