@@ -102,8 +102,8 @@ def test_a_file_that_deviates_is_not_kept(wrong, tmp_path, monkeypatch):
     op = torch.ops.vssm.selective_scan_2d.default
     right = table[op]
 
-    def wrong_scan(*args):
-        return right(*args[:5], None, *args[6:]) if wrong == "value" else right(*args) * float("nan")
+    def wrong_scan(u, **rest):
+        return right(u, **rest | {"D": None}) if wrong == "value" else right(u, **rest) * float("nan")
 
     monkeypatch.setattr(export, "decompositions", lambda: {op: wrong_scan})
     path = tmp_path / "a.torchscript"

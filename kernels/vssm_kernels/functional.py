@@ -100,18 +100,18 @@ def selective_scan_fwd(
     return y.flatten(1, 2).to(out_dtype), h[..., -1].flatten(1, 2)
 
 
-def _scan(*args):
-    *tensors, out_dtype, _ = args
-    return gated_scan(selective_scan_fwd, *tensors, out_dtype)
+# Named as in the operators' schemas: an operator may be called by keyword.
+def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):
+    return gated_scan(selective_scan_fwd, u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype)
 
 
-def _scan_2d(u, *args):
-    *rest, out_dtype, _ = args
-    return scan_2d_fwd(selective_scan_fwd, u, *rest, out_dtype or u.dtype)
+def _scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
+    parameters = (A, B, C, D, delta_bias, dt_weight)
+    return scan_2d_fwd(selective_scan_fwd, u, dt, *parameters, routes, delta_softplus, merge, out_dtype or u.dtype)
 
 
-def _ssd(*args):
-    return chunked.ssd_fwd(*args[:-1])
+def _ssd(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend):
+    return chunked.ssd_fwd(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size)
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:

@@ -319,16 +319,17 @@ def test_scan_2d_without_C_yields_the_state(backend):
 
 @pytest.mark.parametrize("pattern", ["cross2d", "unidi", "bidi"])
 def test_scan_orders_of_the_official_code(pattern):
-    from vssm.scans.routes import BIDIRECTIONAL, UNIDIRECTIONAL, read_route, route_order, write_route
+    from vssm.scans.routes import BIDIRECTIONAL, UNIDIRECTIONAL, route_order
+    from vssm_kernels import read_map, write_map
 
     routes = dict(cross2d=CROSS, unidi=UNIDIRECTIONAL, bidi=BIDIRECTIONAL)[pattern]
     order = parity.load("vmamba_modes")["ops"][f"scan_order_{pattern}"]["order"]
     assert [route_order(r, 2, 3).tolist() for r in routes] == order
     pixels = torch.arange(6).view(1, 2, 3)
     for r, want in zip(routes, order, strict=True):
-        sequence = read_route(pixels, encode_routes((r,)))
-        assert sequence.tolist() == [want]
-        assert torch.equal(write_route(sequence, encode_routes((r,)), 2, 3), pixels)
+        sequence = read_map(pixels, (r,))
+        assert sequence[:, :, 0].tolist() == [want]
+        assert torch.equal(write_map(sequence, (r,), 2, 3), pixels)
 
 
 @pytest.mark.parametrize("pattern", ["cross2d", "unidi", "bidi"])

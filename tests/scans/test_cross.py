@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vssm.scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
-from vssm.scans.routes import read_route, write_route
-from vssm_kernels import Route, encode_routes, reference
+from vssm.scans import BIDIRECTIONAL, CROSS, DIAGONAL, SNAKE, SPIRAL, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
+from vssm_kernels import Route, read_map, reference, route_order
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -43,6 +42,17 @@ def scan_sequence(mixer: SS2D, x: torch.Tensor, k: int) -> torch.Tensor:
     return y.mT
 
 
+def read(x: torch.Tensor, route: Route) -> torch.Tensor:
+    """(Bt, H, W, D) to (Bt, L, D), by the numbers of the pixels."""
+    return x.flatten(1, 2)[:, route_order(route, *x.shape[1:3])]
+
+
+def write(y: torch.Tensor, route: Route, height: int, width: int) -> torch.Tensor:
+    x = torch.empty_like(y)
+    x[:, route_order(route, height, width)] = y
+    return x.unflatten(1, (height, width))
+
+
 def before_scan(mixer, x):
     x = mixer.in_proj(x)
     if getattr(mixer, "gate", False):
@@ -62,8 +72,7 @@ def test_ss2d(routes, options):
     u, z = before_scan(mixer, x)
     y = 0
     for k, route in enumerate(routes):
-        code = encode_routes((route,))
-        y = y + write_route(scan_sequence(mixer, read_route(u, code), k), code, 5, 4)
+        y = y + write(scan_sequence(mixer, read(u, route), k), route, 5, 4)
     y = mixer.out_norm(y)
     want = mixer.out_proj(y if z is None else y * mixer.act(z))
     assert torch.allclose(mixer(x), want, rtol=1e-9, atol=1e-10)
@@ -88,19 +97,19 @@ def test_cascade(size):
     assert torch.allclose(mixer(x), mixer.out_proj(mixer.out_norm(y)), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("routes", [CROSS, (*SNAKE, *SPIRAL), DIAGONAL], ids=["cross", "snakes", "diagonals"])
 @torch.no_grad()
-def test_ssd2d():
-    mixer, x = randomised(SSD2D(16, d_state=3, dt_rank=4, chunk_size=8)), image()
+def test_ssd2d(routes):
+    mixer, x = randomised(SSD2D(16, d_state=3, dt_rank=4, chunk_size=8, routes=routes)), image()
     u, _ = before_scan(mixer, x)
     rows, y = 4 + 2 * 3, 0
-    for k, route in enumerate(CROSS):
-        code = encode_routes((route,))
-        sequence = read_route(u, code)
+    for k, route in enumerate(routes):
+        sequence = read(u, route)
         dt, B, C = (sequence @ mixer.x_proj.weight[k * rows : (k + 1) * rows].T).split([4, 3, 3], dim=-1)
         heads = sequence.unflatten(-1, (4, 4))
         A, D, bias = -mixer.A_logs[k].exp(), mixer.Ds[k], mixer.dt_projs_bias[k]
         out = reference.ssd_fwd(heads, dt, A, B[:, :, None], C[:, :, None], D, bias, dt_softplus=True)
-        y = y + write_route(out.flatten(2), code, 5, 4)
+        y = y + write(out.flatten(2), route, 5, 4)
     assert torch.allclose(mixer(x), mixer.out_proj(mixer.out_norm(y)), rtol=1e-9, atol=1e-10)
 
 
@@ -140,5 +149,5 @@ def test_scan_stays_in_float32_under_autocast_when_asked():
 
 def test_route_pictures_of_strided_routes():
     pixels = torch.arange(12).view(1, 3, 4)
-    code = encode_routes((Route(stride=(2, 2), offset=(0, 1), transpose=True, reverse=True),))
-    assert read_route(pixels, code).tolist() == [[11, 3, 9, 1]]
+    route = Route(stride=(2, 2), offset=(0, 1), transpose=True, reverse=True)
+    assert read_map(pixels, (route,)).tolist() == [[[11], [3], [9], [1]]]

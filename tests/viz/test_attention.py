@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vssm._errors import UserError
 from vssm.engine import create_model
 from vssm.scans import (
     SNAKE,
+    SPIRAL,
     SS2D,
     SSD2D,
     AtrousSS2D,
@@ -30,7 +32,6 @@ from vssm.viz import (
     scan_weights,
 )
 from vssm.viz.attention import choose_scans, look_from
-from vssm.viz.frozen_scan import _calls
 from vssm_kernels import Route, route_order
 
 H, W, DIM = 5, 4, 16
@@ -43,6 +44,7 @@ MIXERS = {
     "multi-head": lambda: MultiHeadSS2D(DIM, d_state=2),
     "grouped": lambda: GroupedSS2D(DIM),
     "dual": lambda: SSD2D(DIM, d_state=4, dt_rank=4),
+    "dual, spirals": lambda: SSD2D(DIM, d_state=4, dt_rank=4, routes=SPIRAL),
     "non-causal": lambda: NonCausalSSD2D(DIM, 4, d_state=5),
     "hidden state": lambda: HiddenStateMixer(DIM, d_state=3),
     "spatial fusion": lambda: SpatialFusionSS2D(DIM),
@@ -59,14 +61,32 @@ def build(kind):
     return mixer, torch.randn(1, H, W, DIM, dtype=torch.float64)
 
 
+class Calls(TorchDispatchMode):
+    """Keeps the arguments, by name, of every 2-D scan that runs in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.arguments = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.vssm.selective_scan_2d.default:
+            expected = func._schema.arguments
+            given = {argument.name: value for argument, value in zip(expected, args, strict=False)}
+            defaults = {argument.name: argument.default_value for argument in expected if argument.has_default_value()}
+            self.arguments.append(defaults | given | (kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def scans_of(mixer, x):
+    """The arguments of the operator in a mixer's own forward, which `linear_scans` has no part in."""
+    with torch.no_grad(), Calls() as calls:
+        mixer(x)
+    return calls.arguments
+
+
 def without_skip(call):
     """What an operator gave in a mixer's own forward, routes apart, less its skip D u."""
-    arguments = list(call)
-    if len(arguments) == 13:
-        arguments[5], arguments[10], arguments[11] = None, False, None
-        return torch.ops.vssm.selective_scan_2d(*arguments)
-    arguments[5] = None
-    return torch.ops.vssm.ssd(*arguments)
+    return torch.ops.vssm.selective_scan_2d(**call | dict(D=None, merge=False, out_dtype=None))
 
 
 @pytest.mark.parametrize("kind", MIXERS)
@@ -96,11 +116,11 @@ def test_the_frozen_scan_is_what_the_mixer_computes(kind):
     mixer, x = build(kind)
     scans = freeze_scans(mixer, x)
     y = scans[0].apply(scans[0].source)[0]
-    calls = _calls(mixer, x)
+    calls = scans_of(mixer, x)
     if kind.startswith("cross") or kind in ("multi-head", "grouped"):
         expected = without_skip(calls[0])[0]
     elif kind == "atrous":
-        expected = mixer.from_phases(without_skip(calls[0]), H, W)[0].unsqueeze(2)
+        expected = without_skip(calls[0])[0, :H, :W].sum(2, keepdim=True)  # of the padded map
     elif kind.startswith("multi-scale"):
         expected = without_skip(calls[0])[0]
         half = without_skip(calls[1]).sum(3)
@@ -108,7 +128,7 @@ def test_the_frozen_scan_is_what_the_mixer_computes(kind):
         torch.testing.assert_close(
             scans[1].apply(scans[1].source)[0].sum(2), half[0].permute(1, 2, 0), rtol=1e-9, atol=1e-11
         )
-    elif kind == "dual":
+    elif kind.startswith("dual"):
         merged = []
         mixer.out_norm.register_forward_pre_hook(lambda _, inputs: merged.append(inputs[0]))
         mixer(x)
@@ -138,12 +158,12 @@ def test_the_frozen_scan_is_what_the_mixer_computes(kind):
     else:  # cascade: with its skips and the mean that the norm subtracts, the frozen scan is the mixer's own
         mixer.Ds.zero_()
         scans = freeze_scans(mixer, x)
-        rows, columns = _calls(mixer, x)
-        scanned = torch.ops.vssm.selective_scan_2d(*rows)[:, 0]
+        rows, columns = scans_of(mixer, x)
+        scanned = torch.ops.vssm.selective_scan_2d(**rows)[:, 0]
         shift = scanned.mean(-1, keepdim=True) / (scanned.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         u = shift.transpose(0, 1).expand(-1, -1, mixer.d_inner)  # (W, H, D)
-        shifted = [columns[0] * 0 + torch.stack([u, u.flip(1)], dim=2).unsqueeze(1), *columns[1:]]
-        offset = torch.ops.vssm.selective_scan_2d(*shifted)[:, 0].transpose(0, 1)
+        shift = columns["u"] * 0 + torch.stack([u, u.flip(1)], dim=2).unsqueeze(1)
+        offset = torch.ops.vssm.selective_scan_2d(**columns | dict(u=shift))[:, 0].transpose(0, 1)
         u = torch.nn.functional.silu(mixer.conv(mixer.in_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         expected = (mixer.mix(u)[0] + offset).unsqueeze(2)
         y = scans[0].apply(scans[0].source)[0]
@@ -154,7 +174,8 @@ def test_the_weights_are_the_formula():
     """C_t exp(A sum of dt) dt_s B_s, written out along each route."""
     mixer, x = build("cross")
     (scan,) = freeze_scans(mixer, x)
-    ((_, dt, A, B, C, _, bias, weight, _, _, _, _, _),) = _calls(mixer, x)
+    (call,) = scans_of(mixer, x)
+    dt, A, B, C, bias, weight = (call[name] for name in ("dt", "A", "B", "C", "delta_bias", "dt_weight"))
     step = torch.nn.functional.softplus(torch.einsum("hwkr,kdr->hwkd", dt[0], weight) + bias).flatten(0, 1)
     B, C = B[0].flatten(0, 1), C[0].flatten(0, 1)
     query = 2 * W + 1

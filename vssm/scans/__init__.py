@@ -4,6 +4,7 @@ from .atrous import AtrousSS2D
 from .cross import SS2D, SSD2D, CascadeSS2D
 from .grouped import GroupedSS2D
 from .hidden_mixer import HiddenStateMixer
+from .linear import LinearScan, is_scan, route_name, route_names, scan_weights
 from .multihead import MULTIHEAD_PATTERNS, MultiHeadSS2D
 from .multiscale import MultiScaleSS2D
 from .noncausal import NonCausalSSD2D
@@ -40,11 +41,16 @@ __all__ = [
     "CascadeSS2D",
     "GroupedSS2D",
     "HiddenStateMixer",
+    "LinearScan",
     "MultiHeadSS2D",
     "MultiScaleSS2D",
     "NonCausalSSD2D",
     "Route",
     "SpatialFusionSS2D",
     "encode_routes",
+    "is_scan",
+    "route_name",
+    "route_names",
     "route_order",
+    "scan_weights",
 ]

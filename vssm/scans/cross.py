@@ -4,38 +4,39 @@ Letters: B batch, H x W map, C width of the block, D inner width, K routes, N st
 """
 
 import math
+from collections.abc import Callable
 from typing import List, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
 from torch import Tensor
 
-from ._parameters import at_least_float32, init_state_space
-from .routes import CROSS, Route, encode_routes, read_route, write_route
+from ._state_space import StateSpaceMixer, init_linear, init_projection, split_projection, state_matrix
+from .linear import LinearScan, repeat_batch, route_names
+from .routes import CROSS, Route, encode_routes
 
 __all__ = ["SS2D", "SSD2D", "CascadeSS2D"]
 
-torch.fx.wrap("at_least_float32")
 
-
-class SS2D(nn.Module):
+class SS2D(StateSpaceMixer):
     """2-D selective scan: project, convolve depth-wise, scan along the routes, normalise, project back.
 
     The step size, B and C are point-wise projections of the map, so they are computed once, not once a route.
 
     Args:
-        dim: width C of the input and output.
-        d_state: states N per channel.
-        ssm_ratio: inner width D as a multiple of C.
-        dt_rank: rank R of the step size; ceil(C / 16) when None.
-        d_conv: kernel size of the depth-wise convolution; below 2 there is none.
-        conv_bias: whether that convolution has a bias.
-        act_layer: activation after the convolution, and of the gate.
-        gate: multiply the result by an activated second projection of the input (the z of Mamba).
-        routes: scan pattern of single routes, see `vssm.scans.routes`.
-        scan_float32: scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
+        dim: Width C of the input and output.
+        d_state: States N per channel.
+        ssm_ratio: Inner width D as a multiple of C.
+        dt_rank: Rank R of the step size; ceil(C / 16) when None.
+        d_conv: Kernel size of the depth-wise convolution; below 2 there is none.
+        conv_bias: Whether that convolution has a bias.
+        act_layer: Activation after the convolution, and of the gate.
+        gate: Multiply the result by an activated second projection of the input (the z of Mamba).
+        routes: Scan pattern of single routes, see `vssm.scans.routes`.
+        scan_float32: Scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(
@@ -56,13 +57,10 @@ class SS2D(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.d_inner = int(ssm_ratio * dim)
-        self.d_state = d_state
-        self.dt_rank = dt_rank or math.ceil(dim / 16)
         self.gate = gate
-        self.scan_float32 = scan_float32
         self.num_routes = len(routes)
         self.route_code: List[int] = encode_routes(routes)
-        inner, count = self.d_inner, self.num_routes
+        inner, count, rank = self.d_inner, self.num_routes, dt_rank or math.ceil(dim / 16)
 
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False, **dd)
         if d_conv > 1:
@@ -70,58 +68,39 @@ class SS2D(nn.Module):
         else:
             self.conv = nn.Identity()
         self.act = act_layer()
-        self.x_proj = nn.Linear(inner, count * (self.dt_rank + 2 * d_state), bias=False, **dd)
-        self.dt_projs_weight = nn.Parameter(torch.empty(count, inner, self.dt_rank, **dd))
-        self.dt_projs_bias = nn.Parameter(torch.empty(count, inner, **dd))
-        self.A_logs = nn.Parameter(torch.empty(count * inner, d_state, **dd))
-        self.Ds = nn.Parameter(torch.empty(count * inner, **dd))
+        self.x_proj = nn.Linear(inner, count * (rank + 2 * d_state), bias=False, **dd)
+        self.add_state_space(count, inner, d_state, rank, scan_float32, **dd)
         self.out_norm = nn.LayerNorm(inner, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
         SS2D.init_weights(self)  # a subclass that extends it has made only these parameters yet
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """The initialisation of the official code (S4D-real A, log-uniform steps)."""
-        for linear in (self.in_proj, self.out_proj):
-            trunc_normal_(linear.weight, std=0.02)
-        init_state_space(self.x_proj.weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        """Starts the parameters as the official code does (S4D-real A, log-uniform steps)."""
+        init_linear(self.in_proj.weight, self.out_proj.weight)
+        self.init_state_space(self.x_proj.weight)
 
-    def _scan(
-        self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: int, code: List[int], merge: bool = True
-    ) -> Tensor:
-        """Scan (B, H, W, [K,] D) with the parameters of the K sequences in `code`, starting at sequence `first`.
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolves and activates: (B, H, W, D) to (B, H, W, D)."""
+        return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
-        (B, H, W, D), or (B, H, W, routes, D) with merge=False.
-        """
-        end = first + dt.shape[3]
-        A = -torch.exp(at_least_float32(self.A_logs)).unflatten(0, (-1, self.d_inner))[first:end]
-        D = self.Ds.unflatten(0, (-1, self.d_inner))[first:end]
-        bias, weight = self.dt_projs_bias[first:end], self.dt_projs_weight[first:end]
-        if self.scan_float32:
-            u, dt, B, C = at_least_float32(u), at_least_float32(dt), at_least_float32(B), at_least_float32(C)
-        # The op itself rather than vssm_kernels.selective_scan_2d: TorchScript and FX see one node.
-        # Half in, float out: the sum over routes leaves the half range before out_norm brings it back.
-        out_dtype = self.out_norm.weight.dtype
-        return torch.ops.vssm.selective_scan_2d(u, dt, A, B, C, D, bias, weight, code, True, merge, out_dtype, "auto")
-
-    def _project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """(B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
+    def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Projects (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
-        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return dt, B, C
+        return split_projection(projected, self.dt_rank, self.d_state)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
-        dt, B, C = self._project(x)
-        return self._scan(x, dt, B, C, 0, self.route_code)
+        """Scans and merges: (B, H, W, D) to (B, H, W, D)."""
+        dt, B, C = self.project(x)
+        # Half in, float out: the sum over routes leaves the half range before out_norm brings it back.
+        return self.scan(x, dt, B, C, self.route_code, out_dtype=self.out_norm.weight.dtype)
 
     def core(self, x: Tensor) -> Tensor:
-        """What stands between the projections: (B, H, W, D) to (B, H, W, D)."""
-        x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return self.out_norm(self.mix(x))
+        """Does what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
+        return self.out_norm(self.mix(self.convolve(x)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+        """Mixes (B, H, W, C) to (B, H, W, C)."""
         x = self.in_proj(x)
         z = x
         if self.gate:
@@ -131,43 +110,115 @@ class SS2D(nn.Module):
             y = y * self.act(z)
         return self.out_proj(y)
 
+    @torch.no_grad()
+    def linear_scans(self, x: Tensor) -> List[LinearScan]:
+        """Says how the mixer is linear; see `vssm.scans.linear`.
+
+        Args:
+            x: The input of the mixer for one image, (1, H, W, C).
+        """
+        u = self.convolve(self.in_proj(x)[..., : self.d_inner])
+        dt, B, C = self.project(u)
+        apply = self.linear_part(dt, B, C, self.route_code)
+        return [LinearScan(u, apply, route_names(self.route_code), self.d_inner)]
+
 
 class CascadeSS2D(SS2D):
     """Rows, then columns: every row is a sequence of its own, scanned both ways; then every column of the result.
 
     Routes 0 and 1 hold the parameters of the rows, 2 and 3 those of the columns. As in the official code, the backward
     half is reversed before its scan and its result is not reversed back before the sum.
+
+    Args:
+        dim: Width C of the input and output.
+        kwargs: Further arguments of `SS2D`.
     """
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(dim, **kwargs)
         self.row_code: List[int] = encode_routes((Route(), Route()))  # two sequences, both along the row
 
-    def _both_ways(self, x: Tensor, first: int) -> Tensor:
-        """(B, S, L, D), S sequences of length L, to the sum of both directions (B, S, L, D)."""
-        x = F.layer_norm(x, (self.d_inner,))
-        dt, B, C = self._project(x)
-        batch = x.shape[0]
-        length = x.shape[2]
-        # (B, S, L, ...) as B*S maps of one row
-        u, dt, B, C = x.flatten(0, 1), dt.flatten(0, 1), B.flatten(0, 1), C.flatten(0, 1)
-        u = torch.stack([u, u.flip(1)], dim=2)
-        dt = torch.stack([dt[:, :, first], dt[:, :, first + 1].flip(1)], dim=2)
-        B = torch.stack([B[:, :, first], B[:, :, first + 1].flip(1)], dim=2)
-        C = torch.stack([C[:, :, first], C[:, :, first + 1].flip(1)], dim=2)
-        y = self._scan(u.unsqueeze(1), dt.unsqueeze(1), B.unsqueeze(1), C.unsqueeze(1), first, self.row_code)
-        return y.view(batch, -1, length, self.d_inner)
+    def both_ways(self, x: Tensor) -> Tensor:
+        """Lays S sequences of length L out as B S maps of one row, each forwards and backwards.
+
+        (B, S, L, D) to (B S, 1, L, 2, D).
+        """
+        x = x.flatten(0, 1)
+        return torch.stack([x, x.flip(1)], dim=2).unsqueeze(1)
+
+    def project_lines(self, x: Tensor, first: int) -> Tuple[Tensor, Tensor, Tensor]:
+        """Projects normalised sequences (B, S, L, D) with the parameters of two routes, laid out as `both_ways` does.
+
+        Args:
+            x: The sequences.
+            first: The first of the two routes.
+
+        Returns:
+            The low-rank step (B S, 1, L, 2, R), B and C (B S, 1, L, 2, N).
+        """
+        dt, B, C = self.project(x)
+        dt, B, C = dt.flatten(0, 1), B.flatten(0, 1), C.flatten(0, 1)
+        dt = torch.stack([dt[:, :, first], dt[:, :, first + 1].flip(1)], dim=2).unsqueeze(1)
+        B = torch.stack([B[:, :, first], B[:, :, first + 1].flip(1)], dim=2).unsqueeze(1)
+        C = torch.stack([C[:, :, first], C[:, :, first + 1].flip(1)], dim=2).unsqueeze(1)
+        return dt, B, C
+
+    def scan_lines(self, x: Tensor, first: int) -> Tensor:
+        """Scans normalised sequences (B, S, L, D) both ways with the parameters of two routes: (B, S, L, D)."""
+        dt, B, C = self.project_lines(x, first)
+        out_dtype = self.out_norm.weight.dtype
+        y = self.scan(self.both_ways(x), dt, B, C, self.row_code, out_dtype=out_dtype, sequences=(first, first + 2))
+        return y.view(x.shape[0], -1, x.shape[2], self.d_inner)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Scan rows, then columns: (B, H, W, D) to (B, H, W, D)."""
-        rows = self._both_ways(x, 0)
-        return self._both_ways(rows.transpose(1, 2), 2).transpose(1, 2)
+        """Scans rows, then columns: (B, H, W, D) to (B, H, W, D)."""
+        rows = self.scan_lines(F.layer_norm(x, (self.d_inner,)), 0)
+        return self.scan_lines(F.layer_norm(rows.transpose(1, 2), (self.d_inner,)), 2).transpose(1, 2)
+
+    @torch.no_grad()
+    def linear_scans(self, x: Tensor) -> List[LinearScan]:
+        """Says how the mixer is linear: rows and then columns as one scan; see `vssm.scans.linear`.
+
+        The deviation by which the norm between them divides is held fixed too; the mean that it subtracts is left out.
+
+        Args:
+            x: The input of the mixer for one image, (1, H, W, C).
+        """
+        u = F.layer_norm(self.convolve(self.in_proj(x)[..., : self.d_inner]), (self.d_inner,))
+        scanned = self.scan_lines(u, 0)
+        deviation = (scanned.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        columns = F.layer_norm(scanned.transpose(1, 2), (self.d_inner,))
+        over_rows = self.linear_part(*self.project_lines(u, 0), self.row_code, (0, 2))
+        over_columns = self.linear_part(*self.project_lines(columns, 2), self.row_code, (2, 4))
+
+        def lines(scan: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+            return scan(self.both_ways(x))[:, 0].sum(2).unflatten(0, x.shape[:2])
+
+        def apply(u: Tensor) -> Tensor:
+            y = lines(over_rows, u) / deviation
+            return lines(over_columns, y.transpose(1, 2)).transpose(1, 2).unsqueeze(3)
+
+        return [LinearScan(u, apply, ("rows, then columns",), self.d_inner)]
 
 
 class SSD2D(nn.Module):
     """SS2D with the state-space dual of Mamba-2: one scalar decay a head, many states (the m2 variants of VMamba).
 
-    Args: as `SS2D`; the inner width is split into `dt_rank` heads, which must divide it.
+    Args:
+        dim: Width C of the input and output.
+        d_state: States N.
+        ssm_ratio: Inner width D as a multiple of C.
+        dt_rank: Heads M, which must divide the inner width; ceil(C / 16) when None.
+        d_conv: Kernel size of the depth-wise convolution.
+        conv_bias: Whether that convolution has a bias.
+        act_layer: Activation after the convolution.
+        routes: Scan pattern of single routes of one length, see `vssm.scans.routes`.
+        chunk_size: Positions that the operator computes at once.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: The heads do not divide the inner width.
     """
 
     def __init__(
@@ -191,8 +242,6 @@ class SSD2D(nn.Module):
         self.num_heads = dt_rank or math.ceil(dim / 16)
         if self.d_inner % self.num_heads:
             raise ValueError(f"SSD2D: the inner width {self.d_inner} is not divisible by {self.num_heads} heads")
-        if any(route.path != "raster" or any(route.mirror) for route in routes):
-            raise ValueError("SSD2D walks raster routes only, without a mirror")
         self.head_dim = self.d_inner // self.num_heads
         self.chunk_size = chunk_size
         self.num_routes = len(routes)
@@ -212,41 +261,75 @@ class SSD2D(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """The official "v2" initialisation of the m2 variants."""
-        for linear in (self.in_proj, self.out_proj):
-            trunc_normal_(linear.weight, std=0.02)
-        bound = self.d_inner**-0.5
-        self.x_proj.weight.uniform_(-bound, bound)
+        """Starts the parameters as the official "v2" initialisation of the m2 variants does."""
+        init_linear(self.in_proj.weight, self.out_proj.weight)
+        init_projection(self.x_proj.weight)
         self.dt_projs_bias.uniform_(0, 0.1)
         self.A_logs.zero_()
         self.Ds.fill_(1)
 
-    def mix(self, x: Tensor) -> Tensor:
-        """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
-        height = x.shape[1]
-        width = x.shape[2]
+    def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Projects (B, H, W, D) to the steps (B, L, K, M), B and C (B, L, K, N), along their routes."""
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.num_heads + 2 * self.d_state))
-        inputs: List[Tensor] = []
-        steps: List[Tensor] = []
-        size = len(self.route_code) // self.num_routes
-        for k in range(self.num_routes):
-            code = self.route_code[size * k : size * (k + 1)]
-            inputs.append(read_route(x, code))
-            steps.append(read_route(projected[:, :, :, k], code))
-        dt, B, C = torch.stack(steps, dim=2).split([self.num_heads, self.d_state, self.d_state], dim=-1)
-        u = torch.stack(inputs, dim=2).unflatten(-1, (self.num_heads, self.head_dim)).flatten(2, 3)
-        A = -torch.exp(at_least_float32(self.A_logs)).flatten()
-        D, bias = self.Ds.flatten(0, 1), self.dt_projs_bias.flatten()
-        y = torch.ops.vssm.ssd(u, dt.flatten(2), A, B, C, D, bias, True, self.chunk_size, "auto")
+        along = torch.ops.vssm.read_map(projected, self.route_code, per_sequence=True)
+        return split_projection(along, self.num_heads, self.d_state)
+
+    def scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, merge: bool = True, skip: bool = True) -> Tensor:
+        """Scans along the routes.
+
+        Args:
+            x: The input (B, H, W, D).
+            dt: What `project` gave, as B and C.
+            B: See dt.
+            C: See dt.
+            merge: Sum the results of all routes.
+            skip: Add the skip D u.
+
+        Returns:
+            (B, H, W, D), or one result for each route, (B, H, W, K, D), if they are not merged.
+        """
+        along = torch.ops.vssm.read_map(x, self.route_code, per_sequence=False)
+        y = torch.ops.vssm.ssd(
+            along.unflatten(-1, (self.num_heads, self.head_dim)).flatten(2, 3),
+            dt=dt.flatten(2),
+            A=state_matrix(self.A_logs).flatten(),
+            B=B,
+            C=C,
+            D=self.Ds.flatten(0, 1) if skip else None,
+            dt_bias=self.dt_projs_bias.flatten(),
+            dt_softplus=True,
+            chunk_size=self.chunk_size,
+            backend="auto",
+        )
         y = y.unflatten(2, (self.num_routes, self.num_heads)).flatten(3)  # (B, L, K, D)
-        merged = write_route(y[:, :, 0], self.route_code[:size], height, width)
-        for k in range(1, self.num_routes):
-            code = self.route_code[size * k : size * (k + 1)]
-            merged = merged + write_route(y[:, :, k], code, height, width)
-        return merged
+        return torch.ops.vssm.write_map(y, self.route_code, x.shape[1], x.shape[2], merge=merge)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Scans and merges: (B, H, W, D) to (B, H, W, D)."""
+        dt, B, C = self.project(x)
+        return self.scan(x, dt, B, C)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolves and activates: (B, H, W, D) to (B, H, W, D)."""
+        return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
-        x = self.act(self.conv(self.in_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        """Mixes (B, H, W, C) to (B, H, W, C)."""
+        x = self.convolve(self.in_proj(x))
         y = self.out_norm(self.mix(x)).to(x.dtype)
         return self.out_proj(y)
+
+    @torch.no_grad()
+    def linear_scans(self, x: Tensor) -> List[LinearScan]:
+        """Says how the mixer is linear; see `vssm.scans.linear`.
+
+        Args:
+            x: The input of the mixer for one image, (1, H, W, C).
+        """
+        source = self.convolve(self.in_proj(x))
+        held = self.project(source)
+
+        def apply(u: Tensor) -> Tensor:
+            return self.scan(u, *(repeat_batch(x, len(u)) for x in held), merge=False, skip=False)
+
+        return [LinearScan(source, apply, route_names(self.route_code), self.d_inner)]

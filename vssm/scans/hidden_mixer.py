@@ -3,14 +3,15 @@
 Letters: B batch, H x W map of L = H * W positions, C width of the block, D inner width, N states.
 """
 
-from typing import Tuple
+from typing import List, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._parameters import at_least_float32
+from ._state_space import at_least_float32
+from .linear import LinearScan
 
 __all__ = ["HiddenStateMixer"]
 
@@ -29,9 +30,14 @@ class HiddenStateMixer(nn.Module):
     and with it here the parameters are the same; its gradient is zero but for rounding.
 
     Args:
-        dim: width C of the input and output.
-        d_state: states N.
-        ssm_ratio: inner width D as a multiple of C.
+        dim: Width C of the input and output.
+        d_state: States N.
+        ssm_ratio: Inner width D as a multiple of C.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: There is no state, or the inner width is 0.
 
     The input is a map (B, H, W, C) of any size, which the caller has normalised, in the dtype of the parameters (or any
     under autocast). The weights of the positions are computed in float32 at least.
@@ -57,24 +63,42 @@ class HiddenStateMixer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """The initialisation of the official code: PyTorch's for the projections, A uniform in [1, 16], D = 1."""
+        """Starts the parameters as the official code does: PyTorch's way for projections, A in [1, 16], D = 1."""
         for layer in (self.bcdt_proj, self.conv, self.hz_proj, self.out_proj):
             layer.reset_parameters()
         self.A.uniform_(1, 16)
         self.D.fill_(1)
 
     def positions(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """(B, H, W, C) to what every position gives to the states and takes from them, (B, L, N) each."""
+        """Computes of (B, H, W, C) what every position gives to the states and takes from them, (B, L, N) each."""
         bcdt = self.conv(self.bcdt_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         B, C, dt = bcdt.flatten(1, 2).split(self.d_state, dim=-1)
         weights = (dt + at_least_float32(self.A)).softmax(dim=1).to(B.dtype)
         return weights * B, C
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """(B, H, W, C) to the mixed map (B, H, W, C) and its states (B, N, C)."""
+        """Mixes (B, H, W, C) to a map (B, H, W, C), and gives its states (B, N, C) too."""
         given, C = self.positions(x)
         h = given.transpose(1, 2) @ x.flatten(1, 2)
         h, z = self.hz_proj(h).chunk(2, dim=-1)
         h = self.out_proj(h * (F.silu(z) + self.D))
         y = C @ h
         return y.view(x.shape), h
+
+    @torch.no_grad()
+    def linear_scans(self, x: Tensor) -> List[LinearScan]:
+        """Says how the mixer is linear; see `vssm.scans.linear`.
+
+        From positions to states and back; what mixes the channels of the states in between is left out.
+
+        Args:
+            x: The input of the mixer for one image, (1, H, W, C).
+        """
+        size = x.shape[1:3]
+        given, taken = self.positions(x)
+
+        def apply(u: Tensor) -> Tensor:
+            y = taken @ (given.transpose(1, 2) @ u.flatten(1, 2))
+            return y.unflatten(1, size).unsqueeze(3)
+
+        return [LinearScan(x.detach(), apply, ("all positions at once",), x.shape[-1])]

@@ -4,15 +4,17 @@ Letters: B batch, H x W map, h x w = ceil(H / 2) x ceil(W / 2), C width of the b
 the step size.
 """
 
-from typing import List
+from typing import List, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import SqueezeExcite, trunc_normal_
+from timm.layers import SqueezeExcite
 from torch import Tensor
 
+from ._state_space import init_linear, split_projection
 from .cross import SS2D
+from .linear import LinearScan, route_names
 from .routes import MULTISCALE, encode_routes
 
 __all__ = ["MultiScaleSS2D"]
@@ -31,17 +33,19 @@ class MultiScaleSS2D(SS2D):
     the half branch.
 
     Args:
-        dim: width C of the input and output.
-        d_state: states N per channel.
-        ssm_ratio: inner width D as a multiple of C.
-        dt_rank: rank R of the step size; ceil(C / 16) when None.
-        gate: multiply the result by an activated second projection of the input.
-        norm_before_merge: normalise every scanned position of each branch (the arXiv version); else the merged map.
+        dim: Width C of the input and output.
+        d_state: States N per channel.
+        ssm_ratio: Inner width D as a multiple of C.
+        dt_rank: Rank R of the step size; ceil(C / 16) when None.
+        gate: Multiply the result by an activated second projection of the input.
+        norm_before_merge: Normalise every scanned position of each branch (the arXiv version); else the merged map.
         upsample_mode: "bilinear" (pixel centres aligned, not corners) or "nearest", for the half branch.
-        scan_float32: scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
+        scan_float32: Scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
+        device: Of the parameters.
+        dtype: Of the parameters.
 
     Raises:
-        ValueError: another `upsample_mode`.
+        ValueError: Another `upsample_mode`.
     """
 
     def __init__(
@@ -82,27 +86,33 @@ class MultiScaleSS2D(SS2D):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """As `SS2D`; the squeeze-and-excitation starts like the linear layers."""
+        """Starts the parameters as `SS2D` does, and the squeeze-and-excitation like the linear layers."""
         super().init_weights()
-        for conv in (self.se.fc1, self.se.fc2):
-            trunc_normal_(conv.weight, std=0.02)
+        init_linear(self.se.fc1.weight, self.se.fc2.weight)
 
-    def _scan_branch(self, x: Tensor, branch: int, code: List[int], merge: bool) -> Tensor:
-        """Scan a branch's map (B, H, W, D) with its own parameters; see `_scan` for the result."""
+    def branches(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Convolves (B, H, W, D) to the maps that are scanned, (B, H, W, D) and (B, h, w, D)."""
+        x = x.permute(0, 3, 1, 2)
+        return self.act(self.conv(x).permute(0, 2, 3, 1)), self.act(self.conv_half(x).permute(0, 2, 3, 1))
+
+    def project_branch(self, x: Tensor, branch: int) -> Tuple[Tensor, Tensor, Tensor]:
+        """Projects the map of a branch, (B, H, W, D), to its low-rank step (B, H, W, 1, R), B and C (B, H, W, 1, N)."""
         weight = self.x_proj.weight.unflatten(0, (self.num_routes, -1))[branch]
-        projected = F.linear(x, weight).unsqueeze(3)
-        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return self._scan(x, dt, B, C, branch, code, merge)
+        return split_projection(F.linear(x, weight).unsqueeze(3), self.dt_rank, self.d_state)
+
+    def scan_branch(self, x: Tensor, branch: int, code: List[int], merge: bool) -> Tensor:
+        """Scans the map of a branch, (B, H, W, D), with its own parameters; see `scan` for the result."""
+        dt, B, C = self.project_branch(x, branch)
+        out_dtype = self.out_norm.weight.dtype
+        return self.scan(x, dt, B, C, code, merge=merge, out_dtype=out_dtype, sequences=(branch, branch + 1))
 
     def core(self, x: Tensor) -> Tensor:
-        """What stands between the projections: (B, H, W, D) to (B, H, W, D)."""
+        """Does what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
         height = x.shape[1]
         width = x.shape[2]
-        x = x.permute(0, 3, 1, 2)
-        full = self.act(self.conv(x).permute(0, 2, 3, 1))
-        half = self.act(self.conv_half(x).permute(0, 2, 3, 1))
-        full = self._scan_branch(full, 0, self.full_code, True)
-        half = self._scan_branch(half, 1, self.half_code, not self.norm_before_merge)
+        full, half = self.branches(x)
+        full = self.scan_branch(full, 0, self.full_code, True)
+        half = self.scan_branch(half, 1, self.half_code, not self.norm_before_merge)
         if self.norm_before_merge:
             full = self.out_norm(full)
             half = self.out_norm(half).sum(3)  # three results for every pixel
@@ -112,7 +122,32 @@ class MultiScaleSS2D(SS2D):
             y = self.out_norm(y)
         return self.se(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
+    @torch.no_grad()
+    def linear_scans(self, x: Tensor) -> List[LinearScan]:
+        """Says how the mixer is linear: one scan for each branch, the full one first; see `vssm.scans.linear`.
+
+        The results of the half branch are resized as in the forward. The norms between scan and merging are left out.
+
+        Args:
+            x: The input of the mixer for one image, (1, H, W, C).
+        """
+        size = list(x.shape[1:3])
+        full, half = self.branches(self.in_proj(x)[..., : self.d_inner])
+        over_full = self.linear_part(*self.project_branch(full, 0), self.full_code, (0, 1))
+        over_half = self.linear_part(*self.project_branch(half, 1), self.half_code, (1, 2))
+
+        def resized(u: Tensor) -> Tensor:
+            y = over_half(u).permute(0, 3, 4, 1, 2)
+            y = F.interpolate(y.flatten(1, 2), size=size, mode=self.upsample_mode).unflatten(1, y.shape[1:3])
+            return y.permute(0, 3, 4, 1, 2)
+
+        halves = tuple(f"half: {name}" for name in route_names(self.half_code))
+        return [
+            LinearScan(full, over_full, route_names(self.full_code), self.d_inner),
+            LinearScan(half, resized, halves, self.d_inner),
+        ]
+
     def paper_flops_offset(self, x: Tensor) -> int:
-        """The official code applies the half branch's projection to each of its three directions, here to their map."""
+        """Gives the difference to the official count: it projects each of the half branch's three directions."""
         height, width = (int(size + 1) // 2 for size in x.shape[1:3])
         return 2 * height * width * self.d_inner * (self.dt_rank + 2 * self.d_state)

@@ -3,15 +3,15 @@
 Letters: B batch, H x W map, L = H W tokens, C width of the block, D inner width, M heads, N states.
 """
 
-from typing import Tuple
+from typing import List, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
 from torch import Tensor
 
-from ._parameters import at_least_float32, init_step_bias, outside_autocast
+from ._state_space import at_least_float32, init_linear, init_step_bias, outside_autocast
+from .linear import LinearScan
 
 __all__ = ["NonCausalSSD2D", "noncausal_ssd"]
 
@@ -20,14 +20,15 @@ torch.fx.wrap("noncausal_ssd")
 
 
 def noncausal_ssd(v: Tensor, weight: Tensor, k: Tensor, q: Tensor, skip: Tensor) -> Tensor:
-    """y_l = q_l S + skip v_l, with the one state S = sum over all tokens t of k_t^T (weight_t v_t).
+    """Computes y_l = q_l S + skip v_l, with the one state S = sum over all tokens t of k_t^T (weight_t v_t).
 
     The heads differ in `weight` and `skip` alone, so they are scaled on the values and all share one product.
 
     Args:
-        v: values (B, L, D), D = M heads of D / M channels each.
-        weight: of each token for each head, (B, L, M).
-        k, q: keys and queries (B, L, N), shared by the heads.
+        v: Values (B, L, D), D = M heads of D / M channels each.
+        weight: Of each token for each head, (B, L, M).
+        k: Keys (B, L, N), shared by the heads.
+        q: Queries (B, L, N), shared by the heads.
         skip: (M,).
 
     Returns:
@@ -54,14 +55,16 @@ class NonCausalSSD2D(nn.Module):
     over x, B and C together. A token weighs step * exp(A_log) > 0. The result is normalised, then gated with the raw z.
 
     Args:
-        dim: width C of the input and output.
-        num_heads: heads M, which must divide the inner width.
-        d_state: states N.
-        ssm_ratio: inner width D as a multiple of C.
-        d_conv: kernel size of the depth-wise convolution, odd.
+        dim: Width C of the input and output.
+        num_heads: Heads M, which must divide the inner width.
+        d_state: States N.
+        ssm_ratio: Inner width D as a multiple of C.
+        d_conv: Kernel size of the depth-wise convolution, odd.
+        device: Of the parameters.
+        dtype: Of the parameters.
 
     Raises:
-        ValueError: the heads do not divide the inner width.
+        ValueError: The heads do not divide the inner width.
     """
 
     def __init__(
@@ -95,19 +98,18 @@ class NonCausalSSD2D(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """The initialisation of the official code, which is Mamba-2's."""
-        for linear in (self.in_proj, self.out_proj):
-            trunc_normal_(linear.weight, std=0.02)
+        """Starts the parameters as the official code does, which is Mamba-2's way."""
+        init_linear(self.in_proj.weight, self.out_proj.weight)
         init_step_bias(self.dt_bias)
         self.A_log.uniform_(1, 16).log_()
         self.D.fill_(1)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(B, H, W, C) to what the state is made of and read with, in the order of H W positions.
+        """Projects (B, H, W, C) to what the state is made of and read with, in the order of the H W positions.
 
         Returns:
-            z: gate (B, H, W, D). v: values (B, L, D). weight: of each token for each head (B, L, M). k, q: keys and
-            queries (B, L, N).
+            The gate z (B, H, W, D), the values v (B, L, D), the weight of each token for each head (B, L, M), the keys
+            k and the queries q (B, L, N).
         """
         convolved = self.d_inner + 2 * self.d_state
         z, x, dt = self.in_proj(x).split([self.d_inner, convolved, self.num_heads], dim=-1)
@@ -118,7 +120,7 @@ class NonCausalSSD2D(nn.Module):
         return z, v, weight, k, q
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+        """Mixes (B, H, W, C) to (B, H, W, C)."""
         height = x.shape[1]
         width = x.shape[2]
         z, v, weight, k, q = self.project(x)
@@ -128,7 +130,23 @@ class NonCausalSSD2D(nn.Module):
         y = F.layer_norm(y, [self.d_inner], norm_weight, norm_bias, self.out_norm.eps)
         return self.out_proj(y.to(z.dtype) * z)
 
+    @torch.no_grad()
+    def linear_scans(self, x: Tensor) -> List[LinearScan]:
+        """Says how the mixer is linear; see `vssm.scans.linear`.
+
+        Args:
+            x: The input of the mixer for one image, (1, H, W, C).
+        """
+        size = x.shape[1:3]
+        _, v, weight, k, q = self.project(x)
+
+        def apply(u: Tensor) -> Tensor:
+            y = noncausal_ssd(u.flatten(1, 2), weight, k, q, torch.zeros_like(self.D))
+            return y.unflatten(1, size).unsqueeze(3)
+
+        return [LinearScan(v.unflatten(1, size), apply, ("all positions at once",), self.d_inner)]
+
     def paper_flops_offset(self, x: Tensor) -> int:
-        """The official products are broadcast over the heads, and fvcore counts them for one head only."""
+        """Gives the difference to the official count, where a product broadcast over heads counts for one head."""
         tokens, head_dim = int(x.shape[1]) * int(x.shape[2]), self.d_inner // self.num_heads
         return -2 * tokens * self.d_state * (self.d_inner - head_dim)

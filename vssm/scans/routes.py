@@ -1,9 +1,5 @@
 """Named scan patterns. A pattern is a tuple of routes; see `vssm_kernels.Route` for what a route can say."""
 
-from typing import List
-
-from torch import Tensor
-
 from vssm_kernels import Route, encode_routes, route_order
 
 __all__ = [
@@ -18,9 +14,7 @@ __all__ = [
     "UNIDIRECTIONAL",
     "Route",
     "encode_routes",
-    "read_route",
     "route_order",
-    "write_route",
 ]
 
 # VMamba (arXiv 2401.10166, section 4.2): rows, columns, and both backwards.
@@ -43,24 +37,3 @@ ATROUS = (
     Route(stride=(2, 2), offset=(0, 1)),
     Route(stride=(2, 2), offset=(1, 1), transpose=True),
 )
-
-
-def read_route(x: Tensor, code: List[int]) -> Tensor:
-    """A channels-last map (B, H, W, ...) along the first route of `encode_routes`' code, a raster path: (B, L, ...).
-
-    Takes the code, not the `Route`, so that TorchScript can compile it.
-    """
-    x = x[:, code[5] :: code[3], code[6] :: code[4]]
-    if code[1] == 1:
-        x = x.transpose(1, 2)
-    x = x.flatten(1, 2)
-    return x.flip(1) if code[2] == 1 else x
-
-
-def write_route(y: Tensor, code: List[int], height: int, width: int) -> Tensor:
-    """Puts the sequence (B, L, ...) of a route that visits every pixel back on its map: (B, H, W, ...)."""
-    if code[2] == 1:
-        y = y.flip(1)
-    if code[1] == 1:
-        return y.unflatten(1, (width, height)).transpose(1, 2)
-    return y.unflatten(1, (height, width))

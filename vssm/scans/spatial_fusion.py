@@ -3,15 +3,16 @@
 Letters: B batch, H x W map, C width of the block, D inner width.
 """
 
-from typing import Tuple
+from typing import List
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._parameters import at_least_float32, outside_autocast
+from ._state_space import at_least_float32, outside_autocast
 from .cross import SS2D
+from .linear import LinearScan
 from .routes import Route
 
 __all__ = ["FusedStateFusion", "SpatialFusionSS2D", "StateFusion"]
@@ -21,12 +22,12 @@ torch.fx.wrap("replicate_conv")
 
 
 def replicate_conv(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Depth-wise cross-correlation in which pixels outside the map repeat its edge; float32 or better.
+    """Correlates depth-wise; pixels outside the map repeat its edge; float32 or better.
 
     Args:
         x: (B, H, W, D), of any size; half dtypes are raised to float32.
         weight: (D, 1, k, k), k odd.
-        dilation: pixels between two taps.
+        dilation: Pixels between two taps.
 
     Returns:
         (B, H, W, D). Autocast does not lower it (TorchScript cannot leave autocast, so a scripted model should not run
@@ -47,6 +48,11 @@ class StateFusion(nn.Module):
     """Adds to every state its neighbours': three depth-wise 3 x 3 kernels, of dilation 1, 3 and 5, each with a scale.
 
     (B, H, W, D) to the same, with the edges repeated. Nothing is cached; `fuse` merges the kernels for deployment.
+
+    Args:
+        dim: Channels D.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(self, dim: int, device=None, dtype=None):
@@ -60,11 +66,12 @@ class StateFusion(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Ones, as the official code: a plain sum of 27 taps."""
+        """Starts with ones, as the official code does: a plain sum of 27 taps."""
         for parameter in self.parameters():
             parameter.fill_(1)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Fuses the states (B, H, W, D)."""
         # Scaling the kernels rather than the maps gives the same sum for three small products.
         alpha = at_least_float32(self.alpha)
         y = replicate_conv(h, alpha[0] * self.kernel1, 1)
@@ -73,7 +80,7 @@ class StateFusion(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """The same function with one 11 x 11 kernel, as a new module (timm's `reparameterize_model` puts it in)."""
+        """Gives the same function with one 11 x 11 kernel as a new module, for timm's `reparameterize_model`."""
         merged = torch.zeros_like(self.kernel1, dtype=at_least_float32(self.alpha).dtype).repeat(1, 1, 4, 4)
         merged = merged[:, :, :11, :11].contiguous()
         for scale, kernel, dilation in zip(
@@ -92,6 +99,7 @@ class FusedStateFusion(nn.Module):
         self.weight = nn.Parameter(weight)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Fuses the states (B, H, W, D)."""
         return replicate_conv(h, self.weight, 1)
 
 
@@ -101,10 +109,12 @@ class SpatialFusionSS2D(SS2D):
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t along the rows; y = C fusion(h) + D u; LayerNorm, gate, projection.
 
     Args:
-        dim: width C of the input and output.
-        ssm_ratio: inner width D as a multiple of C.
-        dt_rank: rank of the step size; ceil(C / 16) when None.
-        d_conv: kernel size of the depth-wise convolution; below 2 there is none.
+        dim: Width C of the input and output.
+        ssm_ratio: Inner width D as a multiple of C.
+        dt_rank: Rank of the step size; ceil(C / 16) when None.
+        d_conv: Kernel size of the depth-wise convolution; below 2 there is none.
+        device: Of the parameters.
+        dtype: Of the parameters.
 
     There is one state a channel, because the fusion takes a map a channel; `SS2D` documents the rest.
     """
@@ -132,36 +142,35 @@ class SpatialFusionSS2D(SS2D):
         )
         self.fusion = StateFusion(self.d_inner, device=device, dtype=dtype)
 
-    def _states(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """(B, H, W, D) to the states (B, H, W, D), float32 or better, and C (B, H, W, 1)."""
-        dt, B, C = self._project(x)
-        A = -torch.exp(at_least_float32(self.A_logs)).unsqueeze(0)
-        # Without C the op gives the states; half in, float out, because they are summed before a norm sees them.
-        h = torch.ops.vssm.selective_scan_2d(
-            x,
-            dt,
-            A,
-            B,
-            None,
-            None,
-            self.dt_projs_bias,
-            self.dt_projs_weight,
-            self.route_code,
-            True,
-            True,
-            A.dtype,
-            "auto",
-        )
-        return h, C[:, :, :, 0]
-
     def mix(self, x: Tensor) -> Tensor:
-        """Scan, fuse and read the states: (B, H, W, D) to (B, H, W, D)."""
-        h, C = self._states(x)
-        y = C * self.fusion(h) + at_least_float32(self.Ds) * x
+        """Scans, fuses and reads the states: (B, H, W, D) to (B, H, W, D)."""
+        dt, B, C = self.project(x)
+        # Without C the op gives the states; half in, float out, because they are summed before a norm sees them.
+        skip = at_least_float32(self.Ds)
+        h = self.scan(x, dt, B, None, self.route_code, skip=False, out_dtype=skip.dtype)
+        y = C[:, :, :, 0] * self.fusion(h) + skip * x
         return y.to(self.out_norm.weight.dtype)
 
     def fuse(self) -> nn.Module:
-        """Merge the three fusion kernels into one, in place, for inference; see `StateFusion.fuse`."""
+        """Merges the three fusion kernels into one, in place, for inference; see `StateFusion.fuse`."""
         if isinstance(self.fusion, StateFusion):
             self.fusion = self.fusion.fuse()
         return self
+
+    @torch.no_grad()
+    def linear_scans(self, x: Tensor) -> List[LinearScan]:
+        """Says how the mixer is linear; see `vssm.scans.linear`.
+
+        The fusion of the states with their neighbours' and their reading by C belong to the scan.
+
+        Args:
+            x: The input of the mixer for one image, (1, H, W, C).
+        """
+        source = self.convolve(self.in_proj(x)[..., : self.d_inner])
+        dt, B, C = self.project(source)
+        states = self.linear_part(dt, B, None, self.route_code)
+
+        def apply(u: Tensor) -> Tensor:
+            return (C[:, :, :, 0] * self.fusion(states(u)[:, :, :, 0])).unsqueeze(3)
+
+        return [LinearScan(source, apply, ("rows, fused with neighbours",), self.d_inner)]

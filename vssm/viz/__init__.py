@@ -1,10 +1,11 @@
 """Pictures of what models do. Matplotlib is imported when something is drawn, not before."""
 
-from .attention import attention_maps, attention_rollout, plot_attention, record_scans
+from ..scans.linear import LinearScan as FrozenScan
+from ..scans.linear import scan_weights
+from .attention import attention_maps, attention_rollout, freeze_scans, plot_attention, record_scans
 from .costs import plot_accuracy, plot_costs, plot_resolution
 from .curves import plot_learning_curves, read_log
 from .features import class_activation, feature_maps, plot_activations
-from .frozen_scan import FrozenScan, freeze_scans, scan_weights
 from .plots import plot_predictions, plot_receptive_fields
 from .receptive_field import effective_receptive_field, high_contribution_side
 from .routes import PATTERNS, animate_routes, patterns_of, plot_routes

@@ -1,7 +1,7 @@
 """The "attention" of scans: how much a pixel of a feature map takes from every other one, drawn over the image.
 
 VMamba (arXiv 2401.10166) reads a scan as attention: the weights of one position on all others, averaged
-over channels, are a row of a map of L x L. `vssm.viz.frozen_scan` says how they are computed here.
+over channels, are a row of a map of L x L. Mixers say themselves how they are linear; see `vssm.scans.linear`.
 
 Letters: h x w map of a scan's input, H x W map of its result, L = H W.
 """
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UserError, did_you_mean
+from ..scans import LinearScan, is_scan, scan_weights
 from .canvas import INK, WRONG, hide_axes, new_figure, save_figure, size_of
 from .features import feature_maps
-from .frozen_scan import FrozenScan, freeze_scans, is_scan, scan_weights
 
 __all__ = [
     "Attention",
     "attention_maps",
     "attention_rollout",
     "choose_scans",
+    "freeze_scans",
     "look_from",
     "plot_attention",
     "record_scans",
@@ -53,11 +54,29 @@ class Attention:
     rollout: Tensor | None = None
 
 
+def freeze_scans(mixer: nn.Module, x: Tensor) -> list[LinearScan]:
+    """Asks a mixer for its scans, as they are for one map.
+
+    Args:
+        mixer: In evaluation mode.
+        x: Its input (1, H, W, C).
+
+    Returns:
+        One scan; of the multi-scale mixer two, of which the second reads a map of half the size.
+
+    Raises:
+        TypeError: The module does not say how it is linear.
+    """
+    if not is_scan(mixer):
+        raise TypeError(f"{type(mixer).__name__} is no scan of vssm.scans, nor has it a method linear_scans")
+    return mixer.linear_scans(x)
+
+
 def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module, Tensor]]:
     """Run a network over one image and keep what its scans were given.
 
     Args:
-        network: any network with mixers of `vssm.scans`.
+        network: Any network with mixers that have the method `linear_scans`.
         image: (1, C, H, W), as the network takes it.
 
     Returns:
@@ -92,7 +111,7 @@ def attention_maps(mixer: nn.Module, x: Tensor, pixel: tuple[int, int], name: st
     averaged. Weights on a map of half the size are spread evenly over the pixels that a cell stands for.
 
     Args:
-        mixer: a mixer of `vssm.scans`.
+        mixer: A mixer that has the method `linear_scans`.
         x: its input (1, H, W, C).
         pixel: (row, column) on the H x W map.
         name: for the result.
@@ -148,7 +167,7 @@ def attention_rollout(blocks: Sequence[tuple[nn.Module, Tensor]], pixel: tuple[i
     return (flow / flow.sum()).view(height, width).float()
 
 
-def _merged_matrix(scans: Sequence[FrozenScan], height: int, width: int) -> Tensor:
+def _merged_matrix(scans: Sequence[LinearScan], height: int, width: int) -> Tensor:
     """Merged attention of all positions on all positions, (L, L)."""
     positions = torch.arange(height * width, device=scans[0].source.device)
     parts = [

@@ -13,7 +13,7 @@ from vssm_kernels.routes import decode_routes
 
 from .._errors import UserError, did_you_mean
 from ..models import families
-from ..scans import ATROUS, MULTIHEAD_PATTERNS, AtrousSS2D
+from ..scans import MULTIHEAD_PATTERNS
 from .canvas import FAINT, INK, WRONG, hide_axes, new_figure, save_figure, write_picture
 
 __all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes"]
@@ -221,9 +221,7 @@ def patterns_of(names: Sequence[str]) -> dict[str, tuple]:
         model = timm.create_model(name)
         found = {}
         for module in model.modules():
-            if isinstance(module, AtrousSS2D):  # its own code is of the phases
-                found[f"{name}: {type(module).__name__}"] = ATROUS
-            elif hasattr(module, "route_code"):
+            if hasattr(module, "route_code"):
                 sequences = tuple(tuple(routes) for routes in decode_routes(module.route_code))
                 found[f"{name}: {type(module).__name__}"] = sequences
         if not found:

@@ -1,0 +1,215 @@
+"""The state space that all mixers share: its parameters, how they start, in what precision they are used, its scan.
+
+Letters: B batch, H x W map, K sequences of a scan, D channels of a sequence, N states, R rank of the step size.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import List, Tuple
+
+import torch
+import torch.nn as nn
+from timm.layers import trunc_normal_
+from torch import Tensor
+
+from .linear import repeat_batch
+
+__all__ = [
+    "StateSpaceMixer",
+    "at_least_float32",
+    "init_linear",
+    "init_projection",
+    "init_step_bias",
+    "outside_autocast",
+    "split_projection",
+    "state_matrix",
+]
+
+torch.fx.wrap("at_least_float32")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Raises half dtypes to float32: parameters of the state space are never used below it.
+
+    It branches on a dtype, which FX does not know while it traces: a module that calls this says
+    `torch.fx.wrap("at_least_float32")`, which makes it a call of its own in the graph.
+    """
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """Gives a context in which autocast does not lower what is computed from `x`.
+
+    FX does not record contexts: a function that enters one is wrapped by `torch.fx.wrap` where it is called.
+    """
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind):  # not on the meta device
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
+
+
+def state_matrix(logs: Tensor) -> Tensor:
+    """Computes A = -exp(logs), of any shape, in float32 or better."""
+    return -torch.exp(at_least_float32(logs))
+
+
+def split_projection(projected: Tensor, rank: int, states: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """Splits (..., R + 2 N) into the step size (..., R), B and C (..., N)."""
+    dt, B, C = projected.split([rank, states, states], dim=-1)
+    return dt, B, C
+
+
+@torch.no_grad()
+def init_linear(*weights: Tensor) -> None:
+    """Fills the matrices of linear layers as the official codes do: normal, deviation 0.02, truncated."""
+    for weight in weights:
+        trunc_normal_(weight, std=0.02)
+
+
+@torch.no_grad()
+def init_projection(weight: Tensor) -> None:
+    """Fills a matrix (..., out, in) uniformly between plus and minus in ** -0.5."""
+    bound = weight.shape[-1] ** -0.5
+    weight.uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def init_step_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
+    """Fills with the inverse softplus of steps drawn log-uniformly from [dt_min, dt_max] (Mamba, arXiv 2312.00752)."""
+    step = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max)).exp_().clamp_(min=dt_floor)
+    bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+
+class StateSpaceMixer(nn.Module):
+    """Base of the mixers that scan maps by `torch.ops.vssm.selective_scan_2d`: the parameters of K sequences, the call.
+
+    A subclass calls `add_state_space` in its constructor, `init_state_space` when its parameters start, and `scan` in
+    its forward. The names of the parameters are those of the official checkpoints:
+
+    * dt_projs_weight (K, D, R) and dt_projs_bias (K, D): from the rank of the step size to the channels.
+    * A_logs (K D, N): log(-A).
+    * Ds (K D,): the skip.
+    """
+
+    def add_state_space(
+        self,
+        sequences: int,
+        channels: int,
+        d_state: int,
+        dt_rank: int,
+        scan_float32: bool,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Registers the parameters, empty.
+
+        Args:
+            sequences: K.
+            channels: D.
+            d_state: N.
+            dt_rank: R.
+            scan_float32: Scan in float32 or better whatever the dtype of the inputs.
+            device: Of the parameters.
+            dtype: Of the parameters.
+        """
+        dd = {"device": device, "dtype": dtype}
+        self.scan_channels = channels
+        self.d_state = d_state
+        self.dt_rank = dt_rank
+        self.scan_float32 = scan_float32
+        self.dt_projs_weight = nn.Parameter(torch.empty(sequences, channels, dt_rank, **dd))
+        self.dt_projs_bias = nn.Parameter(torch.empty(sequences, channels, **dd))
+        self.A_logs = nn.Parameter(torch.empty(sequences * channels, d_state, **dd))
+        self.Ds = nn.Parameter(torch.empty(sequences * channels, **dd))
+
+    @torch.no_grad()
+    def init_state_space(self, x_proj: Tensor) -> None:
+        """Starts the parameters as Mamba does (S4D-real A, log-uniform steps).
+
+        Args:
+            x_proj: The projection to step size, B and C, (..., R + 2 N, in), which starts with them.
+        """
+        init_projection(x_proj)
+        init_projection(self.dt_projs_weight)
+        init_step_bias(self.dt_projs_bias)
+        states = torch.arange(1, self.d_state + 1, dtype=self.A_logs.dtype, device=self.A_logs.device)
+        self.A_logs.copy_(states.log().expand_as(self.A_logs))
+        self.Ds.fill_(1)
+
+    def scan(
+        self,
+        u: Tensor,
+        dt: Tensor,
+        B: Tensor,
+        C: Tensor | None,
+        code: List[int],
+        merge: bool = True,
+        skip: bool = True,
+        out_dtype: torch.dtype | None = None,
+        sequences: Tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Scans maps along encoded routes.
+
+        Args:
+            u: The input (B, H, W, D), or (B, H, W, K, D) with channels of its own for each sequence.
+            dt: The step size at its low rank, (B, H, W, K, R).
+            B: (B, H, W, K, N).
+            C: (B, H, W, K, N); None: the result is the state, for N = 1.
+            code: The routes of the K sequences, from `encode_routes`.
+            merge: Sum the results of all routes.
+            skip: Add the skip D u.
+            out_dtype: Of the result; None: that in which the input is scanned.
+            sequences: First and end of the range of parameters that the K sequences take; None: all of them.
+
+        Returns:
+            (B, H, W, D), or one result for each route, (B, H, W, routes, D), if they are not merged.
+        """
+        A = state_matrix(self.A_logs).unflatten(0, (-1, self.scan_channels))
+        D = self.Ds.unflatten(0, (-1, self.scan_channels)) if skip else None
+        bias, weight = self.dt_projs_bias, self.dt_projs_weight
+        if sequences is not None:
+            first, end = sequences
+            A, bias, weight = A[first:end], bias[first:end], weight[first:end]
+            D = D[first:end] if D is not None else None
+        if self.scan_float32:
+            u, dt, B = at_least_float32(u), at_least_float32(dt), at_least_float32(B)
+            C = at_least_float32(C) if C is not None else None
+        # The op itself rather than vssm_kernels.selective_scan_2d: TorchScript and FX see one node.
+        return torch.ops.vssm.selective_scan_2d(
+            u,
+            dt=dt,
+            A=A,
+            B=B,
+            C=C,
+            D=D,
+            delta_bias=bias,
+            dt_weight=weight,
+            routes=code,
+            delta_softplus=True,
+            merge=merge,
+            out_dtype=out_dtype,
+            backend="auto",
+        )
+
+    def linear_part(
+        self, dt: Tensor, B: Tensor, C: Tensor | None, code: List[int], sequences: Tuple[int, int] | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """Gives `scan` as a function of its input alone, without the skip, the routes apart.
+
+        Args:
+            dt: As for `scan`, of n maps, and held fixed; so are B and C.
+            B: As for `scan`.
+            C: As for `scan`.
+            code: As for `scan`.
+            sequences: As for `scan`.
+
+        Returns:
+            A function from (Q n, H, W, [K,] D) to (Q n, H, W, routes, D).
+        """
+
+        def apply(u: Tensor) -> Tensor:
+            dt_, B_, C_ = (None if x is None else repeat_batch(x, len(u)) for x in (dt, B, C))
+            return self.scan(u, dt_, B_, C_, code, merge=False, skip=False, sequences=sequences)
+
+        return apply
