@@ -2,7 +2,8 @@
 
 from .conv_block import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from .conv_ffn import ConvFFN
-from .conv_norm import ConvNorm, LinearNorm
+from .conv_norm import ConvNorm, ConvNormDownsample, ConvNormStem, LinearNorm, LinearNormMlp
+from .fused_head import FusedHead
 from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
 from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem
@@ -13,10 +14,14 @@ __all__ = [
     "ConvFFN",
     "ConvMixerBlock",
     "ConvNorm",
+    "ConvNormDownsample",
+    "ConvNormStem",
     "ConvStem",
     "DepthwiseMlp",
+    "FusedHead",
     "InvertedDownsample",
     "LinearNorm",
+    "LinearNormMlp",
     "MixerBlock",
     "PatchMerging",
     "PatchStem",

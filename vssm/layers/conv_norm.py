@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn as nn
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, SqueezeExcite
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-__all__ = ["ConvNorm", "LinearNorm"]
+__all__ = ["ConvNorm", "ConvNormDownsample", "ConvNormStem", "LinearNorm", "LinearNormMlp"]
 
 
 class ConvNorm(nn.Module):
@@ -71,3 +71,64 @@ class LinearNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.linear(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ConvNormStem(nn.Module):
+    """Four convolutions of stride 2: images (B, in_chans, H, W) to (B, ceil(H / 16), ceil(W / 16), dim)."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        dims = [in_chans, dim // 8, dim // 4, dim // 2, dim]
+        self.convs = nn.Sequential(*[ConvNorm(dims[i], dims[i + 1], stride=2, act=i < 3, **dd) for i in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
+        return self.convs(x.permute(0, 2, 3, 1).contiguous())
+
+
+class ConvNormDownsample(nn.Module):
+    """Inverted bottleneck of stride 2 with squeeze-and-excitation between two depth-wise convolutions with residuals.
+
+    (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out).
+    """
+
+    def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        hidden = 4 * dim_out
+        self.fused = False
+        self.dwconv1 = ConvNorm(dim, dim, depthwise=True, **dd)
+        self.expand = LinearNorm(dim, hidden, act=True, **dd)
+        self.reduce = ConvNorm(hidden, hidden, stride=2, depthwise=True, act=True, **dd)
+        self.se = SqueezeExcite(hidden, 0.25, **dd)
+        self.project = LinearNorm(hidden, dim_out, **dd)
+        self.dwconv2 = ConvNorm(dim_out, dim_out, depthwise=True, **dd)
+
+    def fuse(self) -> nn.Module:
+        """Fold the two residuals; exact in eval mode."""
+        if not self.fused:
+            for layer in (self.dwconv1, self.dwconv2):
+                one = torch.ones_like(layer.norm.weight)
+                layer.fuse_residual(one, one)
+            self.fused = True
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dwconv1(x) if self.fused else x + self.dwconv1(x)
+        x = self.reduce(self.expand(x))
+        x = self.project(self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.dwconv2(x) if self.fused else x + self.dwconv2(x)
+
+
+class LinearNormMlp(nn.Module):
+    """Two point-wise layers with BatchNorm, ReLU between them. (B, H, W, dim) to the same."""
+
+    def __init__(self, dim: int, hidden: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.fc1 = LinearNorm(dim, hidden, act=True, **dd)
+        self.fc2 = LinearNorm(hidden, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x))

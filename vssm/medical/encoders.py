@@ -9,7 +9,7 @@ import timm
 from torch import Tensor, nn
 
 from .._errors import did_you_mean
-from ..models import Backbone, Stage
+from ..models import Stage, StagedBackbone
 from ..models._checkpoint import read_checkpoint
 
 __all__ = ["Encoder", "StageInputEncoder", "create_encoder"]
@@ -54,7 +54,7 @@ class StageInputEncoder(nn.Module):
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
-        if not isinstance(backbone, Backbone) or any(type(s).forward is not Stage.forward for s in backbone.stages):
+        if not isinstance(backbone, StagedBackbone) or not all(isinstance(stage, Stage) for stage in backbone.stages):
             raise ValueError(
                 f"{type(backbone).__name__} does not say what goes into its stages; use skip_stage_inputs=False, or a "
                 f"backbone of vssm other than EfficientViM"

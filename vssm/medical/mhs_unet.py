@@ -14,8 +14,10 @@ Published for four heads: ISIC18 mIoU 80.85 %, Dice 89.41 %.
 from collections.abc import Sequence
 from functools import partial
 
+from torch import nn
+
 from ..layers import MixerBlock, PatchMerging, PatchStem
-from ..models import Backbone
+from ..models import Stage, StagedBackbone, drop_path_rates, stage_dims, stage_info
 from ..scans import DIAGONAL, RASTER, SNAKE, SPIRAL, MultiHeadSS2D, Route
 from .decoders import MHSDecoder
 from .encoders import StageInputEncoder
@@ -24,7 +26,7 @@ from .unet import UNet
 __all__ = ["MHSBackbone", "mhs_unet_3head", "mhs_unet_4head"]
 
 
-class MHSBackbone(Backbone):
+class MHSBackbone(StagedBackbone):
     """The encoder of MHS-UNet: stem and stages only, no classifier.
 
     Args:
@@ -47,14 +49,14 @@ class MHSBackbone(Backbone):
     ):
         super().__init__(in_chans, num_classes=0, drop_rate=0.0)
         mixer = partial(MultiHeadSS2D, heads=heads, threshold=threshold)
-        self.stem = PatchStem(in_chans, embed_dim)
-        self.build_stages(
-            [embed_dim * 2**i for i in range(len(depths))],
-            depths,
-            drop_path_rate,
-            block=lambda stage, dim, rate: MixerBlock(dim, mixer(dim), drop_path=rate),
-            downsample=PatchMerging,
-        )
+        dims = stage_dims(embed_dim, depths)
+        self.stem = PatchStem(in_chans, dims[0])
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = PatchMerging(dims[i - 1], dims[i]) if i > 0 else nn.Identity()
+            stages.append(Stage(down, [MixerBlock(dims[i], mixer(dims[i]), drop_path=rate) for rate in rates]))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = stage_info(dims)
         self.init_weights()
 
 

@@ -1,10 +1,11 @@
 """The families; importing this registers them with timm."""
 
 # ruff: noqa: I001 (families stand in the order of the pages)
-from ._backbone import Backbone, Stage, init_weights
+from ._backbone import Backbone, Stage, StagedBackbone, drop_path_rates, init_weights, stage_dims, stage_info
 from ._builder import published_weights
 from ._checkpoint import read_checkpoint
 from ._family import DenseMaps, Family, families, family_of, register_family
+from ._plain import PlainBackbone, TokenEmbedding, resize_positions, token_index
 
 from . import vmamba as vmamba
 from . import efficientvmamba as efficientvmamba
@@ -18,11 +19,19 @@ __all__ = [
     "Backbone",
     "DenseMaps",
     "Family",
+    "PlainBackbone",
     "Stage",
+    "StagedBackbone",
+    "TokenEmbedding",
+    "drop_path_rates",
     "families",
     "family_of",
     "init_weights",
     "published_weights",
     "read_checkpoint",
     "register_family",
+    "resize_positions",
+    "stage_dims",
+    "stage_info",
+    "token_index",
 ]

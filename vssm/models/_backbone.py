@@ -1,15 +1,75 @@
-"""What the families' models do in the same way: stages, features, classifier, timm's surface."""
+"""What the families' models have in common: the part of timm's surface that is not the way from image to logits."""
 
+import functools
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.layers import ClassifierHead, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor
 
-__all__ = ["Backbone", "Stage", "init_weights"]
+__all__ = [
+    "Backbone",
+    "Stage",
+    "StagedBackbone",
+    "drop_path_rates",
+    "init_weights",
+    "renamed_arguments",
+    "stage_dims",
+    "stage_info",
+]
+
+
+def renamed_arguments(**new_names: str) -> Callable[[type], type]:
+    """A decorator of a model class: its constructor goes on taking arguments under the names that they had.
+
+    Configs and saved models hold them. Where an argument comes under both names, the old one wins, for the registered
+    functions give their own values under the new name.
+
+    Args:
+        new_names: today's name by the old one.
+    """
+
+    def decorate(cls: type) -> type:
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def wrapped(self, *args, **kwargs):
+            for old, new in new_names.items():
+                if old in kwargs:
+                    kwargs[new] = kwargs.pop(old)
+            init(self, *args, **kwargs)
+
+        cls.__init__ = wrapped
+        return cls
+
+    return decorate
+
+
+def stage_dims(dims: Union[int, Sequence[int]], depths: Sequence[int]) -> Tuple[int, ...]:
+    """The width of each stage; a single number is the first one's, doubled by every further stage.
+
+    Raises:
+        ValueError: not one width for each of `depths`.
+    """
+    if isinstance(dims, int):
+        return tuple(dims * 2**i for i in range(len(depths)))
+    if len(dims) != len(depths):
+        raise ValueError(f"dims and depths need one number for each stage, got {tuple(dims)} and {tuple(depths)}")
+    return tuple(dims)
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:
+    """Rates of stochastic depth for the blocks of each stage, rising linearly from 0 to `rate` over all blocks."""
+    rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def stage_info(dims: Sequence[int], reduction: int = 4) -> List[Dict[str, object]]:
+    """timm's `feature_info` of a model whose stages have these widths; the first stride is doubled by every stage."""
+    return [dict(num_chs=d, reduction=reduction * 2**i, module=f"stages.{i}") for i, d in enumerate(dims)]
 
 
 def init_weights(network: nn.Module) -> None:
@@ -54,10 +114,10 @@ class Stage(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem, stages, norm and head over channels-last maps, with the methods that timm asks of a model.
+    """A classifier with timm's surface; a family's class adds the layers and the way of the data through them.
 
-    A family's class sets `stem`, images (B, in_chans, H, W) to a map (B, H', W', C), and calls `build_stages`,
-    `build_head` and, at the end, `init_weights`.
+    That is `forward_features`, `forward_head` and `forward`. Its constructor ends in `init_weights`. It has `head`,
+    timm's `ClassifierHead`, or its own `get_classifier` and `reset_classifier`.
 
     Args:
         in_chans: channels of the image.
@@ -80,52 +140,6 @@ class Backbone(nn.Module):
         self.output_fmt = "NHWC"
         self.feature_info: List[Dict[str, object]] = []
 
-    def build_stages(
-        self,
-        dims: Sequence[int],
-        depths: Sequence[int],
-        drop_path_rate: float,
-        block: Callable[[int, int, float], nn.Module],
-        downsample: Callable[[int, int], nn.Module],
-        reduction: int = 4,
-        norm: Optional[Callable[[int, int], nn.Module]] = None,
-        stage: Callable[..., nn.Module] = Stage,
-    ) -> None:
-        """Set `stages` and `feature_info`.
-
-        Args:
-            dims: width of each stage.
-            depths: blocks of each stage.
-            drop_path_rate: stochastic depth of the last block, rising linearly from 0 over all blocks.
-            block: makes a block from (stage, width, rate of its stochastic depth).
-            downsample: makes the layer between two stages from (width before, width after).
-            reduction: stride of the first stage; doubled by every further one.
-            norm: makes the norm at the end of a stage from (stage, width); none when None.
-            stage: makes a stage from its downsampling, its blocks and its norm or None.
-        """
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
-        stages = []
-        for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
-            down = nn.Identity() if i == 0 else downsample(dims[i - 1], dim)
-            blocks = [block(i, dim, next(rates)) for _ in range(depth)]
-            stages.append(stage(down, blocks, None if norm is None else norm(i, dim)))
-            self.feature_info.append(dict(num_chs=dim, reduction=reduction * 2**i, module=f"stages.{i}"))
-        self.stages = nn.Sequential(*stages)
-
-    def build_head(self, num_features: int, global_pool: str, device=None, dtype=None) -> None:
-        """Set `norm`, a LayerNorm over the last map, and `head`, pooling and a linear classifier."""
-        dd = {"device": device, "dtype": dtype}
-        self.num_features = self.head_hidden_size = num_features
-        self.norm = nn.LayerNorm(num_features, **dd)
-        self.head = ClassifierHead(
-            num_features,
-            self.num_classes,
-            pool_type=global_pool,
-            drop_rate=self.drop_rate,
-            input_fmt=self.output_fmt,
-            **dd,
-        )
-
     @torch.jit.ignore
     def init_weights(self) -> None:
         """See the function of this name."""
@@ -135,6 +149,27 @@ class Backbone(nn.Module):
     def no_weight_decay(self) -> set:
         """The state-space parameters, as is usual in the literature; the official recipes decay some of them."""
         return {n for n, _ in self.named_parameters() if n.rsplit(".", 1)[-1] in self.state_space_parameters}
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        like = next(self.parameters())
+        self.head.to(device=like.device, dtype=like.dtype)
+
+
+class StagedBackbone(Backbone):
+    """A backbone of stages over channels-last maps (B, H, W, C).
+
+    Its class sets `stem`, images (B, in_chans, H, W) to a map, `stages`, a Sequential of `Stage`, `norm`, of the last
+    map, `head`, and `feature_info`, see `stage_info`.
+    """
+
+    # Whether `forward_features` applies the last norm; where it does not, the norm belongs to the head.
+    normed_features: bool = True
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
@@ -154,16 +189,6 @@ class Backbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         for stage in self.stages:
             stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
-        like = next(self.parameters())
-        self.head.to(device=like.device, dtype=like.dtype)
 
     def forward_intermediates(
         self,
@@ -204,7 +229,9 @@ class Backbone(nn.Module):
                 intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
         if intermediates_only:
             return intermediates
-        return self.finish_features(x) if len(stages) == len(self.stages) else x, intermediates
+        if len(stages) == len(self.stages) and self.normed_features:
+            x = self.norm(x)
+        return x, intermediates
 
     def prune_intermediate_layers(
         self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -226,17 +253,3 @@ class Backbone(nn.Module):
         parts += ["norm"] if norm else []
         parts += self.classifier_parts if head else []
         self.pruned_parts = tuple(parts)
-
-    def finish_features(self, x: Tensor) -> Tensor:
-        """What `forward_features` does to the last map; a family whose norm belongs to its head leaves it as it is."""
-        return self.norm(x)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to the last map (B, H', W', C), normalised unless the family's head does that."""
-        return self.finish_features(self.stages(self.stem(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))

@@ -21,81 +21,20 @@ from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.layers import DropPath, SqueezeExcite
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor
 
-from ..layers import ConvNorm, LinearNorm
+from ..layers import ConvNorm, ConvNormDownsample, ConvNormStem, FusedHead, LinearNorm, LinearNormMlp
 from ..scans import HiddenStateMixer
-from ._backbone import Backbone, Stage
+from ._backbone import StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import check_fit, new_name, unwrap_state_dict
 from ._family import Family, register_family
 
 __all__ = ["EfficientViM", "EfficientViMBlock", "EfficientViMDistilled", "to_timm_state_dict"]
-
-
-class EfficientViMStem(nn.Module):
-    """Four convolutions of stride 2: images (B, in_chans, H, W) to (B, ceil(H / 16), ceil(W / 16), dim)."""
-
-    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
-        dd = {"device": device, "dtype": dtype}
-        super().__init__()
-        dims = [in_chans, dim // 8, dim // 4, dim // 2, dim]
-        self.convs = nn.Sequential(*[ConvNorm(dims[i], dims[i + 1], stride=2, act=i < 3, **dd) for i in range(4)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
-        return self.convs(x.permute(0, 2, 3, 1).contiguous())
-
-
-class EfficientViMDownsample(nn.Module):
-    """Inverted bottleneck of stride 2 with squeeze-and-excitation between two depth-wise convolutions with residuals.
-
-    (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out).
-    """
-
-    def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
-        dd = {"device": device, "dtype": dtype}
-        super().__init__()
-        hidden = 4 * dim_out
-        self.fused = False
-        self.dwconv1 = ConvNorm(dim, dim, depthwise=True, **dd)
-        self.expand = LinearNorm(dim, hidden, act=True, **dd)
-        self.reduce = ConvNorm(hidden, hidden, stride=2, depthwise=True, act=True, **dd)
-        self.se = SqueezeExcite(hidden, 0.25, **dd)
-        self.project = LinearNorm(hidden, dim_out, **dd)
-        self.dwconv2 = ConvNorm(dim_out, dim_out, depthwise=True, **dd)
-
-    def fuse(self) -> nn.Module:
-        """Fold the two residuals; exact in eval mode."""
-        if not self.fused:
-            for layer in (self.dwconv1, self.dwconv2):
-                one = torch.ones_like(layer.norm.weight)
-                layer.fuse_residual(one, one)
-            self.fused = True
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.dwconv1(x) if self.fused else x + self.dwconv1(x)
-        x = self.reduce(self.expand(x))
-        x = self.project(self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return self.dwconv2(x) if self.fused else x + self.dwconv2(x)
-
-
-class FeedForward(nn.Module):
-    """Two point-wise layers with BatchNorm, ReLU between them. (B, H, W, dim) to the same."""
-
-    def __init__(self, dim: int, hidden: int, device=None, dtype=None):
-        dd = {"device": device, "dtype": dtype}
-        super().__init__()
-        self.fc1 = LinearNorm(dim, hidden, act=True, **dd)
-        self.fc2 = LinearNorm(hidden, dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x))
 
 
 class EfficientViMBlock(nn.Module):
@@ -122,7 +61,7 @@ class EfficientViMBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, **dd)
         self.mixer = HiddenStateMixer(dim, d_state=d_state, ssm_ratio=ssm_ratio, **dd)
         self.dwconv2 = ConvNorm(dim, dim, depthwise=True, **dd)
-        self.ffn = FeedForward(dim, int(dim * mlp_ratio), **dd)
+        self.ffn = LinearNormMlp(dim, int(dim * mlp_ratio), **dd)
         self.alpha = nn.Parameter(torch.empty(4, dim, **dd))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.init_weights()
@@ -157,12 +96,16 @@ class EfficientViMBlock(nn.Module):
         return self._blend(x, self.ffn(x), gates[3]), h
 
 
-class EfficientViMStage(Stage):
-    """A stage that gives, beside its map (B, H', W', dim), the states (B, d_state, dim) of its last block."""
+class EfficientViMStage(nn.Module):
+    """Downsampling (none in the first stage), then blocks: (B, H, W, dim) to the map (B, H', W', dim_out) and the
+    states (B, d_state, dim_out) of the last block.
+    """
 
-    def __init__(self, downsample: nn.Module, blocks: List[nn.Module], norm: Optional[nn.Module] = None):
-        super().__init__(downsample, blocks, norm)
-        self.blocks = nn.ModuleList(blocks)  # blocks that give two tensors are no Sequential to TorchScript
+    def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         x = self.downsample(x)
@@ -172,43 +115,18 @@ class EfficientViMStage(Stage):
                 x, h = checkpoint(block, x)
             else:
                 x, h = block(x)
-        return self.norm(x), h
+        return x, h
 
 
-class FusedHead(nn.Module):
-    """A linear classifier for each of several vectors, and the sum of their logits with learned convex weights."""
-
-    def __init__(self, dims: List[int], num_classes: int, device=None, dtype=None):
-        dd = {"device": device, "dtype": dtype}
-        super().__init__()
-        self.dims = dims
-        self.mix = nn.Parameter(torch.empty(len(dims), **dd))
-        self.reset(num_classes)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        nn.init.ones_(self.mix)
-
-    def reset(self, num_classes: int) -> None:
-        """New classifiers, none for 0 classes."""
-        like = dict(device=self.mix.device, dtype=self.mix.dtype)
-        layers = [nn.Linear(dim, num_classes, **like) if num_classes > 0 else nn.Identity() for dim in self.dims]
-        self.fcs = nn.ModuleList(layers).train(self.training)
-        self.mix.requires_grad_(num_classes > 0)  # unused then: data-parallel training would wait for its gradient
-
-    def forward(self, x: List[Tensor]) -> Tensor:
-        mix = self.mix.softmax(dim=0)
-        return torch.stack([mix[i] * fc(x[i]) for i, fc in enumerate(self.fcs)]).sum(dim=0)
-
-
-class EfficientViM(Backbone):
+@renamed_arguments(embed_dim="dims")
+class EfficientViM(StagedBackbone):
     """EfficientViM (arXiv 2411.15241).
 
     Args:
         in_chans: channels of the image.
         num_classes: outputs of the classifier; 0 for none.
         global_pool: "avg", or "" for none, which takes num_classes=0.
-        embed_dim: width of each stage.
+        dims: width of each stage.
         depths: blocks in each stage.
         d_state: states of the mixers in each stage.
         ssm_ratio: inner width of the mixers as a multiple of the width.
@@ -224,7 +142,7 @@ class EfficientViM(Backbone):
     convolutions.
 
     Raises:
-        ValueError: lengths of `embed_dim`, `depths` and `d_state` that differ; another `global_pool`; "" with classes.
+        ValueError: lengths of `dims`, `depths` and `d_state` that differ; another `global_pool`; "" with classes.
     """
 
     state_space_parameters = ("A", "D")
@@ -236,7 +154,7 @@ class EfficientViM(Backbone):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "avg",
-        embed_dim: Tuple[int, ...] = (128, 192, 320),
+        dims: Tuple[int, ...] = (128, 192, 320),
         depths: Tuple[int, ...] = (2, 2, 2),
         d_state: Tuple[int, ...] = (49, 25, 9),
         ssm_ratio: float = 1.0,
@@ -248,26 +166,21 @@ class EfficientViM(Backbone):
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, drop_rate)
-        if not len(embed_dim) == len(depths) == len(d_state):
-            raise ValueError(
-                f"{type(self).__name__}: embed_dim, depths and d_state must have one number a stage, got {embed_dim}, "
-                f"{depths} and {d_state}"
-            )
+        dims = stage_dims(dims, depths)
+        if len(d_state) != len(depths):
+            raise ValueError(f"{type(self).__name__}: d_state and depths differ in length, got {d_state} and {depths}")
         self.output_fmt = "NCHW"
-        self.embed_dim = tuple(embed_dim)
+        self.embed_dim = dims  # its name in timm's port
         self._set_pool(global_pool)
-        self.stem = EfficientViMStem(in_chans, embed_dim[0], **dd)
-        self.build_stages(
-            embed_dim,
-            depths,
-            drop_path_rate,
-            block=lambda stage, dim, rate: EfficientViMBlock(dim, d_state[stage], ssm_ratio, mlp_ratio, rate, **dd),
-            downsample=lambda dim, dim_out: EfficientViMDownsample(dim, dim_out, **dd),
-            reduction=16,
-            stage=EfficientViMStage,
-        )
-        self.stages = nn.ModuleList(self.stages)
-        widths = [*embed_dim, embed_dim[-1]]
+        self.stem = ConvNormStem(in_chans, dims[0], **dd)
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = ConvNormDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            blocks = [EfficientViMBlock(dims[i], d_state[i], ssm_ratio, mlp_ratio, rate, **dd) for rate in rates]
+            stages.append(EfficientViMStage(down, blocks))
+        self.stages = nn.ModuleList(stages)
+        self.feature_info = stage_info(dims, reduction=16)
+        widths = [*dims, dims[-1]]
         self.num_features = self.head_hidden_size = sum(widths)
         self.norm = nn.ModuleList([nn.LayerNorm(width, **dd) for width in widths])
         self.head_drop = nn.Dropout(drop_rate)
@@ -308,18 +221,9 @@ class EfficientViM(Backbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Union[List[Tensor], Tuple[List[Tensor], List[Tensor]]]:
-        """Maps of the stages, with or without the final features.
+        """As `StagedBackbone.forward_intermediates`; the final features are a list, of the stages that ran.
 
-        Args:
-            x: images (B, in_chans, H, W).
-            indices: the last n stages if an int, all if None, else those listed.
-            norm: apply to a stage's map the norm of its states, as timm does.
-            stop_early: skip the stages after the last one wanted; the final features are then of the stages run.
-            output_fmt: "NCHW" or "NHWC" for the intermediates.
-            intermediates_only: return only the intermediates.
-
-        Raises:
-            ValueError: another `output_fmt`.
+        `norm` applies the norm of a stage's states to its map, as timm does.
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt}")
@@ -549,10 +453,10 @@ FAMILY = register_family(
     )
 )
 
-_M1 = dict(embed_dim=(128, 192, 320), depths=(2, 2, 2), d_state=(49, 25, 9))
-_M2 = dict(embed_dim=(128, 256, 512), depths=(2, 2, 2), d_state=(49, 25, 9))
-_M3 = dict(embed_dim=(224, 320, 512), depths=(2, 2, 2), d_state=(49, 25, 9))
-_M4 = dict(embed_dim=(224, 320, 512), depths=(3, 4, 2), d_state=(64, 32, 16))
+_M1 = dict(dims=(128, 192, 320), depths=(2, 2, 2), d_state=(49, 25, 9))
+_M2 = dict(dims=(128, 256, 512), depths=(2, 2, 2), d_state=(49, 25, 9))
+_M3 = dict(dims=(224, 320, 512), depths=(2, 2, 2), d_state=(49, 25, 9))
+_M4 = dict(dims=(224, 320, 512), depths=(3, 4, 2), d_state=(64, 32, 16))
 
 
 def _create_efficientvim(
@@ -618,5 +522,5 @@ def vssm_efficientvim_m4_dist(pretrained: bool = False, **kwargs) -> EfficientVi
 @register_model
 def vssm_efficientvim_pico(pretrained: bool = False, **kwargs) -> EfficientViM:
     """An EfficientViM of this package for demos and tests; no published weights."""
-    args = dict(embed_dim=(32, 48, 64), depths=(1, 1, 1), d_state=(16, 9, 4))
+    args = dict(dims=(32, 48, 64), depths=(1, 1, 1), d_state=(16, 9, 4))
     return _create_efficientvim("vssm_efficientvim_pico", pretrained, **dict(args, **kwargs))

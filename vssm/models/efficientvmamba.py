@@ -17,16 +17,16 @@ official weight decay spares 1-D tensors and biases, so it decays A_logs and the
 `no_weight_decay()` follows the usual practice of the state-space literature.
 """
 
-from typing import Tuple
+from typing import Tuple, Union
 
 import torch.nn as nn
-from timm.layers import ConvNormAct, DropPath, Mlp, SqueezeExcite
+from timm.layers import ClassifierHead, ConvNormAct, DropPath, Mlp, SqueezeExcite
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..layers import PatchMerging, PatchStem
 from ..scans import ATROUS, AtrousSS2D
-from ._backbone import Backbone
+from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
@@ -96,7 +96,8 @@ class InvertedResidual(nn.Module):
         return x + self.drop_path(y)
 
 
-class EfficientVMamba(Backbone):
+@renamed_arguments(embed_dim="dims")
+class EfficientVMamba(StagedBackbone):
     """EfficientVMamba (arXiv 2403.09977).
 
     Args:
@@ -104,7 +105,7 @@ class EfficientVMamba(Backbone):
         num_classes: outputs of the classifier; 0 for none.
         global_pool: pooling of the head, timm's names; "" for none.
         depths: blocks in each stage; the first two stages scan, the others are inverted residuals.
-        embed_dim: width of the first stage, doubled by every further one.
+        dims: width of each stage; a single number is the first one's, doubled by every further stage.
         d_state: states per channel of the scan.
         ssm_ratio: inner width of the scan as a multiple of the width.
         expand_ratio: inner width of the inverted residuals as a multiple of the width.
@@ -114,7 +115,7 @@ class EfficientVMamba(Backbone):
     Input (B, in_chans, H, W) of any size of at least 4 x 4 pixels. `forward_features` gives (B, H / 32, W / 32, C).
 
     Raises:
-        ValueError: `embed_dim` is below 8, which would leave nothing of the gate's inner width.
+        ValueError: a width is below 8, which would leave nothing of the gate's inner width.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class EfficientVMamba(Backbone):
         num_classes: int = 1000,
         global_pool: str = "avg",
         depths: Tuple[int, ...] = (2, 2, 4, 2),
-        embed_dim: int = 48,
+        dims: Union[int, Tuple[int, ...]] = 48,
         d_state: int = 16,
         ssm_ratio: float = 2.0,
         expand_ratio: float = 4.0,
@@ -134,25 +135,37 @@ class EfficientVMamba(Backbone):
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, drop_rate)
-        if embed_dim < 8:
-            raise ValueError(f"EfficientVMamba: embed_dim must be at least 8, got {embed_dim}")
-
-        def block(stage: int, dim: int, rate: float) -> nn.Module:
-            if stage < SCAN_STAGES:
-                return EVSSBlock(dim, d_state, ssm_ratio, drop_path=rate, **dd)
-            return InvertedResidual(dim, expand_ratio, drop_path=rate, **dd)
-
-        self.stem = PatchStem(in_chans, embed_dim, **dd)
-        dims = [embed_dim * 2**i for i in range(len(depths))]
-        self.build_stages(
-            dims,
-            depths,
-            drop_path_rate,
-            block=block,
-            downsample=lambda dim, dim_out: PatchMerging(dim, dim_out, **dd),
+        dims = stage_dims(dims, depths)
+        if min(dims) < 8:
+            raise ValueError(f"EfficientVMamba: dims must be at least 8, got {dims}")
+        self.stem = PatchStem(in_chans, dims[0], **dd)
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = PatchMerging(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            if i < SCAN_STAGES:
+                blocks = [EVSSBlock(dims[i], d_state, ssm_ratio, drop_path=rate, **dd) for rate in rates]
+            else:
+                blocks = [InvertedResidual(dims[i], expand_ratio, drop_path=rate, **dd) for rate in rates]
+            stages.append(Stage(down, blocks))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = stage_info(dims)
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.norm = nn.LayerNorm(dims[-1], **dd)
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
         )
-        self.build_head(dims[-1], global_pool, **dd)
         self.init_weights()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last map to logits (B, num_classes); to the pooled features (B, C) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 # Official name -> ours, in order. Stages that scan list their blocks under `blocks`. The others are flat sequences that
@@ -254,26 +267,26 @@ def _create_efficientvmamba(variant: str, pretrained: bool = False, **kwargs) ->
 @register_model
 def efficientvmamba_tiny(pretrained: bool = False, **kwargs) -> EfficientVMamba:
     """EfficientVMamba-T: 6.5 M parameters, 0.8 GFLOPs, published ImageNet-1k top-1 76.5 %."""
-    args = dict(depths=(2, 2, 4, 2), embed_dim=48)
+    args = dict(dims=48, depths=(2, 2, 4, 2))
     return _create_efficientvmamba("efficientvmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def efficientvmamba_small(pretrained: bool = False, **kwargs) -> EfficientVMamba:
     """EfficientVMamba-S: 11.3 M parameters, 1.3 GFLOPs, published ImageNet-1k top-1 78.7 %."""
-    args = dict(depths=(2, 2, 4, 2), embed_dim=64)
+    args = dict(dims=64, depths=(2, 2, 4, 2))
     return _create_efficientvmamba("efficientvmamba_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def efficientvmamba_base(pretrained: bool = False, **kwargs) -> EfficientVMamba:
     """EfficientVMamba-B: 33.7 M parameters, 4.0 GFLOPs, published ImageNet-1k top-1 81.8 %."""
-    args = dict(depths=(2, 2, 9, 2), embed_dim=96)
+    args = dict(dims=96, depths=(2, 2, 9, 2))
     return _create_efficientvmamba("efficientvmamba_base", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def efficientvmamba_pico(pretrained: bool = False, **kwargs) -> EfficientVMamba:
     """An EfficientVMamba of this package for demos and tests; no published weights."""
-    args = dict(depths=(1, 1, 2, 1), embed_dim=16)
+    args = dict(dims=16, depths=(1, 1, 2, 1))
     return _create_efficientvmamba("efficientvmamba_pico", pretrained, **dict(args, **kwargs))

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..layers import ConvDownsample, DepthwiseMlp
 from ..scans import CROSS, GroupedSS2D
-from ._backbone import Backbone
+from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
@@ -89,7 +89,8 @@ class ClassBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class GroupMamba(Backbone):
+@renamed_arguments(embed_dims="dims", mlp_ratios="mlp_ratio")
+class GroupMamba(StagedBackbone):
     """GroupMamba (arXiv 2407.13772).
 
     Args:
@@ -97,9 +98,9 @@ class GroupMamba(Backbone):
         num_classes: outputs of each classifier; 0 for none.
         global_pool: "avg", or "" for the normalised map without pooling, class block and classifiers.
         depths: blocks in each stage.
-        embed_dims: width of each stage, multiples of 4.
+        dims: width of each stage, multiples of 4.
         stem_dim: width of the stem's first three convolutions.
-        mlp_ratios: hidden width of each stage's MLP as a multiple of its width; the class block's is 4.
+        mlp_ratio: hidden width of each stage's MLP as a multiple of its width; the class block's is 4.
         d_state: states per channel of the scan.
         distillation: have a second classifier, for the labels of a teacher.
         drop_rate: dropout before the classifiers.
@@ -112,6 +113,7 @@ class GroupMamba(Backbone):
     """
 
     classifier_parts = ("class_block", "head", "dist_head")
+    normed_features = False
 
     def __init__(
         self,
@@ -119,9 +121,9 @@ class GroupMamba(Backbone):
         num_classes: int = 1000,
         global_pool: str = "avg",
         depths: Tuple[int, ...] = (3, 4, 9, 3),
-        embed_dims: Tuple[int, ...] = (64, 128, 348, 448),
+        dims: Tuple[int, ...] = (64, 128, 348, 448),
         stem_dim: int = 32,
-        mlp_ratios: Tuple[float, ...] = (8.0, 8.0, 4.0, 4.0),
+        mlp_ratio: Tuple[float, ...] = (8.0, 8.0, 4.0, 4.0),
         d_state: int = 1,
         distillation: bool = True,
         drop_rate: float = 0.0,
@@ -132,17 +134,17 @@ class GroupMamba(Backbone):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, drop_rate)
         self.distilled_training = True
-        self.stem = GroupMambaStem(in_chans, stem_dim, embed_dims[0], **dd)
-        last = len(depths) - 1
-        self.build_stages(
-            embed_dims,
-            depths,
-            drop_path_rate,
-            block=lambda stage, dim, rate: GroupMambaBlock(dim, mlp_ratios[stage], rate, d_state=d_state, **dd),
-            downsample=lambda dim, dim_out: ConvDownsample(dim, dim_out, **dd),
-            norm=lambda stage, dim: nn.LayerNorm(dim, eps=1e-6, **dd) if stage < last else nn.Identity(),
-        )
-        self.num_features = self.head_hidden_size = embed_dims[-1]
+        dims = stage_dims(dims, depths)
+        self.stem = GroupMambaStem(in_chans, stem_dim, dims[0], **dd)
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = ConvDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            blocks = [GroupMambaBlock(dims[i], mlp_ratio[i], rate, d_state=d_state, **dd) for rate in rates]
+            norm = nn.LayerNorm(dims[i], eps=1e-6, **dd) if i < len(depths) - 1 else None
+            stages.append(Stage(down, blocks, norm))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = stage_info(dims)
+        self.num_features = self.head_hidden_size = dims[-1]
         self.class_block = ClassBlock(self.num_features, mlp_ratio=4.0, d_state=d_state, **dd)
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6, **dd)
         self.head_drop = nn.Dropout(drop_rate)
@@ -202,8 +204,9 @@ class GroupMamba(Backbone):
             self.class_block = nn.Identity()  # a part of the head
         return take_indices
 
-    def finish_features(self, x: Tensor) -> Tensor:
-        return x
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to the last map (B, H', W', C), raw: its norm belongs to the head."""
+        return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map (B, H', W', C) to logits: those of both heads in distilled training, else their mean.
@@ -224,6 +227,9 @@ class GroupMamba(Backbone):
                 return y, y_dist
             y = (y + y_dist) / 2
         return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 # Official name -> ours, in order.
@@ -331,26 +337,26 @@ def _create_groupmamba(variant: str, pretrained: bool = False, **kwargs) -> Grou
 @register_model
 def groupmamba_tiny(pretrained: bool = False, **kwargs) -> GroupMamba:
     """GroupMamba-T: 23.4 M parameters, 4.6 GFLOPs, published ImageNet-1k top-1 83.3 %."""
-    args = dict(depths=(3, 4, 9, 3), embed_dims=(64, 128, 348, 448), stem_dim=32)
+    args = dict(depths=(3, 4, 9, 3), dims=(64, 128, 348, 448), stem_dim=32)
     return _create_groupmamba("groupmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def groupmamba_small(pretrained: bool = False, **kwargs) -> GroupMamba:
     """GroupMamba-S: 34.8 M parameters, 7.0 GFLOPs, published ImageNet-1k top-1 83.9 %."""
-    args = dict(depths=(3, 4, 16, 3), embed_dims=(64, 128, 348, 512), stem_dim=64)
+    args = dict(depths=(3, 4, 16, 3), dims=(64, 128, 348, 512), stem_dim=64)
     return _create_groupmamba("groupmamba_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def groupmamba_base(pretrained: bool = False, **kwargs) -> GroupMamba:
     """GroupMamba-B: 57.2 M parameters, 14 GFLOPs, published ImageNet-1k top-1 84.5 %."""
-    args = dict(depths=(3, 6, 21, 3), embed_dims=(96, 192, 424, 512), stem_dim=64)
+    args = dict(depths=(3, 6, 21, 3), dims=(96, 192, 424, 512), stem_dim=64)
     return _create_groupmamba("groupmamba_base", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def groupmamba_pico(pretrained: bool = False, **kwargs) -> GroupMamba:
     """A GroupMamba of this package for demos and tests; no published weights."""
-    args = dict(depths=(1, 1, 2, 1), embed_dims=(16, 32, 60, 64), stem_dim=16)
+    args = dict(depths=(1, 1, 2, 1), dims=(16, 32, 60, 64), stem_dim=16)
     return _create_groupmamba("groupmamba_pico", pretrained, **dict(args, **kwargs))

@@ -19,17 +19,17 @@ The official weight decay spares only 1-D tensors and biases, so it decays A_log
 included; `no_weight_decay()` follows the usual practice of the state-space literature and spares A_logs and that bias.
 """
 
-from typing import Tuple
+from typing import Tuple, Union
 
 import torch.nn as nn
-from timm.layers import DropPath
+from timm.layers import ClassifierHead, DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..layers import ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem
 from ..scans import MULTISCALE, MultiScaleSS2D
 from . import vmamba
-from ._backbone import Backbone
+from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import new_name, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
@@ -68,7 +68,8 @@ class MSVMambaBlock(nn.Module):
         return x + self.drop_path(y)
 
 
-class MSVMamba(Backbone):
+@renamed_arguments(embed_dim="dims")
+class MSVMamba(StagedBackbone):
     """MSVMamba (arXiv 2405.14174).
 
     Args:
@@ -76,7 +77,7 @@ class MSVMamba(Backbone):
         num_classes: outputs of the classifier; 0 for none.
         global_pool: pooling of the head, timm's names; "" for none.
         depths: blocks in each stage.
-        embed_dim: width of the first stage, doubled by every further one.
+        dims: width of each stage; a single number is the first one's, doubled by every further stage.
         d_state: states per channel of the scan.
         ssm_ratio: inner width of the scan as a multiple of the width.
         gate: gate the scan's result with a second projection of the input.
@@ -101,7 +102,7 @@ class MSVMamba(Backbone):
         num_classes: int = 1000,
         global_pool: str = "avg",
         depths: Tuple[int, ...] = (1, 2, 5, 2),
-        embed_dim: int = 48,
+        dims: Union[int, Tuple[int, ...]] = 48,
         d_state: int = 1,
         ssm_ratio: float = 2.0,
         gate: bool = True,
@@ -129,17 +130,33 @@ class MSVMamba(Backbone):
             upsample_mode=upsample_mode,
             scan_float32=scan_float32,
         )
-        self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, embed_dim, **dd)
-        dims = [embed_dim * 2**i for i in range(len(depths))]
-        self.build_stages(
-            dims,
-            depths,
-            drop_path_rate,
-            block=lambda stage, dim, rate: MSVMambaBlock(dim, drop_path=rate, **block, **dd),
-            downsample=lambda dim, dim_out: (ConvDownsample if conv_embed else PatchMerging)(dim, dim_out, **dd),
+        dims = stage_dims(dims, depths)
+        self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, dims[0], **dd)
+        downsample = ConvDownsample if conv_embed else PatchMerging
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = downsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            blocks = [MSVMambaBlock(dims[i], drop_path=rate, **block, **dd) for rate in rates]
+            stages.append(Stage(down, blocks))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = stage_info(dims)
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.norm = nn.LayerNorm(dims[-1], **dd)
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
         )
-        self.build_head(dims[-1], global_pool, **dd)
         self.init_weights()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last map to logits (B, num_classes); to the pooled features (B, C) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 # What VMamba's checkpoints do not have; its filter renames the rest.
@@ -241,54 +258,54 @@ def _v3(**kwargs) -> dict:
 @register_model
 def msvmamba_nano(pretrained: bool = False, **kwargs) -> MSVMamba:
     """MSVMamba-N: 6.9 M parameters, 0.9 GFLOPs, published ImageNet-1k top-1 77.3 %."""
-    args = dict(depths=(1, 2, 5, 2), embed_dim=48)
+    args = dict(dims=48, depths=(1, 2, 5, 2))
     return _create_msvmamba("msvmamba_nano", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmamba_micro(pretrained: bool = False, **kwargs) -> MSVMamba:
     """MSVMamba-M: 11.9 M parameters, 1.5 GFLOPs, published ImageNet-1k top-1 79.8 %."""
-    args = dict(depths=(1, 2, 5, 2), embed_dim=64)
+    args = dict(dims=64, depths=(1, 2, 5, 2))
     return _create_msvmamba("msvmamba_micro", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmamba_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
     """MSVMamba-T: 33.0 M parameters, 4.6 GFLOPs, published ImageNet-1k top-1 82.8 %."""
-    args = dict(depths=(1, 2, 9, 2), embed_dim=96)
+    args = dict(dims=96, depths=(1, 2, 9, 2))
     return _create_msvmamba("msvmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmambav3_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
     """MSVMamba-T of the second generation: 32.3 M parameters, 5.1 GFLOPs, published ImageNet-1k top-1 83.0 %."""
-    args = _v3(depths=(2, 2, 9, 2), embed_dim=96)
+    args = _v3(dims=96, depths=(2, 2, 9, 2))
     return _create_msvmamba("msvmambav3_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmambav3_small(pretrained: bool = False, **kwargs) -> MSVMamba:
     """MSVMamba-S of the second generation: 50.2 M parameters, 8.8 GFLOPs, published ImageNet-1k top-1 84.1 %."""
-    args = _v3(depths=(2, 3, 20, 2), embed_dim=96)
+    args = _v3(dims=96, depths=(2, 3, 20, 2))
     return _create_msvmamba("msvmambav3_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmambav3_base(pretrained: bool = False, **kwargs) -> MSVMamba:
     """MSVMamba-B of the second generation: 90.6 M parameters, 16.3 GFLOPs, published ImageNet-1k top-1 84.4 %."""
-    args = _v3(depths=(2, 4, 18, 2), embed_dim=128, gate=True)
+    args = _v3(dims=128, depths=(2, 4, 18, 2), gate=True)
     return _create_msvmamba("msvmambav3_base", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmamba_pico(pretrained: bool = False, **kwargs) -> MSVMamba:
     """An MSVMamba of this package for demos and tests; no published weights."""
-    args = dict(depths=(1, 1, 2, 1), embed_dim=16)
+    args = dict(dims=16, depths=(1, 1, 2, 1))
     return _create_msvmamba("msvmamba_pico", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmambav3_pico(pretrained: bool = False, **kwargs) -> MSVMamba:
     """A second-generation MSVMamba of this package for demos and tests; no published weights."""
-    args = _v3(depths=(1, 1, 2, 1), embed_dim=16)
+    args = _v3(dims=16, depths=(1, 1, 2, 1))
     return _create_msvmamba("msvmambav3_pico", pretrained, **dict(args, **kwargs))

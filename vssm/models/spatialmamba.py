@@ -16,15 +16,16 @@ The official weight decay spares 1-D tensors and biases, so it decays A_logs; `n
 Both decay the fusion kernels.
 """
 
-from functools import partial
-from typing import Tuple
+from typing import Tuple, Union
 
 import torch.nn as nn
+from timm.layers import ClassifierHead
 from timm.models import generate_default_cfgs, register_model
+from torch import Tensor
 
 from ..layers import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from ..scans import Route, SpatialFusionSS2D
-from ._backbone import Backbone
+from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
@@ -32,7 +33,8 @@ from ._family import DenseMaps, Family, register_family
 __all__ = ["SpatialMamba"]
 
 
-class SpatialMamba(Backbone):
+@renamed_arguments(embed_dim="dims")
+class SpatialMamba(StagedBackbone):
     """Spatial-Mamba (arXiv 2410.15091).
 
     Args:
@@ -40,7 +42,7 @@ class SpatialMamba(Backbone):
         num_classes: outputs of the classifier; 0 for none.
         global_pool: pooling of the head, timm's names; "" for none.
         depths: blocks in each stage.
-        embed_dim: width of the first stage, doubled by every further one.
+        dims: width of each stage; a single number is the first one's, doubled by every further stage.
         ssm_ratio: inner width of the scan as a multiple of the width.
         mlp_ratio: hidden width of the MLP as a multiple of the width.
         drop_rate: dropout before the classifier.
@@ -56,7 +58,7 @@ class SpatialMamba(Backbone):
         num_classes: int = 1000,
         global_pool: str = "avg",
         depths: Tuple[int, ...] = (2, 4, 8, 4),
-        embed_dim: int = 64,
+        dims: Union[int, Tuple[int, ...]] = 64,
         ssm_ratio: float = 2.0,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
@@ -67,15 +69,35 @@ class SpatialMamba(Backbone):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, drop_rate)
 
-        def block(stage: int, dim: int, rate: float) -> nn.Module:
-            mixer = SpatialFusionSS2D(dim, ssm_ratio=ssm_ratio, **dd)
-            return ConvMixerBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
-
-        dims = [embed_dim * 2**i for i in range(len(depths))]
-        self.stem = ResidualConvStem(in_chans, embed_dim, **dd)
-        self.build_stages(dims, depths, drop_path_rate, block, partial(InvertedDownsample, **dd))
-        self.build_head(dims[-1], global_pool, **dd)
+        dims = stage_dims(dims, depths)
+        self.stem = ResidualConvStem(in_chans, dims[0], **dd)
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = InvertedDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            blocks = []
+            for rate in rates:
+                mixer = SpatialFusionSS2D(dims[i], ssm_ratio=ssm_ratio, **dd)
+                blocks.append(ConvMixerBlock(dims[i], mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd))
+            stages.append(Stage(down, blocks))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = stage_info(dims)
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.norm = nn.LayerNorm(dims[-1], **dd)
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
+        )
         self.init_weights()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last map to logits (B, num_classes); to the pooled features (B, C) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 # Official name -> ours, in order.
@@ -160,26 +182,26 @@ def _create_spatialmamba(variant: str, pretrained: bool = False, **kwargs) -> Sp
 @register_model
 def spatialmamba_tiny(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """Spatial-Mamba-T: 26.7 M parameters, 4.5 GFLOPs, published ImageNet-1k top-1 83.5 %."""
-    args = dict(depths=(2, 4, 8, 4), embed_dim=64)
+    args = dict(dims=64, depths=(2, 4, 8, 4))
     return _create_spatialmamba("spatialmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def spatialmamba_small(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """Spatial-Mamba-S: 43.1 M parameters, 7.1 GFLOPs, published ImageNet-1k top-1 84.6 %."""
-    args = dict(depths=(2, 4, 21, 5), embed_dim=64)
+    args = dict(dims=64, depths=(2, 4, 21, 5))
     return _create_spatialmamba("spatialmamba_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def spatialmamba_base(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """Spatial-Mamba-B: 95.7 M parameters, 15.8 GFLOPs, published ImageNet-1k top-1 85.3 %."""
-    args = dict(depths=(2, 4, 21, 5), embed_dim=96)
+    args = dict(dims=96, depths=(2, 4, 21, 5))
     return _create_spatialmamba("spatialmamba_base", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def spatialmamba_pico(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """A Spatial-Mamba of this package for demos and tests; no published weights."""
-    args = dict(depths=(1, 1, 2, 1), embed_dim=16)
+    args = dict(dims=16, depths=(1, 1, 2, 1))
     return _create_spatialmamba("spatialmamba_pico", pretrained, **dict(args, **kwargs))

@@ -15,16 +15,16 @@ decays A_logs and the step-size tensors; `no_weight_decay()` follows the usual p
 and spares those as well.
 """
 
-from typing import Dict, Mapping, Tuple
+from typing import Dict, Mapping, Tuple, Union
 
 import torch.nn as nn
-from timm.layers import Mlp
+from timm.layers import ClassifierHead, Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..layers import ConvDownsample, ConvStem, MixerBlock, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
-from ._backbone import Backbone
+from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, new_name, reshape_like, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
@@ -56,7 +56,8 @@ class VMambaBlock(MixerBlock):
         super().__init__(dim, mixer, mlp, drop_path, **dd)
 
 
-class VMamba(Backbone):
+@renamed_arguments(embed_dim="dims")
+class VMamba(StagedBackbone):
     """VMamba (arXiv 2401.10166).
 
     Args:
@@ -64,7 +65,7 @@ class VMamba(Backbone):
         num_classes: outputs of the classifier; 0 for none.
         global_pool: pooling of the head, timm's names; "" for none.
         depths: blocks in each stage.
-        embed_dim: width of the first stage, doubled by every further one.
+        dims: width of each stage; a single number is the first one's, doubled by every further stage.
         d_state: states per channel of the scan.
         ssm_ratio: inner width of the scan as a multiple of the width.
         d_conv: kernel size of the depth-wise convolution; below 2 there is none.
@@ -91,7 +92,7 @@ class VMamba(Backbone):
         num_classes: int = 1000,
         global_pool: str = "avg",
         depths: Tuple[int, ...] = (2, 2, 8, 2),
-        embed_dim: int = 96,
+        dims: Union[int, Tuple[int, ...]] = 96,
         d_state: int = 1,
         ssm_ratio: float = 1.0,
         d_conv: int = 3,
@@ -121,17 +122,33 @@ class VMamba(Backbone):
             conv_bias=conv_bias,
             act_layer=ssm_act_layer,
         )
-        self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, embed_dim, **dd)
-        dims = [embed_dim * 2**i for i in range(len(depths))]
-        self.build_stages(
-            dims,
-            depths,
-            drop_path_rate,
-            block=lambda stage, dim, rate: VMambaBlock(dim, mlp_ratio=mlp_ratio, drop_path=rate, **mixer, **dd),
-            downsample=lambda dim, dim_out: (ConvDownsample if conv_embed else PatchMerging)(dim, dim_out, **dd),
+        dims = stage_dims(dims, depths)
+        self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, dims[0], **dd)
+        downsample = ConvDownsample if conv_embed else PatchMerging
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = downsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            blocks = [VMambaBlock(dims[i], mlp_ratio=mlp_ratio, drop_path=rate, **mixer, **dd) for rate in rates]
+            stages.append(Stage(down, blocks))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = stage_info(dims)
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.norm = nn.LayerNorm(dims[-1], **dd)
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
         )
-        self.build_head(dims[-1], global_pool, **dd)
         self.init_weights()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last map to logits (B, num_classes); to the pooled features (B, C) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 # Official name -> ours, within a block; the networks of vssm.medical are made of such blocks too.
@@ -262,89 +279,89 @@ def _ssd(**kwargs) -> dict:
 @register_model
 def vmamba_tiny_v0(pretrained: bool = False, **kwargs) -> VMamba:
     """Vanilla VMamba-T: 22.9 M parameters, 5.6 GFLOPs, published ImageNet-1k top-1 82.2 %."""
-    args = _vanilla(depths=(2, 2, 9, 2), embed_dim=96)
+    args = _vanilla(dims=96, depths=(2, 2, 9, 2))
     return _create_vmamba("vmamba_tiny_v0", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_v0(pretrained: bool = False, **kwargs) -> VMamba:
     """Vanilla VMamba-S: 44.4 M parameters, 11.2 GFLOPs, published ImageNet-1k top-1 83.5 %."""
-    args = _vanilla(depths=(2, 2, 27, 2), embed_dim=96)
+    args = _vanilla(dims=96, depths=(2, 2, 27, 2))
     return _create_vmamba("vmamba_small_v0", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_v0(pretrained: bool = False, **kwargs) -> VMamba:
     """Vanilla VMamba-B: 76.3 M parameters, 18.0 GFLOPs, published ImageNet-1k top-1 83.7 %."""
-    args = _vanilla(depths=(2, 2, 27, 2), embed_dim=128)
+    args = _vanilla(dims=128, depths=(2, 2, 27, 2))
     return _create_vmamba("vmamba_base_v0", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T[s2l5]: 30.7 M parameters, 4.9 GFLOPs, published ImageNet-1k top-1 82.5 %."""
-    args = dict(depths=(2, 2, 5, 2), embed_dim=96, ssm_ratio=2.0)
+    args = dict(dims=96, depths=(2, 2, 5, 2), ssm_ratio=2.0)
     return _create_vmamba("vmamba_tiny_s2l5", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S[s2l15]: 50.1 M parameters, 8.7 GFLOPs, published ImageNet-1k top-1 83.6 %."""
-    args = dict(depths=(2, 2, 15, 2), embed_dim=96, ssm_ratio=2.0)
+    args = dict(dims=96, depths=(2, 2, 15, 2), ssm_ratio=2.0)
     return _create_vmamba("vmamba_small_s2l15", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B[s2l15]: 88.6 M parameters, 15.4 GFLOPs, published ImageNet-1k top-1 83.9 %."""
-    args = dict(depths=(2, 2, 15, 2), embed_dim=128, ssm_ratio=2.0)
+    args = dict(dims=128, depths=(2, 2, 15, 2), ssm_ratio=2.0)
     return _create_vmamba("vmamba_base_s2l15", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T[s1l8]: 30.2 M parameters, 4.9 GFLOPs, published ImageNet-1k top-1 82.6 %."""
-    args = dict(depths=(2, 2, 8, 2), embed_dim=96, ssm_ratio=1.0)
+    args = dict(dims=96, depths=(2, 2, 8, 2), ssm_ratio=1.0)
     return _create_vmamba("vmamba_tiny_s1l8", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S[s1l20]: 49.0 M parameters, 8.6 GFLOPs, published ImageNet-1k top-1 83.3 %."""
-    args = dict(depths=(2, 2, 20, 2), embed_dim=96, ssm_ratio=1.0)
+    args = dict(dims=96, depths=(2, 2, 20, 2), ssm_ratio=1.0)
     return _create_vmamba("vmamba_small_s1l20", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B[s1l20]: 86.6 M parameters, 15.2 GFLOPs, published ImageNet-1k top-1 83.8 %."""
-    args = dict(depths=(2, 2, 20, 2), embed_dim=128, ssm_ratio=1.0)
+    args = dict(dims=128, depths=(2, 2, 20, 2), ssm_ratio=1.0)
     return _create_vmamba("vmamba_base_s1l20", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_tiny_m2(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T with the SSD mixer: 25.3 M parameters, never trained by its authors."""
-    args = _ssd(depths=(2, 2, 4, 2), embed_dim=96)
+    args = _ssd(dims=96, depths=(2, 2, 4, 2))
     return _create_vmamba("vmamba_tiny_m2", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_m2(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S with the SSD mixer: 39.1 M parameters, never trained by its authors."""
-    args = _ssd(depths=(2, 2, 12, 2), embed_dim=96)
+    args = _ssd(dims=96, depths=(2, 2, 12, 2))
     return _create_vmamba("vmamba_small_m2", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_m2(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B with the SSD mixer: 67.5 M parameters, never trained by its authors."""
-    args = _ssd(depths=(2, 2, 12, 2), embed_dim=128)
+    args = _ssd(dims=128, depths=(2, 2, 12, 2))
     return _create_vmamba("vmamba_base_m2", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_pico(pretrained: bool = False, **kwargs) -> VMamba:
     """A VMamba of this package for demos and tests; no published weights."""
-    args = dict(depths=(1, 1, 2, 1), embed_dim=32, ssm_ratio=1.0)
+    args = dict(dims=32, depths=(1, 1, 2, 1), ssm_ratio=1.0)
     return _create_vmamba("vmamba_pico", pretrained, **dict(args, **kwargs))

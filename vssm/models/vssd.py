@@ -21,16 +21,17 @@ Tags: `in1k`, and `mesa_in1k` for training with MESA, a sharpness-aware loss on 
 """
 
 from functools import partial
-from typing import Tuple
+from typing import Tuple, Union
 
 import torch.nn as nn
+from timm.layers import ClassifierHead
 from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
 from ..layers import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from ..scans import NonCausalSSD2D
-from ._backbone import Backbone
+from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
@@ -49,7 +50,8 @@ class MapAttention(nn.Module):
         return self.attn(x.flatten(1, 2)).view(x.shape)
 
 
-class VSSD(Backbone):
+@renamed_arguments(embed_dim="dims")
+class VSSD(StagedBackbone):
     """VSSD (arXiv 2407.18559), the version of 2024.
 
     Args:
@@ -57,7 +59,7 @@ class VSSD(Backbone):
         num_classes: outputs of the classifier; 0 for none.
         global_pool: pooling of the head, timm's names; "" for none.
         depths: blocks in each stage; the last stage mixes by softmax attention, the others by non-causal SSD.
-        embed_dim: width of the first stage, doubled by every further one.
+        dims: width of each stage; a single number is the first one's, doubled by every further stage.
         num_heads: heads in each stage.
         d_state: states of the SSD.
         ssm_ratio: inner width of the SSD as a multiple of the width.
@@ -80,7 +82,7 @@ class VSSD(Backbone):
         num_classes: int = 1000,
         global_pool: str = "avg",
         depths: Tuple[int, ...] = (2, 4, 8, 4),
-        embed_dim: int = 64,
+        dims: Union[int, Tuple[int, ...]] = 64,
         num_heads: Tuple[int, ...] = (2, 4, 8, 16),
         d_state: int = 64,
         ssm_ratio: float = 2.0,
@@ -93,22 +95,42 @@ class VSSD(Backbone):
         dd = {"device": device, "dtype": dtype}
         if len(num_heads) != len(depths):
             raise ValueError(f"VSSD: num_heads needs one number for each of the {len(depths)} stages, got {num_heads}")
-        dims = [embed_dim * 2**i for i in range(len(depths))]
+        dims = stage_dims(dims, depths)
         if dims[-1] % num_heads[-1]:
             raise ValueError(f"VSSD: the last stage's width {dims[-1]} is not divisible by {num_heads[-1]} heads")
         super().__init__(in_chans, num_classes, drop_rate)
 
-        def block(stage: int, dim: int, rate: float) -> nn.Module:
-            if stage == len(depths) - 1:
-                mixer = MapAttention(dim, num_heads[stage], **dd)
-            else:
-                mixer = NonCausalSSD2D(dim, num_heads[stage], d_state=d_state, ssm_ratio=ssm_ratio, **dd)
-            return ConvMixerBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
-
-        self.stem = ResidualConvStem(in_chans, embed_dim, **dd)
-        self.build_stages(dims, depths, drop_path_rate, block, partial(InvertedDownsample, **dd))
-        self.build_head(dims[-1], global_pool, **dd)
+        self.stem = ResidualConvStem(in_chans, dims[0], **dd)
+        stages = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            down = InvertedDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            blocks = []
+            for rate in rates:
+                if i == len(depths) - 1:
+                    mixer = MapAttention(dims[i], num_heads[i], **dd)
+                else:
+                    mixer = NonCausalSSD2D(dims[i], num_heads[i], d_state=d_state, ssm_ratio=ssm_ratio, **dd)
+                blocks.append(ConvMixerBlock(dims[i], mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd))
+            stages.append(Stage(down, blocks))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = stage_info(dims)
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.norm = nn.LayerNorm(dims[-1], **dd)
+        self.head = ClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
+        )
         self.init_weights()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to the normalised last map (B, H', W', C)."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last map to logits (B, num_classes); to the pooled features (B, C) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 # Official name -> ours, in order.
@@ -197,7 +219,7 @@ def _create_vssd(variant: str, pretrained: bool = False, averaged: bool = True, 
 @register_model
 def vssd_micro(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-M: 13.5 M parameters, 2.3 GFLOPs, published ImageNet-1k top-1 82.5 %."""
-    args = dict(depths=(2, 2, 8, 4), embed_dim=48, num_heads=(2, 4, 8, 16), d_state=48)
+    args = dict(dims=48, depths=(2, 2, 8, 4), num_heads=(2, 4, 8, 16), d_state=48)
     # Its file is the only one that is not called "ema": the raw weights were the best.
     return _create_vssd("vssd_micro", pretrained, averaged=False, **dict(args, **kwargs))
 
@@ -205,26 +227,26 @@ def vssd_micro(pretrained: bool = False, **kwargs) -> VSSD:
 @register_model
 def vssd_tiny(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-T: 24.3 M parameters, 4.5 GFLOPs, published ImageNet-1k top-1 83.6 %, with MESA 84.1 %."""
-    args = dict(depths=(2, 4, 8, 4), embed_dim=64, num_heads=(2, 4, 8, 16), d_state=64)
+    args = dict(dims=64, depths=(2, 4, 8, 4), num_heads=(2, 4, 8, 16), d_state=64)
     return _create_vssd("vssd_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vssd_small(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-S: 40.1 M parameters, 7.4 GFLOPs, published ImageNet-1k top-1 84.1 %, with MESA 84.5 %."""
-    args = dict(depths=(3, 4, 21, 5), embed_dim=64, num_heads=(2, 4, 8, 16), d_state=64)
+    args = dict(dims=64, depths=(3, 4, 21, 5), num_heads=(2, 4, 8, 16), d_state=64)
     return _create_vssd("vssd_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vssd_base(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-B: 88.8 M parameters, 16.1 GFLOPs, published ImageNet-1k top-1 84.7 %, with MESA 85.4 %."""
-    args = dict(depths=(3, 4, 21, 5), embed_dim=96, num_heads=(3, 6, 12, 24), d_state=64)
+    args = dict(dims=96, depths=(3, 4, 21, 5), num_heads=(3, 6, 12, 24), d_state=64)
     return _create_vssd("vssd_base", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vssd_pico(pretrained: bool = False, **kwargs) -> VSSD:
     """A VSSD of this package for demos and tests; no published weights."""
-    args = dict(depths=(1, 1, 2, 1), embed_dim=16, num_heads=(1, 2, 4, 8), d_state=16)
+    args = dict(dims=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), d_state=16)
     return _create_vssd("vssd_pico", pretrained, **dict(args, **kwargs))

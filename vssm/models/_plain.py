@@ -1,0 +1,200 @@
+"""The form of plain (columnar) nets: blocks of one width over the tokens of one grid, counted by their index."""
+
+from typing import Dict, List, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor
+
+from ._backbone import Backbone
+
+__all__ = ["PlainBackbone", "TokenEmbedding", "resize_positions", "token_index"]
+
+
+@torch.fx.wrap
+def token_index(position: str, patches: int) -> int:
+    """Where among as many patches a class token stands: "first", "middle" (behind the first half) or "last"."""
+    if position == "first":
+        return 0
+    return patches // 2 if position == "middle" else patches
+
+
+@torch.fx.wrap
+def resize_positions(table: Tensor, grid: List[int], new_grid: List[int], position: str = "") -> Tensor:
+    """Position embeddings for another grid: bicubic, without antialiasing; those of the same grid as they are.
+
+    Args:
+        table: (1, L, C), L = rows * columns of `grid` in raster order, and one more with a class token.
+        grid: (rows, columns) of the table.
+        new_grid: (rows, columns) wanted.
+        position: of the class token, see `token_index`; its entry keeps its values. "" for no token.
+
+    Returns:
+        (1, L', C).
+    """
+    if grid[0] == new_grid[0] and grid[1] == new_grid[1]:
+        return table
+    patches, token = table, table[:, :0]
+    if position != "":
+        i = token_index(position, grid[0] * grid[1])
+        patches, token = torch.cat([table[:, :i], table[:, i + 1 :]], dim=1), table[:, i : i + 1]
+    on_grid = patches.float().reshape(1, grid[0], grid[1], -1).permute(0, 3, 1, 2)
+    on_grid = F.interpolate(on_grid, size=[new_grid[0], new_grid[1]], mode="bicubic", align_corners=False)
+    patches = on_grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
+    if position == "":
+        return patches
+    i = token_index(position, new_grid[0] * new_grid[1])
+    return torch.cat([patches[:, :i], token, patches[:, i:]], dim=1)
+
+
+class TokenEmbedding(nn.Module):
+    """Adds position embeddings to patches, and a class token among them if there is one.
+
+    A map (B, h, w, C) to the same, or with a class token to a sequence (B, h * w + 1, C) in raster order.
+
+    Args:
+        dim: width.
+        grid: rows and columns of the stored embeddings; those of other grids are resized from them at run time.
+        class_token: where the token stands, see `token_index`; "" for none. Its embedding stands in the same place.
+    """
+
+    def __init__(self, dim: int, grid: Tuple[int, int], class_token: str = "", device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        if class_token not in ("", "first", "middle", "last"):
+            raise ValueError(f"class_token must be first, middle, last or '', got {class_token!r}")
+        self.grid = [grid[0], grid[1]]
+        self.position = class_token
+        tokens = grid[0] * grid[1] + (1 if class_token else 0)
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, dim, **dd))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd)) if class_token else None
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Truncated-normal, both."""
+        trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1], x.shape[2]
+        positions = resize_positions(self.pos_embed, self.grid, [height, width], self.position)
+        if self.cls_token is None:
+            return x + positions.reshape(1, height, width, -1)
+        x = x.flatten(1, 2)
+        i = token_index(self.position, height * width)
+        return torch.cat([x[:, :i], self.cls_token.expand(x.shape[0], -1, -1), x[:, i:]], dim=1) + positions
+
+    def split(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """The patches alone, a map or a sequence (B, h * w, C), and the class token (B, C), or None."""
+        if self.cls_token is None:
+            return x, None
+        i = token_index(self.position, x.shape[1] - 1)
+        return torch.cat([x[:, :i], x[:, i + 1 :]], dim=1), x[:, i]
+
+
+class PlainBackbone(Backbone):
+    """A backbone whose blocks all see one grid in one width.
+
+    Its class sets `stem`, images (B, in_chans, H, W) to a map (B, h, w, C); `tokens`, a `TokenEmbedding`; `blocks`, a
+    Sequential over what that gives; `norm`; `head`; and `feature_info`, see `block_info`. Features are taken by the
+    index of a block, without the class token.
+    """
+
+    def __init__(self, in_chans: int, num_classes: int, drop_rate: float):
+        super().__init__(in_chans, num_classes, drop_rate)
+        self.grad_checkpointing = False
+
+    @staticmethod
+    def block_info(dim: int, depth: int, reduction: int) -> List[Dict[str, object]]:
+        """timm's `feature_info`, an entry for each block."""
+        return [dict(num_chs=dim, reduction=reduction, module=f"blocks.{i}") for i in range(depth)]
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """All blocks; the shape stays."""
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set:
+        """The state-space parameters, position embeddings and class token."""
+        own = super().no_weight_decay()
+        return own | {n for n, _ in self.named_parameters() if n.endswith(("pos_embed", "cls_token"))}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict:
+        return dict(stem=r"^stem|^tokens", blocks=[(r"^blocks\.(\d+)", None), (r"^norm", (99999,))])
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+        """Maps behind blocks, with or without the final features.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            indices: the last n blocks if an int, all if None, else those listed.
+            norm: apply the final norm to every map.
+            stop_early: skip the blocks after the last one wanted.
+            output_fmt: "NCHW" or "NHWC" for the intermediates.
+            intermediates_only: return only the intermediates.
+
+        Returns:
+            The maps (B, C, h, w) or (B, h, w, C); or the normalised result of the last block that ran, and the maps.
+
+        Raises:
+            ValueError: another `output_fmt`.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt}")
+        take_indices, max_index = feature_take_indices(len(self.blocks), indices)
+        x = self.stem(x)
+        height, width = x.shape[1], x.shape[2]
+        x = self.tokens(x)
+        intermediates: List[Tensor] = []
+        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice a Sequential
+            blocks = self.blocks
+        else:
+            blocks = self.blocks[: max_index + 1]
+        for i, block in enumerate(blocks):
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq([block], x)
+            else:
+                x = block(x)
+            if i in take_indices:
+                patches, _ = self.tokens.split(self.norm(x) if norm else x)
+                y = patches.reshape(patches.shape[0], height, width, -1)
+                intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
+        if intermediates_only:
+            return intermediates
+        return self.norm(x), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> List[int]:
+        """Drop the blocks after the last one wanted; the norm and the head if asked to."""
+        take_indices, max_index = feature_take_indices(len(self.blocks), indices)
+        parts = [f"blocks.{i}" for i in range(max_index + 1, len(self.blocks))]
+        parts += ["norm"] if prune_norm else []
+        parts += self.classifier_parts if prune_head else []
+        self.pruned_parts = tuple(parts)
+        self.blocks = self.blocks[: max_index + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take_indices
