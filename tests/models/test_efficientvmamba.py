@@ -72,7 +72,7 @@ def test_stochastic_depth_rises_over_all_stages():
 
 
 def test_too_narrow():
-    with pytest.raises(ValueError, match="embed_dim must be at least 8, got 4"):
+    with pytest.raises(ValueError, match="dims must be at least 8, got 4"):
         timm.create_model("efficientvmamba_pico", embed_dim=4)
 
 

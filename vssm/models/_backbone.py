@@ -57,7 +57,7 @@ def stage_dims(dims: Union[int, Sequence[int]], depths: Sequence[int]) -> Tuple[
     if isinstance(dims, int):
         return tuple(dims * 2**i for i in range(len(depths)))
     if len(dims) != len(depths):
-        raise ValueError(f"dims and depths need one number for each stage, got {tuple(dims)} and {tuple(depths)}")
+        raise ValueError(f"dims and depths must have one number a stage, got {tuple(dims)} and {tuple(depths)}")
     return tuple(dims)
 
 

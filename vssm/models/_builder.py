@@ -1,6 +1,6 @@
 """Building a registered model, with or without its published weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.error import URLError
 
@@ -63,12 +63,13 @@ def build_model(
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     cache_dir: str | None = None,
-    num_stages: int = 4,
+    feature_indices: Sequence[int] = (0, 1, 2, 3),
     **kwargs,
 ) -> nn.Module:
     """timm's `build_model_with_cfg`, reading official files safely and never falling back to random weights.
 
-    `num_stages` is how many feature maps `features_only` gives unless the caller chooses; the rest is as in timm.
+    `feature_indices` are the stages (or blocks) whose maps `features_only` gives unless the caller chooses; the rest is
+    as in timm.
 
     Raises:
         ValueError: the variant has no published weights, or the checkpoint does not fit.
@@ -88,7 +89,7 @@ def build_model(
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         pretrained_filter_fn=pretrained_filter_fn,
         cache_dir=cache_dir,
-        feature_cfg=dict(out_indices=tuple(range(num_stages)), feature_cls="getter"),
+        feature_cfg=dict(out_indices=tuple(feature_indices), feature_cls="getter"),
         **kwargs,
     )
     if weights is not None:  # not kept alive, nor written into a hub's config.json

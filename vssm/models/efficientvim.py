@@ -463,7 +463,7 @@ def _create_efficientvim(
     variant: str, pretrained: bool = False, model_cls: type = EfficientViM, **kwargs
 ) -> EfficientViM:
     return build_model(
-        model_cls, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, num_stages=3, **kwargs
+        model_cls, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2), **kwargs
     )
 
 

@@ -137,7 +137,7 @@ class EfficientVMamba(StagedBackbone):
         super().__init__(in_chans, num_classes, drop_rate)
         dims = stage_dims(dims, depths)
         if min(dims) < 8:
-            raise ValueError(f"EfficientVMamba: dims must be at least 8, got {dims}")
+            raise ValueError(f"EfficientVMamba: dims must be at least 8, got {min(dims)}")
         self.stem = PatchStem(in_chans, dims[0], **dd)
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
