@@ -4,19 +4,13 @@
 task by name.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ._errors import UserError
-
-if TYPE_CHECKING:
-    from .profiling.subjects import Subject as CountedSubject
-    from .viz.subject import Subject as SeenSubject
 
 __all__ = ["NamedModel", "Run", "Task", "Wanted", "find_task", "register_task", "task_of", "task_of_names", "tasks"]
 
@@ -119,21 +113,31 @@ class Task(ABC):
         return self.predict(model, paths, wanted)
 
     @abstractmethod
-    def count(self, cfg: Mapping[str, Any], name: str) -> CountedSubject:
-        """Build a config's network without weights, to be counted under a name.
+    def count(self, cfg: Mapping[str, Any], name: str) -> Any:
+        """Build a config's network without weights, to be counted.
+
+        Args:
+            cfg: The config.
+            name: What the subject is called in tables.
+
+        Returns:
+            A ``vssm.profiling.subjects.Subject``.
 
         Raises:
             ConfigError: The model cannot be built.
         """
 
     @abstractmethod
-    def look_inside(self, cfg: Mapping[str, Any], checkpoint: str | None = None, device: str = "cpu") -> SeenSubject:
+    def look_inside(self, cfg: Mapping[str, Any], checkpoint: str | None = None, device: str = "cpu") -> Any:
         """Build a config's network, and what makes its inputs from images, for pictures of what goes on in it.
 
         Args:
             cfg: The config.
             checkpoint: The run's weights; None: random ones, or those that the config itself names.
             device: Where to run.
+
+        Returns:
+            A ``vssm.viz.subject.Subject``.
 
         Raises:
             ConfigError: The config does not say how images are prepared.
