@@ -21,7 +21,7 @@ test: $(READY)-dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=10
 
-zoo: $(READY)-profile-mm
+zoo: $(READY)-profile-mm-medical
 	$(BIN)/python tools/model_zoo.py
 
 # The deviations from the official models that the zoo's page shows: minutes.
@@ -46,7 +46,7 @@ $(READY)-%: pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
 		-c constraints.txt opencv-python-headless
 	@touch $@
 	@# [dev] holds the extras of all other targets.
-	@test $* != dev || touch $(filter-out $@,$(addprefix $(READY)-,train profile profile-mm style docs))
+	@test $* != dev || touch $(filter-out $@,$(addprefix $(READY)-,train profile profile-mm-medical style docs))
 
 format: $(READY)-style
 	$(BIN)/ruff check --fix .
