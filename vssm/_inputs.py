@@ -1,5 +1,6 @@
 """Open files that other people made: what is no ordinary file, or unfolds without bound, is refused in one sentence."""
 
+import logging
 import os
 import stat
 import warnings
@@ -12,6 +13,17 @@ from ._errors import DataError
 
 # Pillow's own bound, twice the size it warns of: a picture of 13,400 x 13,400 pixels, half a gigabyte in RGB.
 MOST_PIXELS = 178_956_970
+
+
+_logger = logging.getLogger("vssm")
+_said: set[str] = set()
+
+
+def warn_once(text: str) -> None:
+    """Log a line about somebody's data, if it has not been said before; inside a run it goes to the run's log."""
+    if text not in _said:
+        _said.add(text)
+        _logger.warning(text)
 
 
 def require_file(path: str | os.PathLike, what: str = "File") -> Path:
@@ -40,15 +52,16 @@ def require_file(path: str | os.PathLike, what: str = "File") -> Path:
     return path
 
 
-def decode_image(path: str | os.PathLike, what: str = "Image") -> Image.Image:
+def decode_image(path: str | os.PathLike, what: str = "Image", turn: bool = True) -> Image.Image:
     """Read an image file completely, as its pixels are stored: mode and depth are the file's.
 
     Args:
         path: A file in any format that Pillow reads.
         what: What it is for the message, its first letter a capital.
+        turn: Turn the image as its EXIF data say.
 
     Returns:
-        The image, turned as its EXIF data say.
+        The image.
 
     Raises:
         DataError: The file is missing, no ordinary file, truncated, larger than ``MOST_PIXELS``, or no image.
@@ -62,7 +75,7 @@ def decode_image(path: str | os.PathLike, what: str = "Image") -> Image.Image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
                 image.load()
-                return ImageOps.exif_transpose(image)
+                return ImageOps.exif_transpose(image) if turn else image
     except Image.DecompressionBombError as error:
         raise DataError(f"{what} '{path}' cannot be read: it has more than {MOST_PIXELS:,} pixels.") from error
     except MemoryError as error:

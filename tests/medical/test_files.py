@@ -11,9 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from vssm import _inputs
 from vssm._errors import DataError
 from vssm.engine import ConfigError
-from vssm.medical import listing
 from vssm.medical.data import ISIC, NiftiFolder, Synapse, read_nifti_pair
 from vssm.medical.files import read_arrays, read_nifti, read_nifti_labels, stem
 from vssm.medical.labels import check_label_map
@@ -30,7 +30,7 @@ h5py = pytest.importorskip("h5py")
 @pytest.fixture
 def said(monkeypatch, caplog):
     """What is logged, as if nothing had been before."""
-    monkeypatch.setattr(listing, "_said", set())
+    monkeypatch.setattr(_inputs, "_said", set())
     caplog.set_level(logging.WARNING, logger="vssm")
     return lambda: [record.getMessage() for record in caplog.records]
 

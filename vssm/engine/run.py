@@ -13,7 +13,7 @@ from mmengine.registry import RUNNERS
 
 from .._cli import say
 from .._errors import UserError
-from .._tasks import NamedModel, Run, Wanted, task_of, task_of_names
+from .._tasks import NamedModel, Run, Wanted, find_task, task_of, task_of_names
 from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
 from .runner import Runner
@@ -42,6 +42,10 @@ def parse_options(options: Sequence[str] | None) -> dict[str, object]:
 
 def _run_config(config: str, work_dir: str | None, options: Sequence[str] | None, launcher: str) -> Config:
     cfg = load_config(config, parse_options(options))
+    task = find_task(cfg)
+    if task is not None:
+        # Its data are checked even where the config imports nothing of this package.
+        task.load()
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
     cfg.launcher = launcher
     return cfg

@@ -1,6 +1,5 @@
 """Find the files of a data set: what is taken, and what is not and has to be said."""
 
-import logging
 import os
 import re
 from collections import Counter
@@ -8,10 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .._errors import DataError
+from .._inputs import warn_once
 from .files import stem
-
-_logger = logging.getLogger("vssm")
-_said: set[str] = set()
 
 
 def find_root(root: str | os.PathLike | None, env: str, default: str) -> Path:
@@ -60,14 +57,8 @@ def list_files(folder: Path, suffixes: Sequence[str], deep: bool = False) -> lis
             left.append(path.name + ("/" if path.is_dir() else ""))
     if left:
         names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        _say_once(f"'{folder}': {len(taken)} files are used, {len(left)} others are not ({names}).")
+        warn_once(f"'{folder}': {len(taken)} files are used, {len(left)} others are not ({names}).")
     return taken
-
-
-def _say_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        _logger.warning(text)
 
 
 def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tuple[Path, Path]]:

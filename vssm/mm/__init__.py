@@ -42,8 +42,17 @@ with _without_notices():
 
 from .. import engine as _engine  # noqa: E402, F401  (registers the hooks and constructors that configs name)
 from .backbone import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
+from .coco import CheckedCocoDataset, CheckedCocoMetric  # noqa: E402
 from .flops import paper_flops  # noqa: E402
 from .neck import FinerFPN  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
 
-__all__ = ["DensePredictor", "FinerFPN", "VSSMBackbone", "convert_detector_checkpoint", "paper_flops"]
+__all__ = [
+    "CheckedCocoDataset",
+    "CheckedCocoMetric",
+    "DensePredictor",
+    "FinerFPN",
+    "VSSMBackbone",
+    "convert_detector_checkpoint",
+    "paper_flops",
+]

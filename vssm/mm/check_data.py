@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from .._errors import DataError
+from .._inputs import decode_image, require_file
 
 # Images for training and for validation.
 COCO_COUNTS = (118287, 5000)
@@ -45,6 +47,25 @@ class _Findings:
         ]
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: It is no ordinary file, or no JSON.
+        FileNotFoundError: There is none.
+    """
+    if path.exists():
+        require_file(path)
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except RecursionError as error:
+        raise DataError(f"'{path}' cannot be read: its brackets are nested too deep.") from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise DataError(f"'{path}' cannot be read: {str(error).rstrip('.') or type(error).__name__}.") from error
+
+
 def check_coco(
     path: str | os.PathLike,
     counts: Sequence[int] = COCO_COUNTS,
@@ -75,20 +96,27 @@ def check_coco(
         images = _unique(instances["images"], "image", file, found)
         if len(images) != count:
             found.add(f"'{file}' lists {len(images)} images, {count} are expected.")
-        if files is not None:
-            for image in images.values():
-                if image.get("file_name") not in files:
-                    found.note(f"'{file}' lists images that '{folder}' lacks", str(image.get("file_name")))
+        for number, image in images.items():
+            if not _is_name(image.get("file_name")):
+                found.note(f"'{file}' lists images whose file_name is no text", str(number))
+            elif files is not None and image["file_name"] not in files:
+                found.note(f"'{file}' lists images that '{folder}' lacks", image["file_name"])
+            if not all(_is_size(image.get(side)) for side in ("width", "height")):
+                found.note(f"'{file}' lists images whose width or height is no number of pixels", str(number))
         kinds = _unique(instances["categories"], "category", file, found)
-        categories[split] = {number: kind.get("name", "") for number, kind in kinds.items()}
+        for number, kind in kinds.items():
+            if not _is_name(kind.get("name")):
+                found.note(f"'{file}' lists categories whose name is no text", str(number))
+        categories[split] = {number: str(kind.get("name", "")) for number, kind in kinds.items()}
         annotations = _unique(instances["annotations"], "annotation", file, found)
         for number, annotation in annotations.items():
             _check_annotation(number, annotation, images, categories[split], file, found)
         if files is not None:
-            there = [image for image in images.values() if image.get("file_name") in files]
+            there = [im for im in images.values() if _is_name(im.get("file_name")) and im["file_name"] in files]
             for image in progress(_spread(there, sample), split):
                 size = _open(folder / image["file_name"], found)
-                if size and size != (image.get("width"), image.get("height")):
+                given = image.get("width"), image.get("height")
+                if size and size != given and all(map(_is_size, given)):
                     found.note(f"Images in '{folder}' do not have the size that '{file}' gives", image["file_name"])
     if len(categories) == 2 and categories["train"] != categories["val"]:
         found.add("The categories for training and for validation differ.")
@@ -99,12 +127,12 @@ def check_coco(
 
 def _read_instances(file: Path, found: _Findings) -> dict[str, list[dict]] | None:
     try:
-        instances = json.loads(file.read_text(encoding="utf-8"))
+        instances = read_json(file)
     except FileNotFoundError:
         found.add(f"'{file}' does not exist.")
         return None
-    except (OSError, ValueError) as error:
-        found.add(f"'{file}' cannot be read: {str(error).rstrip('.')}.")
+    except DataError as error:
+        found.add(str(error))
         return None
     keys = ("images", "annotations", "categories")
     if not isinstance(instances, dict) or not all(isinstance(instances.get(key), list) for key in keys):
@@ -117,7 +145,7 @@ def _unique(entries: Sequence[Mapping[str, Any]], what: str, file: Path, found: 
     by_id = {}
     for entry in entries:
         number = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(number, int):
+        if not isinstance(number, int) or isinstance(number, bool):
             found.note(f"'{file}' has entries without an id", what)
         elif number in by_id:
             found.note(f"'{file}' gives the same {what} id twice", str(number))
@@ -137,15 +165,18 @@ def _check_annotation(
     def note(what: str) -> None:
         found.note(f"'{file}' has annotations {what}", str(number))
 
-    if annotation.get("category_id") not in categories:
+    category, number_of_image = annotation.get("category_id"), annotation.get("image_id")
+    if not isinstance(category, int) or category not in categories:
         note("of a category that it does not list")
-    image = images.get(annotation.get("image_id"))
+    image = images.get(number_of_image) if isinstance(number_of_image, int) else None
     if image is None:
         note("of an image that it does not list")
         return
-    width, height = image.get("width", 0), image.get("height", 0)
+    width, height = image.get("width"), image.get("height")
+    if not _is_size(width) or not _is_size(height):
+        return  # said of the image
     box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
         note("without a box of four numbers")
     else:
         x, y, w, h = box
@@ -154,7 +185,7 @@ def _check_annotation(
         if w < 0 or h < 0 or not inside:
             note("whose box does not lie in the image")
     area = annotation.get("area")
-    if not isinstance(area, int | float) or not 0 <= area <= width * height:
+    if not _is_number(area) or not 0 <= area <= width * height:
         note("whose area is none, or larger than the image")
     if annotation.get("iscrowd") not in (0, 1):
         note("whose iscrowd is neither 0 nor 1")
@@ -164,13 +195,31 @@ def _check_annotation(
         note("of a crowd that are no run-length encoding")
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_number(value: Any) -> bool:
+    # Larger ones are no positions in an image, and sums of them with floats overflow.
+    return type(value) in (int, float) and abs(value) < 2**62
+
+
 def _is_mask(mask: Any, height: int, width: int) -> bool:
     if isinstance(mask, list):
-        return bool(mask) and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask)
+        return bool(mask) and all(
+            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_is_number, p)) for p in mask
+        )
     if not isinstance(mask, dict) or mask.get("size") != [height, width]:
         return False
     counts = mask.get("counts")
-    return isinstance(counts, str) or (isinstance(counts, list) and sum(counts) == height * width)
+    if isinstance(counts, str):
+        return bool(counts)
+    whole = isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)
+    return whole and sum(counts) == height * width
 
 
 def check_ade20k(
@@ -242,21 +291,18 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def _open(path: Path, found: _Findings) -> tuple[int, int] | None:
-    """Decode an image completely and return its (width, height)."""
+    """Decode an image completely and return its (width, height), as it is stored."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.size
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return decode_image(path, turn=False).size
+    except DataError:
         found.note(f"Images in '{path.parent}' cannot be read", path.name)
         return None
 
 
 def _open_labels(path: Path, found: _Findings) -> np.ndarray | None:
     try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        labels = np.asarray(decode_image(path, turn=False))
+    except DataError:
         found.note(f"Label maps in '{path.parent}' cannot be read", path.name)
         return None
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
