@@ -233,16 +233,21 @@ def check_heads(model: nn.Module, dataset: Any) -> None:
     # Panoptic heads have numbers of things and stuff of their own, open vocabularies as many as a text has words.
     if not classes or isinstance(dataset, CocoPanopticDataset) or getattr(dataset, "return_classes", False):
         return
+    wrong = {}
     for name, module in model.named_modules():
         number = getattr(module, "num_classes", None)
         is_head = "head" in name and "rpn" not in name and "loss" not in name
         if not is_head or type(number) is not int or isinstance(module, FusedSemanticHead):
             continue
         if number != len(classes) and not getattr(module, "class_agnostic", False):
-            raise ConfigError(
-                f"The data has {len(classes)} classes ({_listed(classes, 3)}), but model.{name} {number}: say "
-                f"--cfg-options model.{name}.num_classes={len(classes)}, or choose other classes with metainfo."
-            )
+            wrong[name] = number
+    if wrong:
+        heads = ", ".join(f"model.{name} {number}" for name, number in wrong.items())
+        options = " ".join(f"model.{name}.num_classes={len(classes)}" for name in wrong)
+        raise ConfigError(
+            f"The data has {len(classes)} classes ({_listed(classes, 3)}), but {heads}: say --cfg-options {options}, "
+            "or choose other classes with metainfo."
+        )
     if detector and model.with_mask and isinstance(dataset, CheckedCocoDataset) and not dataset.test_mode:
         dataset.require_masks("the model has a mask head")
 
