@@ -30,9 +30,11 @@ from vssm._errors import UserError, did_you_mean
 from vssm.profiling.memory import output_apart, peak_memory
 from vssm.profiling.throughput import environment, interleaved, scan_backend, summary
 from vssm_kernels import available_backends
+from vssm_kernels.ops import arguments
 from vssm_kernels.scan_2d import scan_2d_fwd
 
 PLAIN, INDEXED = "plain", "indexed"
+SCAN = torch.ops.vssm.selective_scan_2d.default
 
 
 def plain_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, positions=torch.unbind):
@@ -55,15 +57,16 @@ def plain_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, posi
     return (y + D[:, None] * u).to(out_dtype), state
 
 
-def indexed_scan(*args):
-    return plain_scan(*args, positions=lambda x: (x[t] for t in range(len(x))))
+def indexed_scan(**inputs):
+    return plain_scan(**inputs, positions=lambda x: (x[t] for t in range(len(x))))
 
 
-def without_op(scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
+def without_op(scan, *args, **kwargs):
     """The 2-D scan without an op: copies the map along the routes, scans, and copies back."""
-    return scan_2d_fwd(
-        scan, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype or u.dtype
-    )
+    given = arguments(SCAN, args, kwargs)
+    options = {"code": given.pop("routes"), "out_dtype": given.pop("out_dtype") or given["u"].dtype}
+    del given["backend"]
+    return scan_2d_fwd(scan, **given, **options)
 
 
 WITHOUT_OP = {PLAIN: plain_scan, INDEXED: indexed_scan}

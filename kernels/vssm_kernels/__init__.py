@@ -3,8 +3,7 @@
 from .backends import BACKENDS, available_backends
 from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from .functional import decompositions
-from .map_ops import read_map, write_map
-from .ops import selective_scan, selective_scan_2d, ssd
+from .ops import read_map, selective_scan, selective_scan_2d, ssd, write_map
 from .routes import Route, encode_routes, route_order
 
 __all__ = [

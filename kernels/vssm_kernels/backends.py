@@ -48,23 +48,54 @@ def _module(name: str) -> ModuleType:
     return {"cpp": cpu, "torch": chunked, "reference": reference}[name]
 
 
-def choose_backend(name: str, device: torch.device, dtype: torch.dtype, work: int) -> ModuleType:
-    """The module that runs an op on tensors of this kind.
-
-    Args:
-        name: one of `BACKENDS`. "auto" takes the environment variable VSSM_BACKEND when set, else triton on a GPU, cpp
-            on a CPU where the compiled library is there, else torch.
-        work: positions x channels x states, to decide whether a slow choice deserves a warning.
-
-    Raises:
-        ValueError: an unknown name. RuntimeError: the backend is not available; says what to install.
-    """
+def _asked_for(name: str) -> tuple[str, str]:
+    """The backend that is meant, and who asked for it: "auto" takes the environment variable VSSM_BACKEND when set."""
     source = f"backend='{name}'"
     if name == "auto" and os.environ.get("VSSM_BACKEND", "auto") != "auto":
         name = os.environ["VSSM_BACKEND"]
         source = f"VSSM_BACKEND={name}"
     if name not in BACKENDS:
         raise ValueError(f"{source} is not a backend; choose one of {', '.join(BACKENDS)}")
+    return name, source
+
+
+def choose_plain_backend(op: str, name: str) -> str:
+    """Choose for an op that has no compiled form: "torch" or "reference".
+
+    Args:
+        op: Its name, for the message.
+        name: "auto", "torch" or "reference". "auto" takes the variable VSSM_BACKEND when set; where that names a
+            compiled backend, which this op has not, it is "torch".
+
+    Returns:
+        The backend's name.
+
+    Raises:
+        ValueError: Another backend was asked for by name, or the variable holds no backend's name.
+    """
+    if name not in ("auto", "torch", "reference"):
+        raise ValueError(f"{op}: backend must be auto, torch or reference, got '{name}'")
+    return "reference" if _asked_for(name)[0] == "reference" else "torch"
+
+
+def choose_backend(name: str, device: torch.device, dtype: torch.dtype, work: int) -> ModuleType:
+    """Choose the module that runs a scan on tensors of this kind.
+
+    Args:
+        name: One of `BACKENDS`. "auto" takes the environment variable VSSM_BACKEND when set, else triton on a GPU, cpp
+            on a CPU where the compiled library is there, else torch.
+        device: Of the tensors.
+        dtype: Of the input.
+        work: Positions x channels x states. A large scan on a slow backend gives a warning.
+
+    Returns:
+        The backend's module.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: The backend is not available; says what to install.
+    """
+    name, source = _asked_for(name)
     if name != "auto":
         reason = unavailable_reason(name, device, dtype)
         if reason is not None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import chunked
-from .ops import gated_scan
+from .ops import arguments, gated_scan
 from .reference import compute_dtype
 from .routes import read_map_by_slices, write_map_by_slices
 from .scan_2d import scan_2d_fwd
@@ -100,18 +100,24 @@ def selective_scan_fwd(
     return y.flatten(1, 2).to(out_dtype), h[..., -1].flatten(1, 2)
 
 
-# Named as in the operators' schemas: an operator may be called by keyword.
-def _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):
-    return gated_scan(selective_scan_fwd, u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype)
+def _scan(*, backend, **inputs):
+    return gated_scan(selective_scan_fwd, **inputs)
 
 
-def _scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend):
-    parameters = (A, B, C, D, delta_bias, dt_weight)
-    return scan_2d_fwd(selective_scan_fwd, u, dt, *parameters, routes, delta_softplus, merge, out_dtype or u.dtype)
+def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
+    return scan_2d_fwd(selective_scan_fwd, u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
 
 
-def _ssd(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend):
-    return chunked.ssd_fwd(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size)
+def _ssd(*, backend, **inputs):
+    return chunked.ssd_fwd(**inputs)
+
+
+def _read_map(*, x, routes, per_sequence):
+    return read_map_by_slices(x, routes, per_sequence)
+
+
+def _write_map(*, y, routes, height, width, merge):
+    return write_map_by_slices(y, routes, height, width, merge)
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
@@ -121,13 +127,18 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     dynamic stay so, up to `MAX_LENGTH` positions a sequence, for raster routes.
 
     Returns:
-        operator -> function of the operator's arguments.
+        Operator to function of the operator's arguments, positional or by keyword; the schema's defaults hold.
     """
     ops = torch.ops.vssm
-    return {
+    forms = {
         ops.selective_scan.default: _scan,
         ops.selective_scan_2d.default: _scan_2d,
         ops.ssd.default: _ssd,
-        ops.read_map.default: read_map_by_slices,
-        ops.write_map.default: write_map_by_slices,
+        ops.read_map.default: _read_map,
+        ops.write_map.default: _write_map,
     }
+
+    def by_keyword(op: torch._ops.OpOverload, form: Callable) -> Callable:
+        return lambda *args, **kwargs: form(**arguments(op, args, kwargs))
+
+    return {op: by_keyword(op, form) for op, form in forms.items()}

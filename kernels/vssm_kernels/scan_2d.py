@@ -85,7 +85,7 @@ def _flat(p: Tensor | None) -> Tensor | None:
 class _Inputs:
     """The arguments of the 1-D scan for one walk: (Bt, k*D, L) and (Bt, k, N, L), sequences as groups."""
 
-    def __init__(self, walk: _Walk, u, dt, A, B, C, D, delta_bias, dt_weight):
+    def __init__(self, walk: _Walk, u, dt, A, B, C, D, delta_bias, dt_weight, delta_softplus):
         k = walk.indices
         self.u = walk.read(u, u.dim() == 5)
         self.dt = walk.read(dt, True)
@@ -93,15 +93,16 @@ class _Inputs:
         delta = self.dt if dt_weight is None else torch.matmul(self.weight.to(self.dt.dtype), self.dt)
         self.B = walk.read(B, True)
         self.C = torch.ones_like(self.B) if C is None else walk.read(C, True)
-        self.args = (
-            self.u.flatten(1, 2),
-            delta.flatten(1, 2),
-            _flat(_select(A, k)),
-            self.B,
-            self.C,
-            _flat(_select(D, k)),
-            _flat(_select(delta_bias, k)),
-        )
+        self.arguments = {
+            "u": self.u.flatten(1, 2),
+            "delta": delta.flatten(1, 2),
+            "A": _flat(_select(A, k)),
+            "B": self.B,
+            "C": self.C,
+            "D": _flat(_select(D, k)),
+            "delta_bias": _flat(_select(delta_bias, k)),
+            "delta_softplus": delta_softplus,
+        }
 
 
 def scan_2d_fwd(
@@ -125,8 +126,8 @@ def scan_2d_fwd(
     sum_dtype = compute_dtype(u)
     maps: dict[int, Tensor] = {}  # by slot, or all in slot 0; nothing is written in place, for exporters
     for walk in _walks(code, height, width):
-        inputs = _Inputs(walk, u, dt, A, B, C, D, delta_bias, dt_weight)
-        y, _ = scan(*inputs.args, delta_softplus, sum_dtype)
+        inputs = _Inputs(walk, u, dt, A, B, C, D, delta_bias, dt_weight, delta_softplus)
+        y, _ = scan(**inputs.arguments, out_dtype=sum_dtype)
         taken: dict[int, int] = {}
         for k, piece in walk.maps(y.unflatten(1, (len(walk.indices), channels))):
             if merge:
@@ -180,9 +181,10 @@ def scan_2d_bwd(
     grad_A, grad_D, grad_bias, grad_weight = (zeros(p) for p in (A, D, delta_bias, dt_weight))
     for walk in _walks(code, height, width):
         count = len(walk.indices)
-        inputs = _Inputs(walk, u, dt, A, B, C, D, delta_bias, dt_weight)
+        inputs = _Inputs(walk, u, dt, A, B, C, D, delta_bias, dt_weight, delta_softplus)
         grad_y = walk.read(grad, False) if merge else _read_slots(walk, grad, slots)
-        du, ddelta, dA, dB, dC, dD, dbias = scan_bwd(grad_y.flatten(1, 2), None, *inputs.args, delta_softplus)
+        gradients = scan_bwd(grad_y=grad_y.flatten(1, 2), grad_last_state=None, **inputs.arguments)
+        du, ddelta, dA, dB, dC, dD, dbias = gradients
         du, ddelta = du.unflatten(1, (count, channels)), ddelta.unflatten(1, (count, channels))
         if dt_weight is not None:
             weight = inputs.weight.to(sum_dtype)

@@ -5,17 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from tests import parity
 from vssm_kernels import (
     Route,
     available_backends,
-    encode_routes,
     reference,
     selective_scan,
     selective_scan_2d,
-    selective_scan_flops,
     ssd,
 )
 
@@ -415,161 +412,3 @@ def test_ssd_official_numbers():
         inputs["A"] = -inputs["A"].exp()
     y = ssd(**inputs, dt_softplus=True)
     assert torch.allclose(y.flatten(), torch.tensor(record["y"]).flatten(), rtol=1e-5, atol=1e-5)
-
-
-# ---- the ops as PyTorch operators
-
-
-def test_opcheck_scan():
-    x = leaves(scan_inputs(10, 2, 2, channels=4))
-    args = tuple(x[k] for k in NAMES)
-    torch.library.opcheck(torch.ops.vssm.selective_scan, (*args, True, torch.float32, "torch"))
-    half = tuple(v.detach().bfloat16() for v in args)
-    torch.library.opcheck(torch.ops.vssm.selective_scan, (*half, True, torch.float32, "auto"))
-
-
-@pytest.mark.parametrize("merge", [True, False])
-def test_opcheck_scan_2d(merge):
-    for routes in (CROSS, JOINED):
-        args = tuple(leaves(scan_2d_inputs(routes)).values())
-        torch.library.opcheck(
-            torch.ops.vssm.selective_scan_2d, (*args, encode_routes(routes), True, merge, None, "auto")
-        )
-
-
-def test_opcheck_ssd():
-    args = tuple(leaves(ssd_inputs(10)).values())
-    torch.library.opcheck(torch.ops.vssm.ssd, (*args, True, 4, "auto"))
-
-
-def test_autocast_keeps_the_widest_dtype():
-    inputs = scan_inputs(20, 2, 2, dtype=torch.float32)
-    mixed = {k: v.bfloat16() if k in ("u", "z") else v for k, v in inputs.items()}
-    with pytest.raises(
-        TypeError, match="delta must have the dtype of the other inputs, torch.bfloat16, got torch.float32"
-    ):
-        selective_scan(**mixed)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        raised = selective_scan(**mixed)
-        kept = selective_scan(
-            **{k: v.bfloat16() if k not in ("A", "D", "delta_bias") else v for k, v in inputs.items()}
-        )
-    assert raised.dtype == torch.float32 and kept.dtype == torch.bfloat16
-    want = selective_scan(**{k: v.float() for k, v in mixed.items()})
-    assert torch.equal(raised, want)
-
-
-def test_meta_tensors():
-    inputs = {k: v.to("meta") for k, v in scan_inputs(20).items()}
-    y, last = selective_scan(**inputs, return_last_state=True)
-    assert y.device.type == "meta" and y.shape == (2, 8, 20) and last.shape == (2, 8, 2)
-
-
-def test_flop_formula():
-    with FlopCounterMode(display=False) as counter:
-        selective_scan(**scan_inputs(20, 3, 2, absent=("z",)))
-    assert counter.get_total_flops() == 9 * 2 * 20 * 8 * 3 + 2 * 20 * 8 == selective_scan_flops(2, 20, 8, 3)
-    inputs = scan_2d_inputs(CROSS)
-    with FlopCounterMode(display=False) as counter:
-        selective_scan_2d(**leaves(inputs), routes=CROSS).sum().backward()
-    positions, channels, states, rank = 2 * 4 * 20, 3, 2, 2
-    forward = positions * channels * (9 * states + 1 + 2 * rank)
-    assert counter.get_total_flops() == 3 * forward
-    with FlopCounterMode(display=False) as counter:
-        ssd(**ssd_inputs(10))
-    assert counter.get_total_flops() == 2 * 10 * 4 * 3 * (5 * 5 + 2)
-
-
-# ---- bad input: one sentence each
-
-
-def replaced(**changes):
-    return {**scan_inputs(10), **changes}
-
-
-@pytest.mark.parametrize(
-    ("inputs", "error", "sentence"),
-    [
-        (replaced(u=torch.zeros(3, 4)), ValueError, r"u must have shape \(any, any, any\), got \(3, 4\)"),
-        (replaced(u=torch.zeros(0, 8, 10)), ValueError, r"the input is empty"),
-        (
-            replaced(delta=torch.zeros(2, 8, 9).double()),
-            ValueError,
-            r"delta must have shape \(2, 8, 10\), got \(2, 8, 9\)",
-        ),
-        (replaced(A=torch.zeros(8, 2, dtype=torch.complex64)), TypeError, r"A must be real, got torch.complex64"),
-        (replaced(A=torch.zeros(7, 2)), ValueError, r"A must have shape \(8, any\), got \(7, 2\)"),
-        (replaced(A=torch.zeros(8, 0)), ValueError, r"at least one state"),
-        (replaced(u=torch.zeros(2, 8, 10, dtype=torch.int32)), TypeError, r"u must be float32.*got torch.int32"),
-        (
-            replaced(B=torch.zeros(2, 3, 2, 10).double()),
-            ValueError,
-            r"8 channels cannot be split into the 3 groups of B",
-        ),
-        (replaced(C=torch.zeros(2, 2, 3, 10).double()), ValueError, r"C must have shape \(2, 2, 2, 10\)"),
-        (replaced(D=torch.zeros(3)), ValueError, r"D must have shape \(8\), got \(3,\)"),
-        (replaced(z=torch.zeros(2, 8, 10)), TypeError, r"z must have the dtype of the other inputs"),
-        (replaced(out_dtype=torch.int64), TypeError, r"out_dtype must be float32"),
-        (
-            replaced(backend="cuda"),
-            ValueError,
-            r"backend='cuda' is not a backend; choose one of auto, triton, cpp, torch",
-        ),
-        (replaced(backend="cpp"), RuntimeError, r"backend='cpp' cannot run: .*float64"),
-        (replaced(D=torch.zeros(8, device="meta")), ValueError, r"all inputs must be on one device, got .*D on meta"),
-    ],
-)
-def test_bad_scan_input(inputs, error, sentence):
-    with pytest.raises(error, match=sentence) as caught:
-        selective_scan(**inputs)
-    assert "\n" not in str(caught.value)
-
-
-def test_bad_scan_2d_input():
-    inputs = scan_2d_inputs(CROSS)
-    with pytest.raises(ValueError, match="non-empty sequence of Route"):
-        selective_scan_2d(**inputs, routes=())
-    with pytest.raises(TypeError, match="must hold Route or sequences of Route, got int"):
-        selective_scan_2d(**inputs, routes=(1, 2))
-    with pytest.raises(ValueError, match="strides of at least 1"):
-        selective_scan_2d(**inputs, routes=(Route(stride=(0, 1)),))
-    with pytest.raises(ValueError, match=r"A must have shape \(1, 3, any\), got \(4, 3, 2\)"):
-        selective_scan_2d(**inputs, routes=(Route(),))
-    with pytest.raises(ValueError, match="dt must have shape"):
-        selective_scan_2d(**dict(inputs, dt_weight=None), routes=CROSS)
-    with pytest.raises(ValueError, match=r"rank of at least 1, got shape \(4, 3, 0\)"):
-        selective_scan_2d(**dict(inputs, dt_weight=torch.zeros(4, 3, 0)), routes=CROSS)
-
-
-def test_bad_ssd_input():
-    with pytest.raises(ValueError, match="4 heads cannot be split into the 3 groups of B"):
-        ssd(**dict(ssd_inputs(10), B=torch.zeros(2, 10, 3, 5).double()))
-    with pytest.raises(ValueError, match=r"D must have shape \(4\) or \(4, 3\), got \(3,\)"):
-        ssd(**dict(ssd_inputs(10), D=torch.zeros(3)))
-    with pytest.raises(ValueError, match="backend must be auto, torch or reference, got 'cpp'"):
-        ssd(**ssd_inputs(10), backend="cpp")
-
-
-def test_environment_variable_overrides_auto(monkeypatch):
-    x = scan_inputs(10)
-    monkeypatch.setenv("VSSM_BACKEND", "nonsense")
-    with pytest.raises(ValueError, match="VSSM_BACKEND=nonsense is not a backend"):
-        selective_scan(**x)
-    selective_scan(**x, backend="torch")
-    monkeypatch.setenv("VSSM_BACKEND", "cpp")
-    with pytest.raises(RuntimeError, match="VSSM_BACKEND=cpp cannot run"):
-        selective_scan(**x)
-    monkeypatch.setenv("VSSM_BACKEND", "reference")
-    assert torch.equal(selective_scan(**x), selective_scan(**x, backend="reference"))
-
-
-def test_slow_backend_warns_once(monkeypatch):
-    from vssm_kernels import backends, cpu
-
-    monkeypatch.setattr(cpu, "unavailable_reason", lambda: "the compiled library is not there")
-    monkeypatch.setattr(backends, "_warned", set())
-    monkeypatch.setattr(backends, "_BIG", 10)
-    with pytest.warns(UserWarning, match="plain PyTorch on this cpu.*the compiled library is not there") as caught:
-        selective_scan(**scan_inputs(10, dtype=torch.float32))
-        selective_scan(**scan_inputs(10, dtype=torch.float32))
-    assert len(caught) == 1

@@ -40,21 +40,29 @@ def _shape(value) -> list[int] | None:
     return value.type().sizes() if value.isCompleteTensor() else None
 
 
+def _named(op: torch._ops.OpOverload, inputs) -> dict[str, torch._C.Value]:
+    """The traced inputs of one of our operators by name; a trace holds all of them, defaults too."""
+    return dict(zip((argument.name for argument in op._schema.arguments), inputs, strict=True))
+
+
 def _selective_scan(inputs, outputs) -> int:
-    u, _, A, _, _, D, z, *_ = map(_shape, inputs)
+    given = _named(torch.ops.vssm.selective_scan.default, inputs)
+    u, A, D, z = (_shape(given[name]) for name in ("u", "A", "D", "z"))
     return selective_scan_flops(u[0], u[2], u[1], A[1], with_D=D is not None, with_z=z is not None)
 
 
 def _selective_scan_2d(inputs, outputs) -> int:
-    u, _, A, _, C, D, _, dt_weight = map(_shape, inputs[:8])
-    routes = [value.toIValue() for value in inputs[8].node().inputs()]
+    given = _named(torch.ops.vssm.selective_scan_2d.default, inputs)
+    u, A, C, D, dt_weight = (_shape(given[name]) for name in ("u", "A", "C", "D", "dt_weight"))
+    routes = [value.toIValue() for value in given["routes"].node().inputs()]
     lengths = sequence_lengths(routes, u[1], u[2])
     rank = None if dt_weight is None else dt_weight[2]
     return selective_scan_2d_flops(u[0], lengths, u[-1], A[2], rank, C is not None, D is not None)
 
 
 def _ssd(inputs, outputs) -> int:
-    x, _, _, B, _, D, *_ = map(_shape, inputs)
+    given = _named(torch.ops.vssm.ssd.default, inputs)
+    x, B, D = (_shape(given[name]) for name in ("x", "B", "D"))
     return ssd_flops(*x, B[3], with_D=D is not None)
 
 

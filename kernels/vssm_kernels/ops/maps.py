@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from . import routes as tables
-from .routes import FIELDS, Routes, encode_routes, sequence_lengths
+from .. import routes as tables
+from ..routes import FIELDS, Routes, encode_routes, sequence_lengths
+from .registration import register
 
 __all__ = ["read_map", "write_map"]
 
@@ -35,40 +36,30 @@ def _check_write(y: Tensor, routes: list[int], height: int, width: int) -> int:
     return count
 
 
-def _read(x: Tensor, routes: list[int], per_sequence: bool = False) -> Tensor:
+def _read(*, x: Tensor, routes: list[int], per_sequence: bool) -> Tensor:
     _check_read(x, routes, per_sequence)
     return tables.read_map(x, routes, per_sequence)
 
 
-def _write(y: Tensor, routes: list[int], height: int, width: int, merge: bool = True) -> Tensor:
-    _check_write(y, routes, height, width)
-    return tables.write_map(y, routes, height, width, merge).contiguous()
-
-
-_read_op = torch.library.custom_op(
-    "vssm::read_map",
-    _read,
-    mutates_args=(),
-    schema="(Tensor x, int[] routes, bool per_sequence=False) -> Tensor",
-)
-_write_op = torch.library.custom_op(
-    "vssm::write_map",
-    _write,
-    mutates_args=(),
-    schema="(Tensor y, int[] routes, SymInt height, SymInt width, bool merge=True) -> Tensor",
-)
-
-
-@_read_op.register_fake
-def _read_fake(x, routes, per_sequence=False):
+def _read_fake(*, x, routes, per_sequence) -> Tensor:
     length, count = _check_read(x, routes, per_sequence)
     return x.new_empty((x.shape[0], length, count, *x.shape[4 if per_sequence else 3 :]))
 
 
-@_write_op.register_fake
-def _write_fake(y, routes, height, width, merge=True):
+def _write(*, y: Tensor, routes: list[int], height: int, width: int, merge: bool) -> Tensor:
+    _check_write(y, routes, height, width)
+    return tables.write_map(y, routes, height, width, merge).contiguous()
+
+
+def _write_fake(*, y, routes, height, width, merge) -> Tensor:
     count = _check_write(y, routes, height, width)
     return y.new_empty((y.shape[0], height, width, *(() if merge else (count,)), *y.shape[3:]))
+
+
+_read_op = register("read_map(Tensor x, int[] routes, bool per_sequence=False) -> Tensor", _read, _read_fake)
+_write_op = register(
+    "write_map(Tensor y, int[] routes, SymInt height, SymInt width, bool merge=True) -> Tensor", _write, _write_fake
+)
 
 
 def _read_setup(ctx, inputs, output):
