@@ -8,11 +8,13 @@ from types import ModuleType
 
 # Old name: new name. Both stand for one and the same module.
 MOVED = {
+    "vssm._folders": "vssm._files",
     "vssm.engine.classifier": "vssm.classify.classifier",
     "vssm.engine.data": "vssm.classify.data",
     "vssm.engine.losses": "vssm.classify.losses",
     "vssm.engine.metrics": "vssm.classify.metrics",
     "vssm.engine.predict": "vssm.classify.predict",
+    "vssm.models._checkpoint": "vssm.checkpoint",
 }
 
 

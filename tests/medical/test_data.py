@@ -280,7 +280,7 @@ def test_isic_broken_files(tmp_path):
         data[1]
 
 
-def test_nifti_folders_in_any_orientation(tmp_path):
+def test_nifti_files_in_any_orientation(tmp_path):
     root = write_nifti_folder(tmp_path / "a")
     classes = ("background", "one", "two")
     volume = NiftiFolder(str(root), "test", classes)[0]

@@ -197,7 +197,7 @@ def test_convert_detector(trained, tmp_path):
 @pytest.mark.parametrize(
     ("source", "target", "model", "text"),
     [
-        ("nowhere.pth", "out.pth", "vmamba_pico", "not found"),
+        ("nowhere.pth", "out.pth", "vmamba_pico", "does not exist"),
         ("in.pth", "out.onnx", "vmamba_pico", "must end in"),
         ("in.pth", "out.pth", "vmamba_picco", "did you mean"),
         ("in.pth", "out.pth", "vssd_pico", "does not fit"),

@@ -1,10 +1,8 @@
-"""Checkpoints that are never half-written and never run code when they are read."""
+"""Checkpoints of runs: written whole, read by the rules of `vssm.checkpoint`, resumed from if complete."""
 
 import os
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +12,27 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from .._errors import UserError
-from ..models._checkpoint import check_fit
+from .. import checkpoint as checkpoints
+from .._files import write_atomically
+from ..checkpoint import CheckpointError, about, check_fit, class_layers, inert_names, without_wrappers
+
+__all__ = [
+    "AtomicBackend",
+    "CheckpointError",
+    "check_fits",
+    "check_training_state",
+    "convert_to_own_names",
+    "find_resumable",
+    "load_weights",
+    "read_checkpoint",
+    "restore_histories",
+    "to_plain",
+    "write_atomically",
+]
 
 _BUFFER_KEYS = {"log_history", "count_history", "max_length"}
-
-
-class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, unsafe, or belongs to another model."""
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that its name only ever stands for the old or the complete new content.
-
-    Args:
-        path: The file; its folder is created.
-        data: The content.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One fixed name beside the target: the leftover of a killed run is overwritten, and no rename crosses a disk.
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        # Without it a power cut can leave the new name on empty blocks.
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+# Moments of optimisers, each of its parameter's shape.
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "exp_inf")
 
 
 @register_backend("atomic")
@@ -104,63 +90,34 @@ def restore_histories(message_hub: Mapping[str, Any]) -> dict[str, Any]:
     return {**message_hub, "log_scalars": scalars}
 
 
-def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint without running any code that it may hold.
+def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a run's checkpoint: :func:`vssm.checkpoint.read_checkpoint`, in the form in which runs use it.
 
     Args:
-        path: A file written by ``torch.save``.
+        path: A file of any kind that `vssm.checkpoint` reads.
         map_location: Where its tensors go.
 
     Returns:
-        A dict with at least ``state_dict``; a file that is a bare state dict is wrapped into one.
+        A dict with at least ``state_dict``; a file that is a bare state dict is wrapped into one. The config that
+        mmengine would execute on resuming is left out.
 
     Raises:
-        CheckpointError: The file is missing, truncated, no checkpoint, or holds objects other than tensors and plain
-            data (which only unpickling, and so running its code, could read).
+        CheckpointError: See there; or the file has no state dict.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"Checkpoint '{path}' does not exist.")
-    if not zipfile.is_zipfile(path):
-        # The directory of the archive stands at its end, so a truncated file fails here too.
-        raise CheckpointError(f"Checkpoint '{path}' is truncated, or no file that torch.save wrote.")
-    try:
-        with torch.serialization.safe_globals(_mmengine_globals()):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        holds = f" ({name[1]})" if name else ""
-        raise CheckpointError(
-            f"Checkpoint '{path}' holds something other than tensors and plain data{holds}; reading it could run "
-            "foreign code, so it is refused."
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"Checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
-    if isinstance(checkpoint, Mapping) and "state_dict" not in checkpoint and _is_state_dict(checkpoint):
+    checkpoint = checkpoints.read_checkpoint(path, map_location)
+    if "state_dict" not in checkpoint and _is_state_dict(checkpoint):
         checkpoint = {"state_dict": checkpoint}
-    if not isinstance(checkpoint, dict) or not _is_state_dict(checkpoint.get("state_dict")):
+    if not _is_state_dict(checkpoint.get("state_dict")):
         raise CheckpointError(f"Checkpoint '{path}' has no 'state_dict' of tensors.")
     if isinstance(checkpoint.get("message_hub"), Mapping):
-        checkpoint["message_hub"] = restore_histories(checkpoint["message_hub"])
+        try:
+            checkpoint["message_hub"] = restore_histories(checkpoint["message_hub"])
+        except (ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+            raise CheckpointError(f"Checkpoint '{path}' is damaged: its log of numbers cannot be restored.") from error
     if isinstance(checkpoint.get("meta"), dict):
         # mmengine executes a config found under this key as Python when it resumes. It writes 'cfg' itself.
         checkpoint["meta"].pop("config", None)
     return checkpoint
-
-
-def _mmengine_globals() -> list[Callable | tuple[Callable, str]]:
-    """What files written by mmengine's own Runner hold beyond tensors: records of numbers, and arrays."""
-    core = np._core if hasattr(np, "_core") else np.core
-    dtypes = {type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "uint32", "bool")}
-    arrays = [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype, *dtypes]
-    return [HistoryBuffer, (_statistic, "builtins.getattr"), *arrays]
-
-
-def _statistic(owner: Any, name: str) -> Callable:
-    """Stand in for ``getattr``, by which such files name a record's own methods, and for nothing else."""
-    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
-        return getattr(owner, name)
-    raise pickle.UnpicklingError(f"GLOBAL builtins.getattr({owner!r}, {name!r})")
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -184,30 +141,44 @@ def convert_to_own_names(
         CheckpointError: A part's weights are not its own.
     """
     weights = dict(state_dict)
+    if not weights.keys() & dict(model.named_parameters()).keys():
+        weights = without_wrappers(weights, ("module.",))
     for name, part in model.named_modules():
         if hasattr(part, "convert_on_load"):
             try:
                 part.convert_on_load(weights, f"{name}." if name else "")
             except ValueError as error:
-                raise CheckpointError(f"Checkpoint '{path}' cannot be loaded: {error}.") from error
+                raise CheckpointError(about(path, error)) from error
     return weights
 
 
-def check_fits(path: str | os.PathLike, model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+def check_fits(
+    path: str | os.PathLike, model: nn.Module, state_dict: Mapping[str, Tensor], new: Collection[str] = ()
+) -> None:
     """Refuse weights that are not exactly a model's.
 
     Args:
         path: Where the weights come from, for the message.
         model: The model that is to take them.
         state_dict: The weights.
+        new: Names that stay as they are in the model.
 
     Raises:
-        CheckpointError: Keys are missing or unexpected, or a shape differs; the message names some of each.
+        CheckpointError: Keys are missing or unexpected, a shape differs, or values cannot be weights; the message names
+            some of each.
     """
     try:
-        check_fit(state_dict, model, optional=lambda key: False)
-    except ValueError as error:
-        raise CheckpointError(f"Checkpoint '{path}' cannot be loaded: {error}.") from error
+        check_fit(state_dict, model, optional=frozenset(new).__contains__)
+    except CheckpointError as error:
+        advice = ""
+        layers = frozenset(class_layers(model, state_dict))
+        if layers:
+            try:
+                check_fit(state_dict, model, optional=layers.__contains__)
+                advice = " To load all but these layers of other classes, say --cfg-options load_classes=False."
+            except CheckpointError:
+                pass
+        raise CheckpointError(about(path, error) + advice) from error
 
 
 def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
@@ -221,7 +192,7 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
         The checkpoint.
 
     Raises:
-        CheckpointError: It cannot be read, or does not fit the model.
+        CheckpointError: It cannot be read, or does not fit the model, which is as it was then.
     """
     stored = read_checkpoint(path)
     weights = convert_to_own_names(path, model, stored["state_dict"])
@@ -230,8 +201,114 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
     return stored
 
 
+def check_training_state(
+    path: str | os.PathLike, checkpoint: Mapping[str, Any], optimizer: Any = None, schedulers: Any = None
+) -> None:
+    """Refuse to resume from a state that is not whole.
+
+    Args:
+        path: The file, for the message.
+        checkpoint: As :func:`read_checkpoint` gives it.
+        optimizer: The run's optimiser, or its wrapper; None: its state is not compared.
+        schedulers: The run's schedulers; None: their states are not compared.
+
+    Raises:
+        CheckpointError: Names what is missing, damaged, or of another run.
+    """
+    missing = [key for key in ("meta", "optimizer", "message_hub") if key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"Checkpoint '{path}' cannot be resumed from, it lacks {', '.join(missing)}; "
+            "to start from its weights set load_from and leave --resume out."
+        )
+    state = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+    inert = inert_names(state)
+    if inert:
+        raise CheckpointError(
+            f"Checkpoint '{path}' cannot be resumed from: its training state holds objects of {', '.join(inert[:3])}."
+        )
+    wrong = _wrong_records(checkpoint) or _wrong_optimizer(checkpoint["optimizer"], optimizer)
+    wrong = wrong or _wrong_schedulers(checkpoint.get("param_schedulers"), schedulers)
+    if wrong:
+        raise CheckpointError(f"Checkpoint '{path}' cannot be resumed from: {wrong}.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _wrong_records(checkpoint: Mapping[str, Any]) -> str:
+    meta, hub = checkpoint["meta"], checkpoint["message_hub"]
+    if not isinstance(meta, Mapping) or not all(_is_count(meta.get(key)) for key in ("epoch", "iter")):
+        return "its meta does not say how many epochs and iterations are done"
+    if meta.get("seed") is not None and not (_is_count(meta["seed"]) and meta["seed"] < 2**32):
+        return "the seed in its meta is not a number from 0 to 2**32 - 1"
+    if not isinstance(hub, Mapping) or not all(
+        isinstance(hub.get(key), Mapping) for key in ("log_scalars", "runtime_info", "resumed_keys")
+    ):
+        return "its message_hub, the log of numbers, is damaged"
+    if not all(isinstance(value, HistoryBuffer) for value in hub["log_scalars"].values()):
+        return "its message_hub, the log of numbers, is damaged"
+    return ""
+
+
+def _wrong_optimizer(state: Any, optimizer: Any) -> str:
+    if not isinstance(state, Mapping):
+        return "the optimiser's state is damaged"
+    if isinstance(optimizer, Mapping) or (optimizer is not None and hasattr(optimizer, "optim_wrappers")):
+        parts = dict(optimizer.items())
+        if not parts.keys() <= state.keys():
+            return "it holds the states of other optimisers"
+        return next((text for name, part in parts.items() if (text := _wrong_optimizer(state[name], part))), "")
+    groups, moments = state.get("param_groups"), state.get("state")
+    if not isinstance(groups, list) or not groups or not isinstance(moments, Mapping):
+        return "the optimiser's state is damaged"
+    for group in groups:
+        if not isinstance(group, Mapping) or not isinstance(group.get("params"), list):
+            return "the optimiser's state is damaged"
+        if not isinstance(group.get("lr"), int | float | Tensor) or isinstance(group.get("lr"), bool):
+            return "the optimiser's learning rate is not a number"
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if inner is None:
+        return ""
+    own = [parameter for group in inner.param_groups for parameter in group["params"]]
+    keys = [key for group in groups for key in group["params"]]
+    if len(groups) != len(inner.param_groups) or len(own) != len(keys):
+        return "it holds the optimiser of another config, with other parameter groups"
+    if not moments and own and _keeps_state(inner):
+        return "the optimiser's moments are missing"
+    for key, parameter in zip(keys, own, strict=True):
+        record = moments.get(key, {})
+        if not isinstance(record, Mapping):
+            return "the optimiser's state is damaged"
+        for name in _MOMENTS:
+            value = record.get(name)
+            if value is not None and (not isinstance(value, Tensor) or value.shape != parameter.shape):
+                return f"the optimiser's {name} has another shape than its parameter"
+    return ""
+
+
+def _keeps_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step leaves moments: stochastic gradient descent without momentum has none."""
+    return not isinstance(optimizer, torch.optim.SGD) or any(group["momentum"] for group in optimizer.param_groups)
+
+
+def _wrong_schedulers(states: Any, schedulers: Any) -> str:
+    if isinstance(schedulers, Mapping):
+        if not isinstance(states, Mapping) or states.keys() != schedulers.keys():
+            return "it holds the schedulers of another config"
+        return next((text for name in schedulers if (text := _wrong_schedulers(states[name], schedulers[name]))), "")
+    if schedulers is None:
+        return ""
+    if not isinstance(states, list) or not all(isinstance(state, Mapping) for state in states):
+        return "the states of its schedulers are damaged" if schedulers else ""
+    if len(states) != len(schedulers):
+        return f"it holds the states of {len(states)} schedulers, and the config has {len(schedulers)}"
+    return ""
+
+
 def find_resumable(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
-    """Find the newest checkpoint of a run that can really be read.
+    """Find the newest checkpoint of a run that can really be resumed from.
 
     mmengine's ``last_checkpoint`` pointer is not asked: it names one file, readable or not.
 
@@ -239,19 +316,25 @@ def find_resumable(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]
         work_dir: The run's folder.
 
     Returns:
-        The newest readable ``epoch_N.pth`` or ``iter_N.pth`` (None: there is none), and one sentence for each newer
-        file that had to be passed over.
+        The newest sound ``epoch_N.pth`` or ``iter_N.pth`` (None: there is none), and one sentence for each newer file
+        that had to be passed over.
     """
     found = []
     for path in Path(work_dir).glob("*.pth"):
-        match = re.fullmatch(r"(epoch|iter)_(\d+)\.pth", path.name)
+        match = re.fullmatch(r"(epoch|iter)_(\d{1,18})\.pth", path.name)
         if match:
-            found.append((int(match[2]), path.stat().st_mtime, path))
+            # Of a link the time is its own: it may lead nowhere.
+            found.append((int(match[2]), path.lstat().st_mtime, path))
     skipped = []
     for _, _, path in sorted(found, reverse=True):
         try:
-            if "meta" not in read_checkpoint(path):
+            checkpoint = read_checkpoint(path)
+            if "meta" not in checkpoint:
                 raise CheckpointError(f"Checkpoint '{path}' holds weights but no training state.")
+            if not isinstance(checkpoint["meta"], Mapping):
+                raise CheckpointError(f"Checkpoint '{path}' holds a damaged training state.")
+            if {"optimizer", "message_hub"} & checkpoint.keys():
+                check_training_state(path, checkpoint)
         except CheckpointError as error:
             skipped.append(f"Skipping it: {error}")
         else:

@@ -56,6 +56,8 @@ def _in_processes(job: Callable[[], T]) -> T:
     try:
         with explain_config_mistakes():
             return job()
+    except UserError:
+        raise
     except FileNotFoundError as error:
         # Data sets of mmdet and mmseg leave it to open() to notice.
         raise ConfigError(f"The config names '{error.filename or error}', which does not exist.") from error

@@ -14,7 +14,15 @@ from mmengine.runner import Runner as MMRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import CheckpointError, check_fits, convert_to_own_names, read_checkpoint, to_plain
+from ..checkpoint import class_layers
+from .checkpoint import (
+    CheckpointError,
+    check_fits,
+    check_training_state,
+    convert_to_own_names,
+    read_checkpoint,
+    to_plain,
+)
 from .checks import check_run
 from .config import ConfigError, on_gpu
 
@@ -176,6 +184,9 @@ class Runner(MMRunner):
     ) -> dict[str, Any]:
         """Load weights from a local file.
 
+        With ``load_classes = False`` in the config, layers of another number of classes start afresh; see
+        :func:`~vssm.checkpoint.class_layers`.
+
         Args:
             filename: The checkpoint.
             map_location: Where its tensors go.
@@ -193,12 +204,7 @@ class Runner(MMRunner):
             raise CheckpointError("Checkpoints load strictly; strict=False is not offered.")
         checkpoint = read_checkpoint(filename, map_location)
         if self._resume:
-            missing = [key for key in ("meta", "optimizer", "message_hub") if key not in checkpoint]
-            if missing:
-                raise CheckpointError(
-                    f"Checkpoint '{filename}' cannot be resumed from, it lacks {', '.join(missing)}; "
-                    "to start from its weights set load_from and leave --resume out."
-                )
+            check_training_state(filename, checkpoint, self.optim_wrapper, self.param_schedulers)
         state_dict = checkpoint["state_dict"]
         for pattern, replacement in revise_keys:
             state_dict = {re.sub(pattern, replacement, key): value for key, value in state_dict.items()}
@@ -206,12 +212,19 @@ class Runner(MMRunner):
         if isinstance(model, BaseTTAModel):
             model = model.module
         checkpoint["state_dict"] = state_dict = convert_to_own_names(filename, model, state_dict)
-        check_fits(filename, model, state_dict)
+        # A run that starts from weights of other classes says so; the layers of the classes start afresh.
+        new = [] if self._resume or self.cfg.get("load_classes", True) else class_layers(model, state_dict)
+        check_fits(filename, model, state_dict, new)
+        if new:
+            own = model.state_dict()
+            checkpoint["state_dict"] = {name: own[name] if name in new else state_dict[name] for name in state_dict}
         # EMAHook swaps the averaged and the raw weights in here, so the dict is read again below.
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model.load_state_dict(checkpoint["state_dict"], strict=True)
         self._has_loaded = True
         self.logger.info(f"Loaded {filename}")
+        if new:
+            self.logger.warning(f"These layers have other classes and start afresh: {', '.join(new)}")
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:

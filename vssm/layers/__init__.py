@@ -1,6 +1,6 @@
 """Parts that several families share; timm.layers has the rest."""
 
-from .conv_block import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from .conv_block import CONV_BLOCK_NORMS, CONV_BLOCK_RENAMES, ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from .conv_ffn import ConvFFN
 from .conv_norm import ConvNorm, ConvNormDownsample, ConvNormStem, LinearNorm, LinearNormMlp
 from .fused_head import FusedHead
@@ -10,6 +10,7 @@ from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem
 
 __all__ = [
     "CONV_BLOCK_NORMS",
+    "CONV_BLOCK_RENAMES",
     "ConvDownsample",
     "ConvFFN",
     "ConvMixerBlock",

@@ -8,7 +8,7 @@ import torch.nn as nn
 from timm.layers import ConvNormAct, DropPath, Mlp
 from torch import Tensor
 
-__all__ = ["CONV_BLOCK_NORMS", "ConvMixerBlock", "InvertedDownsample", "ResidualConvStem"]
+__all__ = ["CONV_BLOCK_NORMS", "CONV_BLOCK_RENAMES", "ConvMixerBlock", "InvertedDownsample", "ResidualConvStem"]
 
 # The names of the batch norms in the stem and the downsampling, as parts of parameters' names.
 CONV_BLOCK_NORMS = (
@@ -18,6 +18,21 @@ CONV_BLOCK_NORMS = (
     "stem.conv3.0.bn",
     "stem.conv3.1.bn",
     "downsample.project.bn",
+)
+# Official name -> ours, for the layers below: a downsampling layer moves to the next stage's start.
+CONV_BLOCK_RENAMES = (
+    (r"^patch_embed\.", "stem."),
+    (r"^head\.", "head.fc."),
+    (r"^(stem\..*)\.norm\.", r"\1.bn."),
+    (r"^layers\.0\.downsample\.", "stages.1.downsample."),
+    (r"^layers\.1\.downsample\.", "stages.2.downsample."),
+    (r"^layers\.2\.downsample\.", "stages.3.downsample."),
+    (r"\.downsample\.conv\.0\.conv\.", ".downsample.expand."),
+    (r"\.downsample\.conv\.1\.conv\.", ".downsample.conv."),
+    (r"\.downsample\.conv\.2\.norm\.", ".downsample.project.bn."),
+    (r"\.downsample\.conv\.2\.", ".downsample.project."),
+    (r"^layers\.", "stages."),
+    (r"\.cpe([12])\.", r".pos_conv\1."),
 )
 
 

@@ -9,8 +9,19 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from ..models._checkpoint import EARLY_VMAMBA_NAMES, check_fit, read_checkpoint, rename, reshape_like, unwrap_state_dict
-from ..models.vmamba import BLOCK_RENAMES, our_names
+from ..checkpoint import (
+    CheckpointError,
+    MissingCheckpointError,
+    about,
+    check_fit,
+    load_weights,
+    new_name,
+    read_checkpoint,
+    rename,
+    reshape_like,
+    unwrap_state_dict,
+)
+from ..models.vmamba import BLOCK_RENAMES, EARLY_NAMES, STACKED, our_names
 
 __all__ = ["checkpoint_filter_fn", "imagenet_filter_fn", "load_checkpoint"]
 
@@ -43,7 +54,7 @@ _MSVM_RENAMES = (
     *BLOCK_RENAMES,
 )
 _VM_RENAMES = (
-    *EARLY_VMAMBA_NAMES,
+    *EARLY_NAMES,
     (r"^patch_embed\.0\.", "encoder.backbone.stem.conv."),
     (r"^patch_embed\.2\.", "encoder.backbone.stem.norm."),
     (r"^layers\.(\d+)\.downsample\.", lambda match: f"encoder.backbone.{_next_stage(match)}"),
@@ -91,11 +102,12 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
         weights = inner or weights
     weights = {name: value for name, value in weights.items() if not name.endswith(("total_ops", "total_params"))}
     if any(name.startswith("layers_up.") for name in weights):
-        weights = _stack_heads(rename(weights, _VM_RENAMES))
+        # Of a tensor under two names the last one counts, as in the official code.
+        weights = _stack_heads({new_name(name, _VM_RENAMES): value for name, value in weights.items()})
     elif any(name.startswith("encoder.layer0.") for name in weights):
         weights = rename(weights, _MSVM_RENAMES)
-    reshape_like(weights, model.state_dict())
-    check_fit(weights, model, optional=lambda name: False)
+    reshape_like(weights, model.state_dict(), stacked=STACKED)
+    check_fit(weights, model)
     return weights
 
 
@@ -110,7 +122,12 @@ def load_checkpoint(model: nn.Module, path: str | PathLike) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or the weights are not this network's.
     """
-    model.load_state_dict(checkpoint_filter_fn(read_checkpoint(path), model))
+    try:
+        load_weights(model, checkpoint_filter_fn(read_checkpoint(path), model))
+    except MissingCheckpointError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(about(path, error)) from error
 
 
 def imagenet_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -134,6 +151,6 @@ def imagenet_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[
     stem = "encoder.backbone.stem.conv.weight"
     if stem in taken:
         taken[stem] = adapt_input_conv(own[stem].shape[1], taken[stem])
-    reshape_like(taken, own)
+    reshape_like(taken, own, stacked=STACKED)
     check_fit(taken, model, optional=lambda name: name not in sources)
     return taken

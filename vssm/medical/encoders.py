@@ -9,8 +9,8 @@ import timm
 from torch import Tensor, nn
 
 from .._errors import did_you_mean
+from ..checkpoint import read_checkpoint, unwrap_state_dict
 from ..models import Stage, StagedBackbone
-from ..models._checkpoint import read_checkpoint
 
 __all__ = ["Encoder", "StageInputEncoder", "create_encoder"]
 
@@ -97,8 +97,11 @@ def create_encoder(
         raise ValueError(f"timm knows no model '{name}'{did_you_mean(name.split('.')[0], timm.list_models())}")
     options = dict(options or {}, in_chans=in_chans, pretrained=bool(pretrained))
     if not isinstance(pretrained, bool):
-        read_checkpoint(pretrained)  # first, because timm's reader lets through whatever a damaged file makes it raise
-        options["pretrained_cfg_overlay"] = dict(options.get("pretrained_cfg_overlay") or {}, file=str(pretrained))
+        # Read here, because timm's reader lets through whatever a damaged file makes it raise.
+        stored = read_checkpoint(pretrained)
+        ours = ":" not in name and timm.models.model_entrypoint(name).__module__.startswith("vssm.")
+        overlay = {"state_dict": stored if ours else unwrap_state_dict(stored)}
+        options["pretrained_cfg_overlay"] = dict(options.get("pretrained_cfg_overlay") or {}, **overlay)
     try:
         backbone = timm.create_model(name, features_only=True, **options)
     except TypeError as error:

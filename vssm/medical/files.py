@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._errors import DataError
-from .._folders import write_beside
+from .._files import write_beside
 from .._inputs import MOST_PIXELS, require_file
 from .._optional import require
 

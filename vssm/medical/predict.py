@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from .._errors import UserError
-from .._folders import write_beside
+from .._files import write_beside
 from ..engine.checkpoint import load_weights
 from ..engine.config import explain_config_mistakes, test_data
 from ..engine.images import DataError, find_images, open_image

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import DataError
-from .._folders import whole_folder, write_beside
+from .._files import whole_folder, write_beside
 from .._inputs import require_file
 from .._optional import require
 from .data import CT_WINDOW, read_nifti_pair

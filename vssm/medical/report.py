@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._folders import write_beside
+from .._files import write_beside
 from .._optional import require
 from ..engine.checkpoint import write_atomically
 

@@ -15,8 +15,8 @@ from os import PathLike
 
 from timm.models import resolve_pretrained_cfg
 
+from ..checkpoint import load_weights, read_checkpoint
 from ..models import published_weights
-from ..models._checkpoint import read_checkpoint
 from .checkpoint import imagenet_filter_fn
 from .unet import UNet, create_unet
 
@@ -72,5 +72,6 @@ def vm_unet(
             checkpoint = published_weights(source, resolve_pretrained_cfg(source).to_dict(), None)
         else:
             checkpoint = read_checkpoint(pretrained)
-        net.load_state_dict(imagenet_filter_fn(checkpoint, net), strict=False)
+        weights = imagenet_filter_fn(checkpoint, net)
+        load_weights(net, weights, [name for name in net.state_dict() if name not in weights])
     return net

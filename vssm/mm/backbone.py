@@ -1,32 +1,19 @@
 """Any timm model as the backbone of mmdet's detectors and mmseg's segmentors."""
 
-import inspect
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
-from timm.models import adapt_input_conv
-from timm.models._features import FeatureGetterNet
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
-from ..engine.checkpoint import CheckpointError
+from ..checkpoint import CheckpointError, about, load_weights, read_checkpoint, unwrap_state_dict
 from ..engine.config import ConfigError
-from ..models import DenseMaps, family_of
-from ..models._checkpoint import check_fit, read_checkpoint, unwrap_state_dict
-from ..models.create import ModelError, create_model
-
-_OUT_NORM = "outnorm"
-
-
-class _NormedFeatures(FeatureGetterNet):
-    """timm's features with the model's own last norm on the last map; timm has no option for it by name."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs, norm=True)
+from ..models import DenseMaps
+from ..models.create import ModelError
+from ..models.dense import OUT_NORM, convert_features, create_features, dense_maps_of
 
 
 @MODELS.register_module()
@@ -89,7 +76,7 @@ class VSSMBackbone(BaseModule):
             # Not every model of timm knows it.
             options["drop_path_rate"] = drop_path_rate
         try:
-            self.model = _create_features(model_name, pretrained is True, out_norm, options)
+            self.model = create_features(model_name, pretrained is True, out_norm, **options)
         except (AssertionError, IndexError) as error:
             raise ModelError(
                 f"Model '{model_name}' has no feature maps {tuple(out_indices)}: {str(error) or 'too many stages'}."
@@ -99,8 +86,8 @@ class VSSMBackbone(BaseModule):
         self.strides: list[int] = self.feature_info.reduction()
         self.out_indices = tuple(self.feature_info.out_indices)
         self._out_norms: list[str] = []
-        if out_norm and _dense_maps(self.model.model) is DenseMaps.NEW_NORMS:
-            self._out_norms = [f"{_OUT_NORM}{index}" for index in self.out_indices]
+        if out_norm and dense_maps_of(self.model.model) is DenseMaps.NEW_NORMS:
+            self._out_norms = [f"{OUT_NORM}{index}" for index in self.out_indices]
             for name, width in zip(self._out_norms, self.channels, strict=True):
                 self.add_module(name, LayerNorm2d(width, eps=1e-5))
         self._register_load_state_dict_pre_hook(self.convert_on_load)
@@ -146,11 +133,13 @@ class VSSMBackbone(BaseModule):
             weights = self.convert_state_dict(unwrap_state_dict(read_checkpoint(path)))
             new = [name for name in self._out_norms if not any(key.startswith(name + ".") for key in weights)]
             if new and len(new) < len(self._out_norms):
-                raise ValueError(f"the checkpoint lacks {', '.join(new)}")
-            check_fit(weights, self, optional=lambda key: key.startswith(tuple(name + "." for name in new)))
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"Backbone '{self.model_name}' cannot be loaded from '{path}': {error}.") from error
-        self.load_state_dict(weights, strict=not new)
+                raise CheckpointError(f"the checkpoint lacks {', '.join(new)}")
+            load_weights(
+                self, weights, [key for key in self.state_dict() if key.startswith(tuple(f"{n}." for n in new))]
+            )
+        except CheckpointError as error:
+            text = about(path, error)
+            raise CheckpointError(f"Backbone '{self.model_name}' cannot be loaded. {text}") from error
 
     def convert_state_dict(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the weights of an official backbone or classifier the names that they have in this module.
@@ -164,22 +153,9 @@ class VSSMBackbone(BaseModule):
         Raises:
             ValueError: They are not those of this model; the message names what is missing, unexpected or misshapen.
         """
-        norms = {name: value for name, value in weights.items() if name.startswith(_OUT_NORM)}
-        # A wider input than the official three channels has its first convolution filled as timm does it.
-        trunk = unwrap_state_dict({name: value for name, value in weights.items() if name not in norms})
-        model = self.model.model
-        rename = _checkpoint_filter(model)
-        if rename is not None:
-            trunk = rename(trunk, model)
-        own = model.state_dict()
-        first_conv = (self.model.pretrained_cfg or {}).get("first_conv")
-        for name in [f"{first_conv}.weight"] if isinstance(first_conv, str) else []:
-            if name in trunk and name in own and trunk[name].shape != own[name].shape:
-                trunk[name] = adapt_input_conv(own[name].shape[1], trunk[name])
-        kept = {"model.model." + name: value for name, value in trunk.items() if name in own}
-        # What a pruned classifier still holds and never uses.
-        kept = {"model.model." + name: own[name] for name in own if _pruned(name, model)} | kept
-        return kept | (norms if self._out_norms else {})
+        norms = {name: value for name, value in weights.items() if name.startswith(OUT_NORM)}
+        trunk = convert_features({name: value for name, value in weights.items() if name not in norms}, self.model)
+        return {f"model.{name}": value for name, value in trunk.items()} | (norms if self._out_norms else {})
 
     def _freeze(self, frozen_stages: int) -> list[nn.Module]:
         """Stop gradients; return the largest modules of which nothing trains any more."""
@@ -227,25 +203,6 @@ class VSSMBackbone(BaseModule):
         state_dict.update({prefix + name: value for name, value in converted.items()})
 
 
-def _create_features(name: str, pretrained: bool, out_norm: bool, options: dict[str, Any]) -> FeatureGetterNet:
-    def create(feature_cls: type, load: bool) -> FeatureGetterNet:
-        model = create_model(name, pretrained=load, features_only=True, feature_cls=feature_cls, **options)
-        if not hasattr(model.model, "forward_intermediates"):
-            raise ModelError(f"Model '{name}' has no feature maps to give (no forward_intermediates).")
-        return model
-
-    # Only the class of the model says what its detectors do; the weights are fetched once that is known.
-    model = create(FeatureGetterNet, False)
-    if out_norm and _dense_maps(model.model) is DenseMaps.OWN_NORM:
-        return create(_NormedFeatures, pretrained)
-    return create(FeatureGetterNet, True) if pretrained else model
-
-
-def _dense_maps(model: nn.Module) -> DenseMaps:
-    family = family_of(model)
-    return DenseMaps.AS_THEY_ARE if family is None else family.dense_maps
-
-
 def _checkpoint_of(init_cfg: Mapping[str, Any], pretrained: bool | str) -> str:
     if init_cfg.get("type") != "Pretrained" or not init_cfg.get("checkpoint") or set(init_cfg) - {"type", "checkpoint"}:
         raise ConfigError(
@@ -255,16 +212,6 @@ def _checkpoint_of(init_cfg: Mapping[str, Any], pretrained: bool | str) -> str:
     if pretrained:
         raise ConfigError("VSSMBackbone takes pretrained or init_cfg, not both.")
     return str(init_cfg["checkpoint"])
-
-
-def _checkpoint_filter(model: nn.Module) -> Callable | None:
-    """The renaming of official checkpoints that a model's file has, if any."""
-    function = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    return function if function is not None and len(inspect.signature(function).parameters) >= 2 else None
-
-
-def _pruned(name: str, model: nn.Module) -> bool:
-    return name.startswith(tuple(part + "." for part in getattr(model, "pruned_parts", ())))
 
 
 def convert_detector_checkpoint(checkpoint: Mapping[str, Any], detector: nn.Module) -> dict[str, Tensor]:
@@ -282,8 +229,7 @@ def convert_detector_checkpoint(checkpoint: Mapping[str, Any], detector: nn.Modu
     Raises:
         ValueError: The backbone's weights are not those of the detector's backbone.
     """
-    weights = checkpoint.get("state_dict", checkpoint)
-    weights = {name.removeprefix("module."): value for name, value in weights.items() if isinstance(value, Tensor)}
+    weights = unwrap_state_dict(checkpoint, whole=True)
     for path, module in detector.named_modules():
         if isinstance(module, VSSMBackbone):
             module.convert_on_load(weights, path + "." if path else "")

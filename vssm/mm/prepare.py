@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .._folders import whole_folder
+from .._files import whole_folder
 from .._optional import require
 from .check_data import ADE20K_COUNTS, COCO_COUNTS, check_ade20k, check_coco
 from .digit_scenes import CLASSES, Digit, Scene, Scenes

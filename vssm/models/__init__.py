@@ -1,9 +1,9 @@
 """The families; importing this registers them with timm."""
 
 # ruff: noqa: I001 (families stand in the order of the pages)
+from ..checkpoint import read_checkpoint
 from ._backbone import Backbone, Stage, StagedBackbone, drop_path_rates, init_weights, stage_dims, stage_info
 from ._builder import published_weights
-from ._checkpoint import read_checkpoint
 from ._family import DenseMaps, Family, families, family_of, register_family
 from ._plain import PlainBackbone, TokenEmbedding, resize_positions, token_index
 

@@ -1,7 +1,7 @@
 """What the families' models have in common: the part of timm's surface that is not the way from image to logits."""
 
 import functools
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -9,6 +9,8 @@ from timm.layers import trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor
+
+from ..checkpoint import StateDictError, mismatch_advice
 
 __all__ = [
     "Backbone",
@@ -144,6 +146,26 @@ class Backbone(nn.Module):
     def init_weights(self) -> None:
         """See the function of this name."""
         init_weights(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights in this model's own names, as any module does.
+
+        Raises:
+            StateDictError: they are this model's under other names, nested, or of other classes; it says what to call.
+            RuntimeError: they are not this model's.
+        """
+        try:
+            result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            advice = mismatch_advice(self, state_dict)
+            if not advice:
+                raise
+            raise StateDictError(advice) from error
+        if result.missing_keys and len(result.missing_keys) >= len(dict(self.named_parameters())):
+            advice = mismatch_advice(self, state_dict)  # strict=False, and nothing was loaded
+            if advice:
+                raise StateDictError(advice)
+        return result
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set:

@@ -9,7 +9,7 @@ from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._hub import download_cached_file
 from torch import nn
 
-from ._checkpoint import read_checkpoint
+from ..checkpoint import CheckpointError, adapt_to, count_classes, read_checkpoint, unwrap_state_dict
 
 __all__ = ["build_model", "imagenet_cfg", "published_weights"]
 
@@ -68,6 +68,9 @@ def build_model(
 ) -> nn.Module:
     """timm's `build_model_with_cfg`, reading official files safely and never falling back to random weights.
 
+    A file's classifier is loaded where the caller wants as many classes, which is so where none are asked for. Layers
+    start afresh only where the caller asks for other classes.
+
     `feature_indices` are the stages (or blocks) whose maps `features_only` gives unless the caller chooses; the rest is
     as in timm.
 
@@ -75,23 +78,44 @@ def build_model(
         ValueError: the variant has no published weights, or the checkpoint does not fit.
         RuntimeError: the download failed.
     """
-    weights = None
+    overlay = dict(pretrained_cfg_overlay or {})
+    given = overlay.get("state_dict")
     if pretrained:
-        cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay).to_dict()
-        weights = published_weights(variant, cfg, cache_dir)
-    if weights is not None:
-        pretrained_cfg_overlay = dict(pretrained_cfg_overlay or {}, state_dict=weights)
+        cfg = resolve_pretrained_cfg(variant, pretrained_cfg, overlay).to_dict()
+        stored = cfg.get("state_dict") or published_weights(variant, cfg, cache_dir)
+        if stored is not None:
+            _note_classes(stored, cfg, overlay)
+
+    def complete(state_dict: dict, model: nn.Module) -> dict:
+        weights = pretrained_filter_fn(state_dict, model)
+        other_classes = bool(kwargs.get("features_only")) or model.num_classes != model.pretrained_cfg["num_classes"]
+        adapt_to(weights, model, channels="in_chans" in kwargs, classes=other_classes)
+        return weights
+
     model = build_model_with_cfg(
         model_cls,
         variant,
         pretrained,
         pretrained_cfg=pretrained_cfg,
-        pretrained_cfg_overlay=pretrained_cfg_overlay,
-        pretrained_filter_fn=pretrained_filter_fn,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=complete,
         cache_dir=cache_dir,
         feature_cfg=dict(out_indices=tuple(feature_indices), feature_cls="getter"),
         **kwargs,
     )
-    if weights is not None:  # not kept alive, nor written into a hub's config.json
+    if given is None:  # not kept alive, nor written into a hub's config.json
         model.pretrained_cfg.pop("state_dict", None)
     return model
+
+
+def _note_classes(stored: dict[str, Any], cfg: dict[str, Any], overlay: dict[str, Any]) -> None:
+    """Hand a checkpoint on, with the number of its classes: where timm sees another, it drops the classifier."""
+    classifier = cfg.get("classifier") or ()
+    weights = unwrap_state_dict(stored)
+    classes = count_classes(weights, (classifier,) if isinstance(classifier, str) else classifier)
+    claimed = overlay.get("num_classes")
+    if classes is not None and claimed not in (None, classes):
+        raise CheckpointError(f"the checkpoint's classifier is of {classes} classes, not of {claimed}")
+    overlay["state_dict"] = stored
+    if classes is not None:
+        overlay["num_classes"] = classes

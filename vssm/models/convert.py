@@ -1,15 +1,29 @@
 """Official checkpoints to files in this package's names, with the weights alone."""
 
 import os
-import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .._errors import UserError, did_you_mean
-from ._checkpoint import count_classes, read_checkpoint, unwrap_state_dict
+from .._files import whole_file
+from ..checkpoint import (
+    CheckpointError,
+    about,
+    convert,
+    count_classes,
+    load_weights,
+    read_checkpoint,
+    unwrap_state_dict,
+)
+from ._family import DenseMaps
+from .dense import OUT_NORM, convert_features, create_features, dense_maps_of
 
 _BACKBONE = "backbone."
 
@@ -44,46 +58,46 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, mod
         raise ConversionError(f"timm knows no model '{model_name}'{did_you_mean(model_name, timm.list_models())}.")
     try:
         checkpoint = read_checkpoint(source)
-        nested = checkpoint.get("state_dict", checkpoint)
-        if any(str(name).removeprefix("module.").startswith(_BACKBONE) for name in nested):
-            weights, kind = _convert_detector(nested, model_name), "a detector or segmentor"
+        weights = unwrap_state_dict(checkpoint, whole=True)
+        if any(name.startswith(_BACKBONE) for name in weights):
+            weights, kind = _convert_detector(weights, model_name), "a detector or segmentor"
         else:
             weights, kind = _convert_classifier(checkpoint, model_name), "a classifier"
-    except (ValueError, FileNotFoundError) as error:
-        raise ConversionError(f"'{source}' cannot be converted: {error}.") from error
-    part = target.with_name(f".{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    except CheckpointError as error:
+        raise ConversionError(f"'{source}' cannot be converted: {about(source, error)}") from error
     weights = {name: value.contiguous().clone() for name, value in weights.items()}
-    if target.suffix == ".pth":
-        torch.save(weights, part)
-    else:
-        from safetensors.torch import save_file
-
-        save_file(weights, part, metadata={"format": "pt"})
-    os.replace(part, target)
+    try:
+        with whole_file(target) as part:
+            if target.suffix == ".pth":
+                torch.save(weights, part)
+            else:
+                save_file(weights, part, metadata={"format": "pt"})
+    except (RuntimeError, SafetensorError) as error:
+        # Both libraries have errors of their own for a full disk.
+        reason = str(error).splitlines()[0]
+        raise ConversionError(f"The file '{target}' cannot be written; the disk may be full ({reason}).") from error
     return f"{target}: {len(weights)} tensors of {kind} with {model_name}."
 
 
-def _convert_classifier(checkpoint: dict, model_name: str) -> dict[str, Tensor]:
-    weights = unwrap_state_dict(checkpoint)
-    classes = count_classes(weights)
+def _convert_classifier(checkpoint: Mapping[str, Any], model_name: str) -> dict[str, Tensor]:
+    classes = count_classes(unwrap_state_dict(checkpoint))
     model = timm.create_model(model_name, **({} if classes is None else {"num_classes": classes}))
-    rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if rename is None:
-        raise ValueError(f"timm's {model_name} has no rule for official names")
-    converted = rename(checkpoint, model)
-    model.load_state_dict(converted, strict=True)
+    converted = convert(checkpoint, model)
+    load_weights(model, converted)
     return converted
 
 
-def _convert_detector(weights: dict, model_name: str) -> dict[str, Tensor]:
-    from .._optional import require
-
-    backbones = require("vssm.mm", "mm")
-    stages = len(timm.create_model(model_name, features_only=True).feature_info)
-    backbone = backbones.VSSMBackbone(model_name, out_indices=tuple(range(stages)))
-    whole = torch.nn.ModuleDict({"backbone": backbone})
-    converted = backbones.convert_detector_checkpoint(weights, whole)
-    own = {name.removeprefix(_BACKBONE): value for name, value in converted.items() if name.startswith(_BACKBONE)}
-    backbone.load_state_dict(own, strict=True)
-    return converted
+def _convert_detector(weights: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
+    """Rename the backbone alone: necks and heads are mmdet's and mmseg's own, and so are the norms on the maps."""
+    model = create_features(model_name)
+    model = create_features(model_name, out_indices=tuple(range(len(model.feature_info))))
+    inner = {name[len(_BACKBONE) :]: value for name, value in weights.items() if name.startswith(_BACKBONE)}
+    rest = {name: value for name, value in weights.items() if not name.startswith(_BACKBONE)}
+    norms = {name: value for name, value in inner.items() if name.startswith(OUT_NORM)}
+    trunk = convert_features({name: value for name, value in inner.items() if name not in norms}, model)
+    load_weights(model, trunk)
+    expected = {f"{OUT_NORM}{i}.{part}" for i in model.feature_info.out_indices for part in ("weight", "bias")}
+    if dense_maps_of(model.model) is DenseMaps.NEW_NORMS and norms.keys() != expected:
+        raise CheckpointError(f"the norms on the backbone's maps are {sorted(norms)}, not {sorted(expected)}")
+    named = {f"model.{name}": value for name, value in trunk.items()} | norms
+    return {_BACKBONE + name: value for name, value in named.items()} | rest

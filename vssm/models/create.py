@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from .._errors import UserError, did_you_mean
-from ._checkpoint import count_classes, read_checkpoint, unwrap_state_dict
+from ..checkpoint import CheckpointError, count_classes, read_checkpoint, unwrap_state_dict
 
 __all__ = ["ModelError", "create_model", "create_trained_model"]
 
@@ -38,6 +38,8 @@ def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
         if "unexpected keyword argument" not in str(error):
             raise
         raise ModelError(f"Model '{name}' does not take all of the options {sorted(options)}: {error}.") from error
+    except UserError as error:
+        raise ModelError(f"The weights of '{name}' could not be loaded: {str(error).rstrip('.')}.") from error
     except Exception as error:
         # Hub clients raise many unrelated types when there is no network, no such file or no such tag.
         if not pretrained and "Invalid pretrained tag" not in str(error):
@@ -60,15 +62,20 @@ def create_trained_model(name: str, checkpoint: str | os.PathLike, **options: An
         ModelError: As :func:`create_model`; or the file is missing, damaged or not of this model.
     """
     try:
-        weights = unwrap_state_dict(read_checkpoint(checkpoint))
-    except (FileNotFoundError, ValueError) as error:
-        raise ModelError(f"The weights of '{name}' could not be loaded: {error}.") from error
-    overlay: dict[str, Any] = {"file": str(checkpoint)}
-    classes = count_classes(weights)
-    if classes is None and timm.is_model(name):
-        layer = timm.get_pretrained_cfg_value(name, "classifier")
-        classes = len(weights[f"{layer}.weight"]) if f"{layer}.weight" in weights else None
+        stored = read_checkpoint(checkpoint)
+        weights = unwrap_state_dict(stored)
+    except CheckpointError as error:
+        raise ModelError(f"The weights of '{name}' could not be loaded: {str(error).rstrip('.')}.") from error
+    layer = timm.get_pretrained_cfg_value(name, "classifier") if timm.is_model(name) else None
+    classes = count_classes(weights, (layer,) if isinstance(layer, str) else layer or ())
+    ours = timm.is_model(name) and timm.models.model_entrypoint(name).__module__.startswith("vssm.")
+    # Read once, and by nothing but the safe reader.
+    overlay: dict[str, Any] = {"state_dict": stored if ours else weights}
     if classes is not None:
         # In both places, or timm would put a random classifier in place of the trained one.
         options["num_classes"] = overlay["num_classes"] = classes
-    return create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    model = create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    for part in (model, getattr(model, "model", None)):
+        if isinstance(getattr(part, "pretrained_cfg", None), dict):
+            part.pretrained_cfg.pop("state_dict", None)
+    return model

@@ -27,11 +27,11 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor
 
+from ..checkpoint import build_filter, new_name
 from ..layers import ConvNorm, ConvNormDownsample, ConvNormStem, FusedHead, LinearNorm, LinearNormMlp
 from ..scans import HiddenStateMixer
 from ._backbone import StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import check_fit, new_name, unwrap_state_dict
 from ._family import Family, register_family
 
 __all__ = ["EfficientViM", "EfficientViMBlock", "EfficientViMDistilled", "to_timm_state_dict"]
@@ -358,36 +358,22 @@ _RENAMES = (
 _HEADS_DIST = ("heads_dist.", "weights_dist", "head_dist.")
 
 
-def checkpoint_filter_fn(state_dict, model: nn.Module) -> Dict[str, Tensor]:
-    """Checkpoints of the official code, of timm's port or of this package to our names and shapes.
-
-    Of a training run's file the averaged weights are taken, those of the published accuracy. The second head of a
-    distilled checkpoint is dropped where the model has none.
-
-    Raises:
-        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
-    """
-    weights = unwrap_state_dict(state_dict)
-    own = model.state_dict()
-    if not isinstance(model, EfficientViMDistilled):
-        weights = {name: value for name, value in weights.items() if not name.startswith(_HEADS_DIST)}
-    if not any(name.startswith("stem.") for name in weights):
-        ours = {new_name(name, _RENAMES): name for name in own}
-        # Heads that this model lacks (no classes) go by our names, too, for timm drops them by those.
-        heads = {"heads": "head.fcs", "heads_dist": "head_dist.fcs"}
-        ours |= {f"{a}.{i}.{p}": f"{b}.{i}.{p}" for a, b in heads.items() for i in range(9) for p in ("weight", "bias")}
-        weights = {ours.get(name, name): value for name, value in weights.items()}
-    for name, value in weights.items():
-        # Norms are stored (1, C, 1) or (1, C, 1, 1) by the official code, point-wise layers as convolutions by both.
-        if name in own and value.shape != own[name].shape and not _adapted(name) and value.numel() == own[name].numel():
-            weights[name] = value.reshape(own[name].shape)
-    check_fit(weights, model, optional=_adapted)
-    return weights
+def _ours(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    ours = {new_name(name, _RENAMES): name for name in model.state_dict()}
+    # Heads that this model lacks (no classes) go by our names, too, for timm drops them by those.
+    heads = {"heads": "head.fcs", "heads_dist": "head_dist.fcs"}
+    ours |= {f"{a}.{i}.{p}": f"{b}.{i}.{p}" for a, b in heads.items() for i in range(9) for p in ("weight", "bias")}
+    return {ours.get(name, name): value for name, value in weights.items()}
 
 
-def _adapted(name: str) -> bool:
-    """Whether timm adapts or drops this tensor when classes or image channels differ."""
-    return name.startswith(("head.fcs.", "head_dist.fcs.")) or name == "stem.convs.0.conv.weight"
+def _without_second_head(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    if isinstance(model, EfficientViMDistilled):
+        return weights
+    return {name: value for name, value in weights.items() if not name.startswith(_HEADS_DIST)}
+
+
+# Of the official code, of timm's port, or ours. Their norms are stored as (1, C, 1) or (1, C, 1, 1).
+checkpoint_filter_fn = build_filter(prepare=_ours, finish=_without_second_head)
 
 
 def to_timm_state_dict(model: EfficientViM) -> Dict[str, Tensor]:

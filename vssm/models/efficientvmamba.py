@@ -24,12 +24,13 @@ from timm.layers import ClassifierHead, ConvNormAct, DropPath, Mlp, SqueezeExcit
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
+from ..checkpoint import build_filter
 from ..layers import PatchMerging, PatchStem
 from ..scans import ATROUS, AtrousSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
+from .vmamba import EARLY_NAMES
 
 __all__ = ["EVSSBlock", "EfficientVMamba", "InvertedResidual"]
 
@@ -171,7 +172,7 @@ class EfficientVMamba(StagedBackbone):
 # Official name -> ours, in order. Stages that scan list their blocks under `blocks`. The others are flat sequences that
 # begin and end with a change of layout: the blocks count from 1, and after the second change stands the downsampling.
 _RENAMES = (
-    *EARLY_VMAMBA_NAMES,
+    *EARLY_NAMES,
     (r"^patch_embed\.0\.", "stem.conv."),
     (r"^patch_embed\.2\.", "stem.norm."),
     (r"^classifier\.norm\.", "norm."),
@@ -197,25 +198,8 @@ _RENAMES = (
 )
 
 
-def _adapted(name: str) -> bool:
-    """Whether timm adapts or drops this tensor when classes or image channels differ."""
-    return name.startswith("head.fc.") or name == "stem.conv.weight"
-
-
-def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
-    """Official checkpoints, also with the key names of early VMamba releases, nested or not, to our names and shapes.
-
-    Raises:
-        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
-    """
-    weights = unwrap_state_dict(state_dict)
-    if not any(name.startswith("stem.") for name in weights):
-        weights = rename(weights, _RENAMES)
-        for name, value in weights.items():
-            if name.endswith(".mixer.x_proj.weight") and value.dim() == 3:  # one projection a route
-                weights[name] = value.flatten(0, 1)
-    check_fit(weights, model, optional=_adapted)
-    return weights
+# One projection for each route, officially.
+checkpoint_filter_fn = build_filter(_RENAMES, stacked=(".mixer.x_proj.weight",))
 
 
 def _cfg(url: str = "", **kwargs) -> dict:

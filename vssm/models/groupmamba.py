@@ -29,11 +29,11 @@ from timm.layers import ConvNormAct, DropPath, Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
+from ..checkpoint import build_filter
 from ..layers import ConvDownsample, DepthwiseMlp
 from ..scans import CROSS, GroupedSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
 
 __all__ = ["GroupMamba", "GroupMambaBlock"]
@@ -253,41 +253,32 @@ _RENAMES = (
 _GROUP = re.compile(r"\.mamba_g([1-4])\.")
 
 
-def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
-    """Official checkpoints, nested or flat, to our names; the four groups of every mixer become one stacked tensor.
-
-    Raises:
-        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
-    """
-    weights = unwrap_state_dict(state_dict)
-    if not any(name.startswith("stem.") for name in weights):
-        weights = _our_layout(weights, model.state_dict())
-    if model.dist_head is None:
-        weights = {name: value for name, value in weights.items() if not name.startswith("dist_head.")}
-    check_fit(weights, model, optional=_adapted)
-    return weights
-
-
-def _our_layout(official: Dict[str, Tensor], own: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    weights: Dict[str, Tensor] = {}
+def _stack_groups(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    """Make one tensor of the four groups of every mixer, and drop a second head where the model has none."""
+    own = model.state_dict()
+    stacked: Dict[str, Tensor] = {}
     groups: Dict[str, Dict[str, Tensor]] = {}
-    for name, value in rename(official, _RENAMES).items():
+    for name, value in weights.items():
         group = _GROUP.search(name)
-        if group is None:
-            weights[name] = value
-        else:
+        if group is not None:
             groups.setdefault(_GROUP.sub(".", name), {})[name] = value
+        elif model.dist_head is not None or not name.startswith("dist_head."):
+            stacked[name] = value
     for name, members in groups.items():
-        stacked = [members[key] for key in sorted(members)]
-        whole = len(stacked) == 4 and name in own and sum(v.numel() for v in stacked) == own[name].numel()
-        # What does not make a whole keeps the names of its groups, which check_fit then names.
-        weights.update({name: torch.cat(stacked).reshape(own[name].shape)} if whole else members)
-    return weights
+        # What does not make a whole keeps the names of its groups, which the check of the fit then names.
+        whole = name in own and all(_is_quarter(value, own[name]) for value in members.values()) and len(members) == 4
+        parts = [members[key] for key in sorted(members)]
+        stacked.update({name: torch.cat(parts).reshape(own[name].shape)} if whole else members)
+    return stacked
 
 
-def _adapted(name: str) -> bool:
-    """Whether timm adapts or drops this tensor when classes or image channels differ."""
-    return name.startswith(("head.", "dist_head.")) or name == "stem.conv1.conv.weight"
+def _is_quarter(value: Tensor, own: Tensor) -> bool:
+    """Whether the model's tensor is made of four such tensors, one after the other."""
+    quarter = (own.shape[0] // 4, *own.shape[1:])
+    return [n for n in value.shape if n != 1] == [n for n in quarter if n != 1]
+
+
+checkpoint_filter_fn = build_filter(_RENAMES, finish=_stack_groups)
 
 
 def _cfg(**kwargs) -> dict:

@@ -19,19 +19,19 @@ The official weight decay spares only 1-D tensors and biases, so it decays A_log
 included; `no_weight_decay()` follows the usual practice of the state-space literature and spares A_logs and that bias.
 """
 
-from typing import Tuple, Union
+from typing import Dict, Tuple, Union
 
 import torch.nn as nn
 from timm.layers import ClassifierHead, DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
+from ..checkpoint import build_filter, rename
 from ..layers import ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem
 from ..scans import MULTISCALE, MultiScaleSS2D
 from . import vmamba
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import new_name, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
 
 __all__ = ["MSVMamba", "MSVMambaBlock"]
@@ -171,21 +171,17 @@ _RENAMES = (
 _PER_BRANCH = ("x_proj_weight", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds")
 
 
-def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
-    """Official checkpoints of the model's generation, nested or not, to our names, shapes and order of branches.
+def _full_branch_first(official: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    weights = {}
+    for name, value in official.items():
+        # Only the code of the first generation, which normalises before merging, holds the half branch first.
+        if model.norm_before_merge and name.endswith(_PER_BRANCH) and value.dim() and len(value) % 2 == 0:
+            value = value.unflatten(0, (2, -1)).flip(0).flatten(0, 1)
+        weights[name] = value
+    return vmamba.our_names(rename(weights, _RENAMES), isinstance(model.stem, ConvStem))
 
-    Raises:
-        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
-    """
-    weights = unwrap_state_dict(state_dict)
-    if not any(name.startswith("stem.") for name in weights):
-        official, weights = weights, {}
-        for name, value in official.items():
-            # Only the code of the first generation, which normalises before merging, holds the half branch first.
-            if model.norm_before_merge and name.endswith(_PER_BRANCH) and len(value) % 2 == 0:
-                value = value.unflatten(0, (2, -1)).flip(0).flatten(0, 1)
-            weights[new_name(name, _RENAMES)] = value
-    return vmamba.checkpoint_filter_fn(weights, model)
+
+checkpoint_filter_fn = build_filter(prepare=_full_branch_first, stacked=vmamba.STACKED)
 
 
 def _cfg(url: str = "", **kwargs) -> dict:

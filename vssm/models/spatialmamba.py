@@ -23,11 +23,11 @@ from timm.layers import ClassifierHead
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
-from ..layers import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..checkpoint import build_filter
+from ..layers import CONV_BLOCK_NORMS, CONV_BLOCK_RENAMES, ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from ..scans import Route, SpatialFusionSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
 
 __all__ = ["SpatialMamba"]
@@ -114,25 +114,7 @@ _RENAMES = (
 )
 
 
-def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
-    """Official checkpoints, nested or not, and our own, to our names and shapes.
-
-    Raises:
-        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
-    """
-    weights = unwrap_state_dict(state_dict)
-    if not any(name.startswith("stem.") for name in weights):
-        weights = rename(weights, _RENAMES)
-        for name, value in weights.items():
-            if name.endswith((".dt_projs_weight", ".dt_projs_bias")):
-                weights[name] = value.unsqueeze(0)  # one route
-    check_fit(weights, model, optional=_adapted)
-    return weights
-
-
-def _adapted(name: str) -> bool:
-    """Whether timm adapts or drops this tensor when classes or image channels differ."""
-    return name.startswith("head.fc.") or name == "stem.conv1.conv.weight"
+checkpoint_filter_fn = build_filter(_RENAMES)
 
 
 def _cfg(url: str = "", **kwargs) -> dict:

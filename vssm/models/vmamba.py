@@ -22,11 +22,11 @@ from timm.layers import ClassifierHead, Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
+from ..checkpoint import build_filter, new_name
 from ..layers import ConvDownsample, ConvStem, MixerBlock, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import EARLY_VMAMBA_NAMES, check_fit, new_name, reshape_like, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
 
 __all__ = ["VMamba", "VMambaBlock"]
@@ -151,6 +151,15 @@ class VMamba(StagedBackbone):
         return self.forward_head(self.forward_features(x))
 
 
+# Regular expression -> name: what the first release called things, which the codes derived from it still read.
+EARLY_NAMES = (
+    (r"^patch_embed\.proj\.", "patch_embed.0."),
+    (r"^patch_embed\.norm\.", "patch_embed.2."),
+    (r"^norm\.", "classifier.norm."),
+    (r"^head\.", "classifier.head."),
+    (r"\.ln_1\.", ".norm."),
+    (r"\.self_attention\.", ".op."),
+)
 # Official name -> ours, within a block; the networks of vssm.medical are made of such blocks too.
 BLOCK_RENAMES = (
     (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
@@ -162,7 +171,7 @@ BLOCK_RENAMES = (
 )
 # Official name -> ours, in order.
 _RENAMES = (
-    *EARLY_VMAMBA_NAMES,
+    *EARLY_NAMES,
     (r"^classifier\.norm\.", "norm."),
     (r"^classifier\.head\.", "head.fc."),
     *BLOCK_RENAMES,
@@ -191,21 +200,13 @@ def our_names(weights: Mapping[str, Tensor], conv_embed: bool) -> Dict[str, Tens
     return {_our_name(name, conv_embed): value for name, value in weights.items()}
 
 
-def checkpoint_filter_fn(state_dict, model: nn.Module) -> dict:
-    """Official checkpoints, present or early, package or one-file layout, nested or not, to our names and shapes.
-
-    Raises:
-        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
-    """
-    weights = our_names(unwrap_state_dict(state_dict), isinstance(model.stem, ConvStem))
-    reshape_like(weights, model.state_dict(), but=_adapted)
-    check_fit(weights, model, optional=_adapted)
-    return weights
+def _number_free(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    return our_names(weights, isinstance(model.stem, ConvStem))
 
 
-def _adapted(name: str) -> bool:
-    """Whether timm adapts or drops this tensor when classes or image channels differ."""
-    return name.startswith("head.fc.") or name in ("stem.conv.weight", "stem.conv1.weight")
+# Projections are officially apart for each route, and in the one-file layout all in one.
+STACKED = (".x_proj.weight", ".dt_projs_weight")
+checkpoint_filter_fn = build_filter(prepare=_number_free, stacked=STACKED)
 
 
 def _cfg(url: str = "", **kwargs) -> dict:

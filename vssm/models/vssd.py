@@ -29,11 +29,11 @@ from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
-from ..layers import CONV_BLOCK_NORMS, ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..checkpoint import build_filter
+from ..layers import CONV_BLOCK_NORMS, CONV_BLOCK_RENAMES, ConvMixerBlock, InvertedDownsample, ResidualConvStem
 from ..scans import NonCausalSSD2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
-from ._checkpoint import CONV_BLOCK_RENAMES, check_fit, rename, unwrap_state_dict
 from ._family import DenseMaps, Family, register_family
 
 __all__ = ["VSSD"]
@@ -144,32 +144,10 @@ _RENAMES = (
 )
 
 
-def checkpoint_filter_fn(state_dict, model: nn.Module, averaged: bool = True) -> dict:
-    """Official checkpoints, nested or not, and our own, to our names.
-
-    Args:
-        state_dict: the checkpoint.
-        model: the model it is meant for.
-        averaged: prefer the averaged weights where there are both. The published accuracies are theirs, except micro's.
-
-    Raises:
-        ValueError: parameters of the model are missing from the checkpoint, or keys of it are not the model's.
-    """
-    weights = unwrap_state_dict(state_dict, averaged)
-    if not any(name.startswith("stem.") for name in weights):
-        weights = rename(weights, _RENAMES)
-    try:
-        check_fit(weights, model, optional=_adapted)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; only checkpoints of the 2024 version fit, those called iccv2025 are of another architecture"
-        ) from None
-    return weights
-
-
-def _adapted(name: str) -> bool:
-    """Whether timm adapts or drops this tensor when classes or image channels differ."""
-    return name.startswith("head.fc.") or name == "stem.conv1.conv.weight"
+checkpoint_filter_fn = build_filter(
+    _RENAMES,
+    note="; only checkpoints of the 2024 version fit, those called iccv2025 are of another architecture",
+)
 
 
 def _cfg(url: str = "", **kwargs) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import UserError
-from .._folders import write_beside
+from .._files import write_beside
 from .._optional import require
 
 __all__ = [

@@ -9,7 +9,7 @@ import timm
 from timm.models import get_pretrained_cfg
 
 from .._errors import UserError
-from .._folders import write_beside
+from .._files import write_beside
 from ..published import published
 from .canvas import FAINT, INK, new_figure, plain_axes
 

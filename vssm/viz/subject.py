@@ -1,8 +1,6 @@
 """Models by name or of a run, and images as they take them: what pictures are drawn of."""
 
-import inspect
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,10 @@ from torchvision.transforms import functional as tv
 from .._errors import UserError
 from .._optional import require
 from .._tasks import task_of
-from ..engine.checkpoint import CheckpointError, load_weights
+from ..checkpoint import count_classes, load_checkpoint, read_checkpoint, unwrap_state_dict
+from ..engine.checkpoint import load_weights
 from ..engine.config import explain_config_mistakes
 from ..engine.images import open_image
-from ..models._checkpoint import check_fit, read_checkpoint, unwrap_state_dict
 from ..models.create import create_model
 
 __all__ = ["Subject", "View", "build_subjects", "load_run", "name_of", "normalise", "place_in", "sample_photographs"]
@@ -188,20 +186,12 @@ def _load_classifier(model: nn.Module, path: str | os.PathLike) -> None:
     Raises:
         CheckpointError: It cannot be read, or is of another model.
     """
-    try:
-        weights = unwrap_state_dict(read_checkpoint(path))
-        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        if convert is not None and len(inspect.signature(convert).parameters) >= 2:
-            weights = convert(weights, model)
-        heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-        for head in [heads] if isinstance(heads, str) else heads:
-            classifier = weights.get(f"{head}.weight")
-            if classifier is not None and len(classifier) != model.num_classes:
-                model.reset_classifier(len(classifier))
-        check_fit(weights, model, optional=lambda key: False)
-    except (FileNotFoundError, ValueError) as error:
-        raise CheckpointError(f"Checkpoint '{path}' cannot be loaded: {error}.") from error
-    model.load_state_dict(weights)
+    weights = unwrap_state_dict(read_checkpoint(path))
+    layers = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    classes = count_classes(weights, (layers,) if isinstance(layers, str) else layers)
+    if classes is not None and classes != model.num_classes:
+        model.reset_classifier(classes)
+    load_checkpoint(model, path)
 
 
 def place_in(view: View, pixel: Sequence[int] | None) -> tuple[float, float]:

@@ -1,0 +1,277 @@
+"""A look through a pickle before it is read: what it would call, and how large its tensors claim to be.
+
+The opcodes are followed one by one with symbols in place of objects, so nothing is imported, made or called.
+"""
+
+import math
+import pickletools
+import re
+import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["LOG_HISTORY", "Refusal", "Survey", "shown"]
+
+# mmengine's record of a logged number, which names its own methods by getattr.
+LOG_HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
+_STATISTICS = ("min", "max", "current", "mean")
+_BYTES = {
+    "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexDouble": 16,
+    "ComplexFloat": 8, "QInt32": 4,
+}  # fmt: skip
+_TENSORS = (
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_qtensor",
+)
+# What PyTorch's restricted reader may call without a further look.
+_HARMLESS = (
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch._utils._rebuild_meta_tensor_no_storage",
+    "torch._utils._rebuild_sparse_tensor",
+    "torch._utils._rebuild_device_tensor_from_numpy",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+    "torch.serialization._get_layout",
+    "torch.Size",
+    "torch.device",
+    "collections.OrderedDict",
+    "collections.Counter",
+    "builtins.set",
+    "builtins.complex",
+)
+# Standard modules whose classes hold values and nothing else; objects of other standard modules are refused.
+_VALUES = (
+    "argparse", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
+    "ipaddress", "pathlib", "random", "string", "time", "types", "uuid", "zoneinfo",
+)  # fmt: skip
+_LOWER_CASE_CLASSES = (
+    "builtins.bytes", "builtins.frozenset", "builtins.list", "builtins.dict", "builtins.tuple", "builtins.object",
+    "builtins.slice", "builtins.range", "builtins.int", "builtins.float", "builtins.str", "builtins.bool",
+    "collections.defaultdict", "collections.deque", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
+    "datetime.time", "datetime.timedelta", "datetime.timezone", "functools.partial",
+)  # fmt: skip
+
+
+class Refusal(Exception):
+    """The file asks for something that is not done; the text is the end of a sentence about the file."""
+
+
+class _Named:
+    """A class or a function that the pickle mentions."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+class _Made:
+    """What a call, or the creation of an object, would give."""
+
+    def __init__(self, of: str):
+        self.of = of
+
+
+class _Storage:
+    def __init__(self, count: int):
+        self.count = count
+
+
+class _Plain:
+    """A list, dict or set, whose content is of no interest."""
+
+
+class Survey:
+    """What a pickle consists of.
+
+    Args:
+        data: The pickle.
+        records: Size in bytes of each storage in the archive, by its key.
+        unknown: Names that PyTorch's restricted reader does not know.
+
+    Attributes:
+        inert: Name of each class without which the file can be understood -> how its objects are filled: "object",
+            "dict" or "list".
+        top: Name of the class of the outermost object, or None when that is a plain container or value.
+
+    Raises:
+        Refusal: It would call a function, or a tensor in it claims more than the file holds.
+        ValueError: It is damaged. IndexError, KeyError and TypeError mean the same.
+    """
+
+    def __init__(self, data: bytes, records: Mapping[str, int], unknown: set[str]):
+        self.inert: dict[str, str] = {}
+        self._records = records
+        self._unknown = unknown
+        self._limit = max(sum(records.values()), 1 << 20)
+        result = self._follow(data)
+        self.top = result.of if isinstance(result, _Made) and result.of in self.inert else None
+        if self.top and self.inert[self.top] == "dict":
+            self.top = None
+
+    def _follow(self, data: bytes) -> Any:
+        stack: list[Any] = []
+        marks: list[int] = []
+        memo: dict[int, Any] = {}
+        for opcode, value, _ in pickletools.genops(data):
+            name = opcode.name
+            if name in ("BINUNICODE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "SHORT_BINSTRING"):
+                stack.append(value)
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                memo[value] = stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[value])
+            elif name == "MARK":
+                marks.append(len(stack))
+            elif name == "TUPLE":
+                start = marks.pop()
+                stack[start:] = [tuple(stack[start:])]
+            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                count = int(name[-1])
+                if len(stack) < count:
+                    raise IndexError
+                stack[-count:] = [tuple(stack[-count:])]
+            elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
+                stack.append(_Plain())
+            elif name == "EMPTY_TUPLE":
+                stack.append(())
+            elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            elif name in ("APPEND", "SETITEM"):
+                count = 1 if name == "APPEND" else 2
+                if len(stack) <= count:
+                    raise IndexError
+                del stack[-count:]
+                self._filled(stack[-1], "list" if name == "APPEND" else "dict")
+            elif name in ("APPENDS", "SETITEMS"):
+                del stack[marks.pop() :]
+                self._filled(stack[-1], "list" if name == "APPENDS" else "dict")
+            elif name == "GLOBAL":
+                stack.append(_Named(self._name(value)))
+            elif name == "BINPERSID":
+                stack.append(self._storage(stack.pop()))
+            elif name in ("REDUCE", "NEWOBJ"):
+                arguments = stack.pop()
+                stack[-1] = self._made(stack[-1], arguments, name == "NEWOBJ")
+            elif name == "BUILD":
+                self._check_state(stack.pop(), stack[-1])
+            elif name == "STOP":
+                return stack.pop()
+            elif name == "PROTO":
+                if value > 3:
+                    raise Refusal(
+                        f"was saved with pickle protocol {value}; save it again without the option pickle_protocol"
+                    )
+            else:
+                raise ValueError(f"unknown instruction {name}")
+        raise ValueError("no end")
+
+    def _name(self, value: str) -> str:
+        module, _, name = value.partition(" ")
+        if not module or not name or " " in name:
+            raise ValueError("a name that is none")
+        # As PyTorch reads what Python 2 wrote.
+        if (module, name) in NAME_MAPPING:
+            module, name = NAME_MAPPING[module, name]
+        module = IMPORT_MAPPING.get(module, module)
+        full = f"{module}.{name}"
+        if module in ("os", "posix", "nt", "sys"):
+            raise Refusal(_code(full))
+        if full in self._unknown:
+            self.inert.setdefault(full, "object")
+        return full
+
+    def _filled(self, target: Any, kind: str) -> None:
+        if isinstance(target, _Made) and target.of in self.inert and self.inert[target.of] != "dict":
+            self.inert[target.of] = kind
+
+    def _storage(self, key: Any) -> _Storage:
+        tag, kind, record, _, count = key
+        if tag != "storage" or not isinstance(kind, _Named) or not isinstance(count, int) or isinstance(count, bool):
+            raise ValueError("a storage that is none")
+        size = _BYTES.get(kind.name.rpartition(".")[2].removesuffix("Storage"), 1)
+        if count < 0 or count * size > self._records[record]:
+            raise Refusal(f"is damaged: it says that a tensor has {count} values, and holds fewer")
+        return _Storage(count)
+
+    def _made(self, function: Any, arguments: Any, new: bool) -> _Made:
+        if not isinstance(function, _Named) or not isinstance(arguments, tuple):
+            raise Refusal("holds code: it calls what it has made itself")
+        self._check(function.name, arguments, new)
+        return _Made(function.name)
+
+    def _check(self, name: str, arguments: tuple, new: bool) -> None:
+        """Refuse what must not be called, or not with these arguments."""
+        if new and name in self.inert and not name.startswith(("numpy.", "builtins.", LOG_HISTORY)):
+            return
+        numpy = re.fullmatch(r"numpy\._?core\.multiarray\.(_reconstruct|scalar)", name)
+        if name in _TENSORS and not new:
+            self._check_tensor(*arguments[:3], arguments[3])
+        elif name == "torch._tensor._rebuild_from_type_v2" and not new:
+            maker, kind, inner = arguments[:3]
+            if kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+                raise Refusal(f"holds a tensor of a class of its own, {shown(kind.name)}; save plain tensors")
+            self._check(maker.name, inner, False)
+        elif numpy:
+            if numpy[1] == "_reconstruct" and (arguments[0].name, arguments[1]) != ("numpy.ndarray", (0,)):
+                raise Refusal("holds an array that is none of NumPy's")
+        elif name == "numpy.dtype":
+            if not isinstance(arguments[0], str) or not re.fullmatch(r"[<>|=]?[biufcSU?]\d{0,4}", arguments[0]):
+                raise Refusal("holds an array of objects")
+        elif name == "_codecs.encode":
+            if arguments[1:] not in (("latin1",), ("latin-1",)):
+                raise Refusal(_code(name))
+        elif name == "builtins.bytearray":
+            if not new and arguments and isinstance(arguments[0], int):
+                raise Refusal(_code(name))
+        elif name == "builtins.getattr":
+            owner, attribute = arguments
+            if new or getattr(owner, "name", "") != LOG_HISTORY or attribute not in _STATISTICS:
+                raise Refusal(_code(name))
+        elif name == "collections.OrderedDict" or (name in _HARMLESS and not new) or (name == LOG_HISTORY and new):
+            pass
+        elif name not in self.inert or not _is_class(name):
+            raise Refusal(_code(name))
+
+    def _check_state(self, state: Any, of: Any) -> None:
+        if not isinstance(of, _Made):
+            raise ValueError("a state without an object")
+        if of.of in (*_TENSORS, "torch._tensor._rebuild_from_type_v2") or of.of.startswith("torch.nn.parameter."):
+            raise Refusal("changes a tensor after it was made")
+        # Fields and shapes of a NumPy type are no part of numbers and texts.
+        if of.of == "numpy.dtype" and not (isinstance(state, tuple) and all(x is None for x in state[2:5])):
+            raise Refusal("holds an array of records")
+
+    def _check_tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> None:
+        if not isinstance(storage, _Storage):
+            raise Refusal("holds a tensor without values of its own")
+        numbers = [offset, *size, *stride]
+        if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
+            raise ValueError("a tensor without a shape")
+        values = math.prod(size)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if values else offset - 1
+        if last >= storage.count or values > self._limit:
+            raise Refusal(f"is damaged: it says that a tensor has {values} values, and holds fewer")
+
+
+def _is_class(name: str) -> bool:
+    """Whether a name is a class's, as far as it tells, and of one that holds values."""
+    module, _, last = name.rpartition(".")
+    if name in _LOWER_CASE_CLASSES or module.startswith("numpy.random"):
+        return True
+    package = module.partition(".")[0]
+    return last[:1].isupper() and (package not in sys.stdlib_module_names or package in _VALUES)
+
+
+def _code(name: str) -> str:
+    return f"holds code ({shown(name)}), so it is refused; a state dict, with tensors alone, is what to save"
+
+
+def shown(text: Any, limit: int = 80) -> str:
+    """A text of unknown origin for a message: shortened, and without control characters."""
+    if not isinstance(text, str):
+        return f"<{type(text).__name__}>"
+    start = text[:limit]
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in start)
+    return safe + (f"... ({len(text)} characters)" if len(text) > limit else "")
