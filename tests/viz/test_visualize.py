@@ -111,7 +111,7 @@ def test_subjects(digits_run, photo):
     assert of_run.view(photo, (40, 50)).inputs.shape == (1, 3, 40, 50)
     with pytest.raises(UserError, match="epoch_1.pth' cannot be loaded: the checkpoint does not fit"):
         Subject.from_name("vssd_pico", checkpoint=digits_run)
-    with pytest.raises(UserError, match="nothing.pth' cannot be loaded: checkpoint not found"):
+    with pytest.raises(UserError, match="nothing.pth' does not exist"):
         Subject.from_name("vmamba_pico", checkpoint="nothing.pth")
 
 
