@@ -18,6 +18,7 @@ from vssm.scans import (
     CascadeSS2D,
     GroupedSS2D,
     HiddenStateMixer,
+    LinearScan,
     MultiHeadSS2D,
     MultiScaleSS2D,
     NonCausalSSD2D,
@@ -216,6 +217,32 @@ def test_heads_walk_routes_of_the_same_name():
     torch.manual_seed(0)
     twice = MultiHeadSS2D(DIM, heads=(SNAKE, SNAKE)).double().eval()
     assert "snake (2)" in attention_maps(twice, x, (0, 0)).routes
+
+
+def test_a_mixer_from_elsewhere():
+    """Whatever has the method `linear_scans` has attention."""
+
+    class RowMean(torch.nn.Module):
+        def forward(self, x):
+            return x.mean(2, keepdim=True).expand_as(x)
+
+        def linear_scans(self, x):
+            return [LinearScan(x, lambda u: self(u).unsqueeze(3), ("the row",), x.shape[-1])]
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mixer = RowMean()
+
+        def forward_features(self, image):
+            return self.mixer(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    ((name, (mixer, x)),) = record_scans(Network(), torch.randn(1, 3, H, W)).items()
+    attention = attention_maps(mixer, x, (2, 1), name)
+    assert name == "mixer" and list(attention.routes) == ["the row"]
+    expected = torch.zeros(H, W)
+    expected[2] = 1 / W
+    torch.testing.assert_close(attention.merged, expected)
 
 
 def test_rollout():

@@ -40,6 +40,12 @@ class ResidualConvStem(nn.Module):
     """Stride 2, a residual pair, stride 2 into four times the width, 1 x 1; each convolution with a BatchNorm.
 
     (B, in_chans, H, W) to (B, ceil(H / 4), ceil(W / 4), dim).
+
+    Args:
+        in_chans: Channels of the image.
+        dim: Width of the result.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
@@ -53,6 +59,7 @@ class ResidualConvStem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, in_chans, H, W)."""
         x = self.conv1(x)
         x = x + self.conv2(x)
         # Channels-last in memory too, once: every layer that follows keeps the layout it is given.
@@ -63,6 +70,12 @@ class InvertedDownsample(nn.Module):
     """1 x 1 into four times the new width, depth-wise 3 x 3 of stride 2, 1 x 1 back and BatchNorm.
 
     (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out).
+
+    Args:
+        dim: Width of the input.
+        dim_out: Width of the result.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
@@ -76,6 +89,7 @@ class InvertedDownsample(nn.Module):
         self.project = ConvNormAct(hidden, dim_out, 1, bias=True, apply_act=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Downsample (B, H, W, dim)."""
         x = self.act1(self.expand(x.permute(0, 3, 1, 2)))
         return self.project(self.act2(self.conv(x))).permute(0, 2, 3, 1)
 
@@ -86,10 +100,12 @@ class ConvMixerBlock(nn.Module):
     x + pos_conv1(x), x + mixer(norm1(x)), x + pos_conv2(x), x + mlp(norm2(x)); (B, H, W, dim) to the same.
 
     Args:
-        dim: width.
-        mixer: maps (B, H, W, dim) to (B, H, W, dim).
-        mlp_ratio: hidden width of the MLP as a multiple of the width.
-        drop_path: rate of the stochastic depth of the mixer and of the MLP.
+        dim: Width.
+        mixer: Maps (B, H, W, dim) to (B, H, W, dim).
+        mlp_ratio: Hidden width of the MLP as a multiple of the width.
+        drop_path: Rate of the stochastic depth of the mixer and of the MLP.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(
@@ -106,6 +122,7 @@ class ConvMixerBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Mix (B, H, W, dim)."""
         x = x + self.pos_conv1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + self.drop_path(self.mixer(self.norm1(x)))
         x = x + self.pos_conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -10,6 +10,12 @@ class ConvFFN(nn.Module):
     """Widen, add a 3 x 3 depth-wise convolution, GELU, narrow: (B, H, W, dim) to (B, H, W, dim).
 
     Every layer has a bias. The linear layers are 1 x 1 convolutions in the official codes, and start like those.
+
+    Args:
+        dim: Width of the input and of the result.
+        hidden_dim: Width in between.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None):
@@ -21,11 +27,12 @@ class ConvFFN(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim, **dd)
 
     def init_weights(self) -> None:
-        """PyTorch's own start, also where a model starts its other linear layers in another way."""
+        """Start as PyTorch does, also where a model starts its other linear layers in another way."""
         for layer in (self.fc1, self.conv, self.fc2):
             layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform (B, H, W, dim)."""
         x = self.fc1(x)
         x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.fc2(self.act(x))

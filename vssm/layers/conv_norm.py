@@ -12,7 +12,14 @@ __all__ = ["ConvNorm", "ConvNormDownsample", "ConvNormStem", "LinearNorm", "Line
 class ConvNorm(nn.Module):
     """3 x 3 convolution, BatchNorm, ReLU if `act`: (B, H, W, dim) to (B, ceil(H / stride), ceil(W / stride), dim_out).
 
-    Depth-wise if `depthwise`, which takes dim_out = dim.
+    Args:
+        dim: Width of the input.
+        dim_out: Width of the result.
+        stride: Pixels between two positions of the kernel.
+        depthwise: One kernel a channel, which takes dim_out = dim.
+        act: End in a ReLU.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(
@@ -40,18 +47,32 @@ class ConvNorm(nn.Module):
 
     @torch.no_grad()
     def fuse_residual(self, keep: Tensor, scale: Tensor) -> None:
-        """Fold the norm and the sum keep * x + scale * f(x), per channel, into this depth-wise convolution f."""
+        """Fold the norm and the sum keep * x + scale * f(x) into this depth-wise convolution f.
+
+        Args:
+            keep: (dim,).
+            scale: (dim,).
+        """
         self.fuse()
         self.conv.weight.mul_(scale.view(-1, 1, 1, 1))
         self.conv.bias.mul_(scale)
         self.conv.weight[:, 0, 1, 1] += keep
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, H, W, dim)."""
         return self.norm(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
 class LinearNorm(nn.Module):
-    """Point-wise convolution as a matrix product, BatchNorm, ReLU if `act`: (B, H, W, dim) to (B, H, W, dim_out)."""
+    """Point-wise convolution as a matrix product, BatchNorm, ReLU if `act`: (B, H, W, dim) to (B, H, W, dim_out).
+
+    Args:
+        dim: Width of the input.
+        dim_out: Width of the result.
+        act: End in a ReLU.
+        device: Of the parameters.
+        dtype: Of the parameters.
+    """
 
     def __init__(self, dim: int, dim_out: int, act: bool = False, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
@@ -60,7 +81,8 @@ class LinearNorm(nn.Module):
         self.norm = BatchNormAct2d(dim_out, apply_act=act, **dd)
 
     def init_weights(self) -> None:
-        self.linear.reset_parameters()  # as the convolution that it is in the official code
+        """Start as the convolution that it is in the official code."""
+        self.linear.reset_parameters()
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
@@ -70,6 +92,7 @@ class LinearNorm(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
+        """Project (B, H, W, dim)."""
         return self.norm(self.linear(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

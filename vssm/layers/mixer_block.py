@@ -8,13 +8,17 @@ __all__ = ["MixerBlock"]
 
 
 class MixerBlock(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)) where there is an MLP: (B, H, W, dim) to (B, H, W, dim).
+    """Block of two residual branches: x + mixer(norm(x)), then x + mlp(norm(x)) where there is an MLP.
+
+    (B, H, W, dim) to (B, H, W, dim).
 
     Args:
-        dim: width.
-        mixer: token mixer, (B, H, W, dim) to (B, H, W, dim).
-        mlp: channel mixer of the same shapes, or None.
-        drop_path: stochastic depth of both branches.
+        dim: Width.
+        mixer: Token mixer, (B, H, W, dim) to (B, H, W, dim).
+        mlp: Channel mixer of the same shapes, or None.
+        drop_path: Stochastic depth of both branches.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class MixerBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Mix (B, H, W, dim)."""
         x = x + self.drop_path(self.mixer(self.norm1(x)))
         if self.mlp is not None:
             x = x + self.drop_path(self.mlp(self.norm2(x)))

@@ -9,7 +9,14 @@ __all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem"]
 
 
 class PatchStem(nn.Module):
-    """4 x 4 patches without overlap, then LayerNorm: (B, in_chans, H, W) to (B, H // 4, W // 4, dim)."""
+    """4 x 4 patches without overlap, then LayerNorm: (B, in_chans, H, W) to (B, H // 4, W // 4, dim).
+
+    Args:
+        in_chans: Channels of the image.
+        dim: Width of the result.
+        device: Of the parameters.
+        dtype: Of the parameters.
+    """
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
@@ -18,11 +25,19 @@ class PatchStem(nn.Module):
         self.norm = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, in_chans, H, W)."""
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
 class ConvStem(nn.Module):
-    """Two 3 x 3 convolutions of stride 2: (B, in_chans, H, W) to (B, ceil(H / 4), ceil(W / 4), dim)."""
+    """Two 3 x 3 convolutions of stride 2: (B, in_chans, H, W) to (B, ceil(H / 4), ceil(W / 4), dim).
+
+    Args:
+        in_chans: Channels of the image.
+        dim: Width of the result.
+        device: Of the parameters.
+        dtype: Of the parameters.
+    """
 
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
@@ -34,6 +49,7 @@ class ConvStem(nn.Module):
         self.norm2 = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, in_chans, H, W)."""
         x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
@@ -42,6 +58,12 @@ class PatchMerging(nn.Module):
     """Swin's patch merging: the four phases of a 2 x 2 grid side by side, LayerNorm, Linear. Odd sizes are zero-padded.
 
     (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out).
+
+    Args:
+        dim: Width of the input.
+        dim_out: Width of the result.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
@@ -51,13 +73,21 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, dim_out, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Downsample (B, H, W, dim)."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         phases = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
         return self.reduction(self.norm(torch.cat(phases, dim=-1)))
 
 
 class ConvDownsample(nn.Module):
-    """3 x 3 convolution of stride 2, then LayerNorm: (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out)."""
+    """3 x 3 convolution of stride 2, then LayerNorm: (B, H, W, dim) to (B, ceil(H / 2), ceil(W / 2), dim_out).
+
+    Args:
+        dim: Width of the input.
+        dim_out: Width of the result.
+        device: Of the parameters.
+        dtype: Of the parameters.
+    """
 
     def __init__(self, dim: int, dim_out: int, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
@@ -66,4 +96,5 @@ class ConvDownsample(nn.Module):
         self.norm = nn.LayerNorm(dim_out, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Downsample (B, H, W, dim)."""
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))

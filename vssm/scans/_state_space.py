@@ -30,7 +30,7 @@ torch.fx.wrap("at_least_float32")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Raises half dtypes to float32: parameters of the state space are never used below it.
+    """Raise half dtypes to float32: parameters of the state space are never used below it.
 
     It branches on a dtype, which FX does not know while it traces: a module that calls this says
     `torch.fx.wrap("at_least_float32")`, which makes it a call of its own in the graph.
@@ -39,7 +39,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """Gives a context in which autocast does not lower what is computed from `x`.
+    """Give a context in which autocast does not lower what is computed from `x`.
 
     FX does not record contexts: a function that enters one is wrapped by `torch.fx.wrap` where it is called.
     """
@@ -50,33 +50,33 @@ def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager:
 
 
 def state_matrix(logs: Tensor) -> Tensor:
-    """Computes A = -exp(logs), of any shape, in float32 or better."""
+    """Compute A = -exp(logs), of any shape, in float32 or better."""
     return -torch.exp(at_least_float32(logs))
 
 
 def split_projection(projected: Tensor, rank: int, states: int) -> Tuple[Tensor, Tensor, Tensor]:
-    """Splits (..., R + 2 N) into the step size (..., R), B and C (..., N)."""
+    """Split (..., R + 2 N) into the step size (..., R), B and C (..., N)."""
     dt, B, C = projected.split([rank, states, states], dim=-1)
     return dt, B, C
 
 
 @torch.no_grad()
 def init_linear(*weights: Tensor) -> None:
-    """Fills the matrices of linear layers as the official codes do: normal, deviation 0.02, truncated."""
+    """Fill the matrices of linear layers as the official codes do: normal, deviation 0.02, truncated."""
     for weight in weights:
         trunc_normal_(weight, std=0.02)
 
 
 @torch.no_grad()
 def init_projection(weight: Tensor) -> None:
-    """Fills a matrix (..., out, in) uniformly between plus and minus in ** -0.5."""
+    """Fill a matrix (..., out, in) uniformly between plus and minus in ** -0.5."""
     bound = weight.shape[-1] ** -0.5
     weight.uniform_(-bound, bound)
 
 
 @torch.no_grad()
 def init_step_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-    """Fills with the inverse softplus of steps drawn log-uniformly from [dt_min, dt_max] (Mamba, arXiv 2312.00752)."""
+    """Fill with the inverse softplus of steps drawn log-uniformly from [dt_min, dt_max] (Mamba, arXiv 2312.00752)."""
     step = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max)).exp_().clamp_(min=dt_floor)
     bias.copy_(step + torch.log(-torch.expm1(-step)))
 
@@ -102,7 +102,7 @@ class StateSpaceMixer(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Registers the parameters, empty.
+        """Register the parameters, empty.
 
         Args:
             sequences: K.
@@ -125,7 +125,7 @@ class StateSpaceMixer(nn.Module):
 
     @torch.no_grad()
     def init_state_space(self, x_proj: Tensor) -> None:
-        """Starts the parameters as Mamba does (S4D-real A, log-uniform steps).
+        """Start the parameters as Mamba does (S4D-real A, log-uniform steps).
 
         Args:
             x_proj: The projection to step size, B and C, (..., R + 2 N, in), which starts with them.
@@ -149,7 +149,7 @@ class StateSpaceMixer(nn.Module):
         out_dtype: torch.dtype | None = None,
         sequences: Tuple[int, int] | None = None,
     ) -> Tensor:
-        """Scans maps along encoded routes.
+        """Scan maps along encoded routes.
 
         Args:
             u: The input (B, H, W, D), or (B, H, W, K, D) with channels of its own for each sequence.
@@ -195,7 +195,7 @@ class StateSpaceMixer(nn.Module):
     def linear_part(
         self, dt: Tensor, B: Tensor, C: Tensor | None, code: List[int], sequences: Tuple[int, int] | None = None
     ) -> Callable[[Tensor], Tensor]:
-        """Gives `scan` as a function of its input alone, without the skip, the routes apart.
+        """Give `scan` as a function of its input alone, without the skip, the routes apart.
 
         Args:
             dt: As for `scan`, of n maps, and held fixed; so are B and C.

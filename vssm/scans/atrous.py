@@ -39,11 +39,11 @@ class AtrousSS2D(SS2D):
         super().__init__(dim, d_state=d_state, ssm_ratio=ssm_ratio, routes=ATROUS, **{**options, **kwargs})
 
     def pad(self, x: Tensor) -> Tensor:
-        """Fills odd sizes up with zeros: (B, H, W, D) to (B, 2 h, 2 w, D)."""
+        """Fill odd sizes up with zeros: (B, H, W, D) to (B, 2 h, 2 w, D)."""
         return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Projects every pixel of (B, 2 h, 2 w, D) for its own route only, which is a quarter of the work.
+        """Project every pixel of (B, 2 h, 2 w, D) for its own route only, which is a quarter of the work.
 
         Returns:
             The low-rank step (B, 2 h, 2 w, K, R), B and C (B, 2 h, 2 w, K, N). A pixel has the same for all routes,
@@ -60,7 +60,7 @@ class AtrousSS2D(SS2D):
         return dt.expand(every), B.expand(every), C.expand(every)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Scans and merges: (B, H, W, D) to (B, H, W, D)."""
+        """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
         height = x.shape[1]
         width = x.shape[2]
         x = self.pad(x)
@@ -70,7 +70,7 @@ class AtrousSS2D(SS2D):
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`. One result holds all routes, which share no pixel.
+        """Say how the mixer is linear; see `vssm.scans.linear`. One result holds all routes, which share no pixel.
 
         Args:
             x: The input of the mixer for one image, (1, H, W, C).

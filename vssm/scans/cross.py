@@ -76,31 +76,31 @@ class SS2D(StateSpaceMixer):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts the parameters as the official code does (S4D-real A, log-uniform steps)."""
+        """Start the parameters as the official code does (S4D-real A, log-uniform steps)."""
         init_linear(self.in_proj.weight, self.out_proj.weight)
         self.init_state_space(self.x_proj.weight)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolves and activates: (B, H, W, D) to (B, H, W, D)."""
+        """Convolve and activate: (B, H, W, D) to (B, H, W, D)."""
         return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Projects (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
+        """Project (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
         return split_projection(projected, self.dt_rank, self.d_state)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Scans and merges: (B, H, W, D) to (B, H, W, D)."""
+        """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
         dt, B, C = self.project(x)
         # Half in, float out: the sum over routes leaves the half range before out_norm brings it back.
         return self.scan(x, dt, B, C, self.route_code, out_dtype=self.out_norm.weight.dtype)
 
     def core(self, x: Tensor) -> Tensor:
-        """Does what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
+        """Do what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
         return self.out_norm(self.mix(self.convolve(x)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes (B, H, W, C) to (B, H, W, C)."""
+        """Mix (B, H, W, C) to (B, H, W, C)."""
         x = self.in_proj(x)
         z = x
         if self.gate:
@@ -112,7 +112,7 @@ class SS2D(StateSpaceMixer):
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`.
+        """Say how the mixer is linear; see `vssm.scans.linear`.
 
         Args:
             x: The input of the mixer for one image, (1, H, W, C).
@@ -139,7 +139,7 @@ class CascadeSS2D(SS2D):
         self.row_code: List[int] = encode_routes((Route(), Route()))  # two sequences, both along the row
 
     def both_ways(self, x: Tensor) -> Tensor:
-        """Lays S sequences of length L out as B S maps of one row, each forwards and backwards.
+        """Lay S sequences of length L out as B S maps of one row, each forwards and backwards.
 
         (B, S, L, D) to (B S, 1, L, 2, D).
         """
@@ -147,7 +147,7 @@ class CascadeSS2D(SS2D):
         return torch.stack([x, x.flip(1)], dim=2).unsqueeze(1)
 
     def project_lines(self, x: Tensor, first: int) -> Tuple[Tensor, Tensor, Tensor]:
-        """Projects normalised sequences (B, S, L, D) with the parameters of two routes, laid out as `both_ways` does.
+        """Project normalised sequences (B, S, L, D) with the parameters of two routes, laid out as `both_ways` does.
 
         Args:
             x: The sequences.
@@ -164,20 +164,20 @@ class CascadeSS2D(SS2D):
         return dt, B, C
 
     def scan_lines(self, x: Tensor, first: int) -> Tensor:
-        """Scans normalised sequences (B, S, L, D) both ways with the parameters of two routes: (B, S, L, D)."""
+        """Scan normalised sequences (B, S, L, D) both ways with the parameters of two routes: (B, S, L, D)."""
         dt, B, C = self.project_lines(x, first)
         out_dtype = self.out_norm.weight.dtype
         y = self.scan(self.both_ways(x), dt, B, C, self.row_code, out_dtype=out_dtype, sequences=(first, first + 2))
         return y.view(x.shape[0], -1, x.shape[2], self.d_inner)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Scans rows, then columns: (B, H, W, D) to (B, H, W, D)."""
+        """Scan rows, then columns: (B, H, W, D) to (B, H, W, D)."""
         rows = self.scan_lines(F.layer_norm(x, (self.d_inner,)), 0)
         return self.scan_lines(F.layer_norm(rows.transpose(1, 2), (self.d_inner,)), 2).transpose(1, 2)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear: rows and then columns as one scan; see `vssm.scans.linear`.
+        """Say how the mixer is linear: rows and then columns as one scan; see `vssm.scans.linear`.
 
         The deviation by which the norm between them divides is held fixed too; the mean that it subtracts is left out.
 
@@ -261,7 +261,7 @@ class SSD2D(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts the parameters as the official "v2" initialisation of the m2 variants does."""
+        """Start the parameters as the official "v2" initialisation of the m2 variants does."""
         init_linear(self.in_proj.weight, self.out_proj.weight)
         init_projection(self.x_proj.weight)
         self.dt_projs_bias.uniform_(0, 0.1)
@@ -269,13 +269,13 @@ class SSD2D(nn.Module):
         self.Ds.fill_(1)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Projects (B, H, W, D) to the steps (B, L, K, M), B and C (B, L, K, N), along their routes."""
+        """Project (B, H, W, D) to the steps (B, L, K, M), B and C (B, L, K, N), along their routes."""
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.num_heads + 2 * self.d_state))
         along = torch.ops.vssm.read_map(projected, self.route_code, per_sequence=True)
         return split_projection(along, self.num_heads, self.d_state)
 
     def scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, merge: bool = True, skip: bool = True) -> Tensor:
-        """Scans along the routes.
+        """Scan along the routes.
 
         Args:
             x: The input (B, H, W, D).
@@ -305,23 +305,23 @@ class SSD2D(nn.Module):
         return torch.ops.vssm.write_map(y, self.route_code, x.shape[1], x.shape[2], merge=merge)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Scans and merges: (B, H, W, D) to (B, H, W, D)."""
+        """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
         dt, B, C = self.project(x)
         return self.scan(x, dt, B, C)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolves and activates: (B, H, W, D) to (B, H, W, D)."""
+        """Convolve and activate: (B, H, W, D) to (B, H, W, D)."""
         return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes (B, H, W, C) to (B, H, W, C)."""
+        """Mix (B, H, W, C) to (B, H, W, C)."""
         x = self.convolve(self.in_proj(x))
         y = self.out_norm(self.mix(x)).to(x.dtype)
         return self.out_proj(y)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`.
+        """Say how the mixer is linear; see `vssm.scans.linear`.
 
         Args:
             x: The input of the mixer for one image, (1, H, W, C).

@@ -21,7 +21,7 @@ __all__ = ["GroupedSS2D"]
 
 
 def grouped_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiplies each group by a matrix of its own: (B, H, W, K, D) with (K, E, D) to (B, H, W, K, E)."""
+    """Multiply each group by a matrix of its own: (B, H, W, K, D) with (K, E, D) to (B, H, W, K, E)."""
     return torch.einsum("bhwkd,ked->bhwke", x, weight)
 
 
@@ -47,7 +47,7 @@ class GroupedLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(groups * dim, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises (..., K, D)."""
+        """Normalise (..., K, D)."""
         x = F.layer_norm(x, (self.dim,), eps=self.eps)
         return x * self.weight.unflatten(0, (self.groups, self.dim)) + self.bias.unflatten(0, (self.groups, self.dim))
 
@@ -116,30 +116,30 @@ class GroupedSS2D(StateSpaceMixer):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts the parameters as the official code does (S4D-real A, log-uniform steps)."""
+        """Start the parameters as the official code does (S4D-real A, log-uniform steps)."""
         init_linear(self.in_proj_weight, self.out_proj_weight)
         self.init_state_space(self.x_proj_weight)
 
     def enter(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Projects the normalised map (B, H, W, C) to what is scanned and its gate, (B, H, W, K, D) each."""
+        """Project the normalised map (B, H, W, C) to what is scanned and its gate, (B, H, W, K, D) each."""
         x = grouped_linear(x.unflatten(-1, (self.groups, self.group_dim)), self.in_proj_weight)
         u, z = x.chunk(2, dim=-1)
         u = self.act(self.conv(u.flatten(3).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return u.unflatten(-1, (self.groups, self.group_dim)), z
 
     def project(self, u: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Projects (B, H, W, K, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
+        """Project (B, H, W, K, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
         return split_projection(grouped_linear(u, self.x_proj_weight), self.dt_rank, self.d_state)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Sends every group through its gated scan: (B, H, W, C) to (B, H, W, K, D)."""
+        """Send every group through its gated scan: (B, H, W, C) to (B, H, W, K, D)."""
         u, z = self.enter(x)
         dt, B, C = self.project(u)
         y = self.scan(u, dt, B, C, self.route_code, merge=False)
         return grouped_linear(self.out_norm(y).to(z.dtype) * self.act(z), self.out_proj_weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes (B, H, W, C) to (B, H, W, C)."""
+        """Mix (B, H, W, C) to (B, H, W, C)."""
         x = self.norm(x)
         gate = torch.sigmoid(self.gate(x.mean((1, 2), keepdim=True)))
         skip = x * (self.skip_scale * gate)
@@ -149,7 +149,7 @@ class GroupedSS2D(StateSpaceMixer):
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`.
+        """Say how the mixer is linear; see `vssm.scans.linear`.
 
         Args:
             x: The input of the mixer for one image, (1, H, W, C).

@@ -63,21 +63,21 @@ class HiddenStateMixer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts the parameters as the official code does: PyTorch's way for projections, A in [1, 16], D = 1."""
+        """Start the parameters as the official code does: PyTorch's way for projections, A in [1, 16], D = 1."""
         for layer in (self.bcdt_proj, self.conv, self.hz_proj, self.out_proj):
             layer.reset_parameters()
         self.A.uniform_(1, 16)
         self.D.fill_(1)
 
     def positions(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Computes of (B, H, W, C) what every position gives to the states and takes from them, (B, L, N) each."""
+        """Compute of (B, H, W, C) what every position gives to the states and takes from them, (B, L, N) each."""
         bcdt = self.conv(self.bcdt_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         B, C, dt = bcdt.flatten(1, 2).split(self.d_state, dim=-1)
         weights = (dt + at_least_float32(self.A)).softmax(dim=1).to(B.dtype)
         return weights * B, C
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Mixes (B, H, W, C) to a map (B, H, W, C), and gives its states (B, N, C) too."""
+        """Mix (B, H, W, C) to a map (B, H, W, C), and give its states (B, N, C) too."""
         given, C = self.positions(x)
         h = given.transpose(1, 2) @ x.flatten(1, 2)
         h, z = self.hz_proj(h).chunk(2, dim=-1)
@@ -87,7 +87,7 @@ class HiddenStateMixer(nn.Module):
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`.
+        """Say how the mixer is linear; see `vssm.scans.linear`.
 
         From positions to states and back; what mixes the channels of the states in between is left out.
 

@@ -43,12 +43,12 @@ class LinearScan:
 
 
 def is_scan(module: nn.Module) -> bool:
-    """Tells whether a module says how it is linear: whether it has the method `linear_scans`."""
+    """Tell whether a module says how it is linear: whether it has the method `linear_scans`."""
     return callable(getattr(module, "linear_scans", None))
 
 
 def scan_weights(scan: LinearScan, positions: Tensor, route: int | None = None) -> Tensor:
-    """Computes the weights of positions of the result on all positions of the input, for each channel.
+    """Compute the weights of positions of the result on all positions of the input, for each channel.
 
     The weights of a position t are the gradient of y_t with respect to u. The operators' own backward gives it for any
     routes and sizes, so no matrix of L x L is ever there and nothing is divided by cumulated decays, which underflow.
@@ -74,7 +74,7 @@ def scan_weights(scan: LinearScan, positions: Tensor, route: int | None = None) 
 
 
 def route_name(route: Route) -> str:
-    """Says a route in words, such as "columns, backwards"."""
+    """Say a route in words, such as "columns, backwards"."""
     words = ["columns" if route.transpose else "rows"] if route.path == "raster" else [route.path]
     if route.path != "raster" and route.transpose:
         words.append("transposed")
@@ -86,10 +86,10 @@ def route_name(route: Route) -> str:
 
 
 def route_names(code: Sequence[int]) -> tuple[str, ...]:
-    """Says in words all routes of the code that `encode_routes` made."""
+    """Say in words all routes of the code that `encode_routes` made."""
     return tuple(route_name(route) for sequence in decode_routes(code) for route in sequence)
 
 
 def repeat_batch(x: Tensor, count: int) -> Tensor:
-    """Repeats what was computed for n maps (n, ...) for a batch of `count` of them, a multiple of n: (count, ...)."""
+    """Repeat what was computed for n maps (n, ...) for a batch of `count` of them, a multiple of n: (count, ...)."""
     return x.repeat(count // len(x), *[1] * (x.dim() - 1))

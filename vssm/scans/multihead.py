@@ -22,7 +22,7 @@ MULTIHEAD_PATTERNS = {"snake, diagonal": SNAKE + DIAGONAL, "spiral, raster": SPI
 
 
 def scan_route_attention(y: Tensor, threshold: float) -> Tensor:
-    """Sums the walks of a head, gated by how much they disagree (arXiv 2406.05992, "scan route attention").
+    """Sum the walks of a head, gated by how much they disagree (arXiv 2406.05992, "scan route attention").
 
     The gate is ReLU(cv - threshold), cv the coefficient of variation over the walks of their values above the smallest:
     std(y) / (mean(y - min y) + 1e-5), with the unbiased std. For four walks cv lies between 2/3 and 2.
@@ -97,16 +97,16 @@ class MultiHeadSS2D(StateSpaceMixer):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts the parameters as the official code does: scans as in Mamba, projections truncated normal."""
+        """Start the parameters as the official code does: scans as in Mamba, projections truncated normal."""
         init_linear(self.in_proj.weight, self.head_proj.weight, self.merge_proj.weight)
         self.init_state_space(self.x_proj_weight)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolves and activates: (B, H, W, C) to (B, H, W, C)."""
+        """Convolve and activate: (B, H, W, C) to (B, H, W, C)."""
         return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Projects (B, H, W, C) to the sub-spaces, with the parameters of each of the n m walks.
+        """Project (B, H, W, C) to the sub-spaces, with the parameters of each of the n m walks.
 
         Returns:
             The input of every walk (B, H, W, n m, S), its low-rank step (B, H, W, n m, R), B and C (B, H, W, n m, N).
@@ -119,20 +119,20 @@ class MultiHeadSS2D(StateSpaceMixer):
         return u, dt, B, C
 
     def mix(self, x: Tensor) -> Tensor:
-        """Scans in the sub-spaces and merges: (B, H, W, C) to (B, H, W, C)."""
+        """Scan in the sub-spaces and merge: (B, H, W, C) to (B, H, W, C)."""
         u, dt, B, C = self.project(x)
         y = self.scan(u, dt, B, C, self.route_code, merge=False, out_dtype=self.merge_norm.weight.dtype)
         y = scan_route_attention(y.unflatten(3, (self.num_heads, self.num_walks)), self.threshold)
         return self.merge_proj(self.merge_norm(y.flatten(3)).to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes (B, H, W, C) to (B, H, W, C)."""
+        """Mix (B, H, W, C) to (B, H, W, C)."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         return self.out_norm(self.mix(self.convolve(x))) * self.act(z)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`.
+        """Say how the mixer is linear; see `vssm.scans.linear`.
 
         The walks of a head meet in its channels. What gates them, which depends on their results, is left out.
 

@@ -86,28 +86,28 @@ class MultiScaleSS2D(SS2D):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts the parameters as `SS2D` does, and the squeeze-and-excitation like the linear layers."""
+        """Start the parameters as `SS2D` does, and the squeeze-and-excitation like the linear layers."""
         super().init_weights()
         init_linear(self.se.fc1.weight, self.se.fc2.weight)
 
     def branches(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Convolves (B, H, W, D) to the maps that are scanned, (B, H, W, D) and (B, h, w, D)."""
+        """Convolve (B, H, W, D) to the maps that are scanned, (B, H, W, D) and (B, h, w, D)."""
         x = x.permute(0, 3, 1, 2)
         return self.act(self.conv(x).permute(0, 2, 3, 1)), self.act(self.conv_half(x).permute(0, 2, 3, 1))
 
     def project_branch(self, x: Tensor, branch: int) -> Tuple[Tensor, Tensor, Tensor]:
-        """Projects the map of a branch, (B, H, W, D), to its low-rank step (B, H, W, 1, R), B and C (B, H, W, 1, N)."""
+        """Project the map of a branch, (B, H, W, D), to its low-rank step (B, H, W, 1, R), B and C (B, H, W, 1, N)."""
         weight = self.x_proj.weight.unflatten(0, (self.num_routes, -1))[branch]
         return split_projection(F.linear(x, weight).unsqueeze(3), self.dt_rank, self.d_state)
 
     def scan_branch(self, x: Tensor, branch: int, code: List[int], merge: bool) -> Tensor:
-        """Scans the map of a branch, (B, H, W, D), with its own parameters; see `scan` for the result."""
+        """Scan the map of a branch, (B, H, W, D), with its own parameters; see `scan` for the result."""
         dt, B, C = self.project_branch(x, branch)
         out_dtype = self.out_norm.weight.dtype
         return self.scan(x, dt, B, C, code, merge=merge, out_dtype=out_dtype, sequences=(branch, branch + 1))
 
     def core(self, x: Tensor) -> Tensor:
-        """Does what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
+        """Do what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
         height = x.shape[1]
         width = x.shape[2]
         full, half = self.branches(x)
@@ -124,7 +124,7 @@ class MultiScaleSS2D(SS2D):
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear: one scan for each branch, the full one first; see `vssm.scans.linear`.
+        """Say how the mixer is linear: one scan for each branch, the full one first; see `vssm.scans.linear`.
 
         The results of the half branch are resized as in the forward. The norms between scan and merging are left out.
 
@@ -148,6 +148,6 @@ class MultiScaleSS2D(SS2D):
         ]
 
     def paper_flops_offset(self, x: Tensor) -> int:
-        """Gives the difference to the official count: it projects each of the half branch's three directions."""
+        """Give the difference to the official count: it projects each of the half branch's three directions."""
         height, width = (int(size + 1) // 2 for size in x.shape[1:3])
         return 2 * height * width * self.d_inner * (self.dt_rank + 2 * self.d_state)

@@ -20,7 +20,7 @@ torch.fx.wrap("noncausal_ssd")
 
 
 def noncausal_ssd(v: Tensor, weight: Tensor, k: Tensor, q: Tensor, skip: Tensor) -> Tensor:
-    """Computes y_l = q_l S + skip v_l, with the one state S = sum over all tokens t of k_t^T (weight_t v_t).
+    """Compute y_l = q_l S + skip v_l, with the one state S = sum over all tokens t of k_t^T (weight_t v_t).
 
     The heads differ in `weight` and `skip` alone, so they are scaled on the values and all share one product.
 
@@ -98,14 +98,14 @@ class NonCausalSSD2D(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts the parameters as the official code does, which is Mamba-2's way."""
+        """Start the parameters as the official code does, which is Mamba-2's way."""
         init_linear(self.in_proj.weight, self.out_proj.weight)
         init_step_bias(self.dt_bias)
         self.A_log.uniform_(1, 16).log_()
         self.D.fill_(1)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Projects (B, H, W, C) to what the state is made of and read with, in the order of the H W positions.
+        """Project (B, H, W, C) to what the state is made of and read with, in the order of the H W positions.
 
         Returns:
             The gate z (B, H, W, D), the values v (B, L, D), the weight of each token for each head (B, L, M), the keys
@@ -120,7 +120,7 @@ class NonCausalSSD2D(nn.Module):
         return z, v, weight, k, q
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes (B, H, W, C) to (B, H, W, C)."""
+        """Mix (B, H, W, C) to (B, H, W, C)."""
         height = x.shape[1]
         width = x.shape[2]
         z, v, weight, k, q = self.project(x)
@@ -132,7 +132,7 @@ class NonCausalSSD2D(nn.Module):
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`.
+        """Say how the mixer is linear; see `vssm.scans.linear`.
 
         Args:
             x: The input of the mixer for one image, (1, H, W, C).
@@ -147,6 +147,6 @@ class NonCausalSSD2D(nn.Module):
         return [LinearScan(v.unflatten(1, size), apply, ("all positions at once",), self.d_inner)]
 
     def paper_flops_offset(self, x: Tensor) -> int:
-        """Gives the difference to the official count, where a product broadcast over heads counts for one head."""
+        """Give the difference to the official count, where a product broadcast over heads counts for one head."""
         tokens, head_dim = int(x.shape[1]) * int(x.shape[2]), self.d_inner // self.num_heads
         return -2 * tokens * self.d_state * (self.d_inner - head_dim)

@@ -22,7 +22,7 @@ torch.fx.wrap("replicate_conv")
 
 
 def replicate_conv(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Correlates depth-wise; pixels outside the map repeat its edge; float32 or better.
+    """Correlate depth-wise; pixels outside the map repeat its edge; float32 or better.
 
     Args:
         x: (B, H, W, D), of any size; half dtypes are raised to float32.
@@ -66,12 +66,12 @@ class StateFusion(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Starts with ones, as the official code does: a plain sum of 27 taps."""
+        """Start with ones, as the official code does: a plain sum of 27 taps."""
         for parameter in self.parameters():
             parameter.fill_(1)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Fuses the states (B, H, W, D)."""
+        """Fuse the states (B, H, W, D)."""
         # Scaling the kernels rather than the maps gives the same sum for three small products.
         alpha = at_least_float32(self.alpha)
         y = replicate_conv(h, alpha[0] * self.kernel1, 1)
@@ -80,7 +80,7 @@ class StateFusion(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """Gives the same function with one 11 x 11 kernel as a new module, for timm's `reparameterize_model`."""
+        """Give the same function with one 11 x 11 kernel as a new module, for timm's `reparameterize_model`."""
         merged = torch.zeros_like(self.kernel1, dtype=at_least_float32(self.alpha).dtype).repeat(1, 1, 4, 4)
         merged = merged[:, :, :11, :11].contiguous()
         for scale, kernel, dilation in zip(
@@ -99,7 +99,7 @@ class FusedStateFusion(nn.Module):
         self.weight = nn.Parameter(weight)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Fuses the states (B, H, W, D)."""
+        """Fuse the states (B, H, W, D)."""
         return replicate_conv(h, self.weight, 1)
 
 
@@ -152,14 +152,14 @@ class SpatialFusionSS2D(SS2D):
         return y.to(self.out_norm.weight.dtype)
 
     def fuse(self) -> nn.Module:
-        """Merges the three fusion kernels into one, in place, for inference; see `StateFusion.fuse`."""
+        """Merge the three fusion kernels into one, in place, for inference; see `StateFusion.fuse`."""
         if isinstance(self.fusion, StateFusion):
             self.fusion = self.fusion.fuse()
         return self
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
-        """Says how the mixer is linear; see `vssm.scans.linear`.
+        """Say how the mixer is linear; see `vssm.scans.linear`.
 
         The fusion of the states with their neighbours' and their reading by C belong to the scan.
 

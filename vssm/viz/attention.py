@@ -37,14 +37,14 @@ _CHUNK, _ROLLOUT_LIMIT = 32, 6400
 
 @dataclass(frozen=True)
 class Attention:
-    """What one pixel of a mixer's map takes from all of them.
+    """How much one pixel of a mixer's map takes from each of them.
 
     Attributes:
-        mixer: the module's name.
+        mixer: The module's name.
         pixel: (row, column) on the map.
-        merged: all routes together, (H, W).
-        routes: each route's own map (h, w) by its name; of a branch of half resolution, a map of that size.
-        rollout: the roll-out over the blocks up to this one, (H, W), or None.
+        merged: All routes together, (H, W).
+        routes: Each route's own map (h, w) by its name; of a branch of half resolution, a map of that size.
+        rollout: The roll-out over the blocks up to this one, (H, W), or None.
     """
 
     mixer: str
@@ -55,7 +55,7 @@ class Attention:
 
 
 def freeze_scans(mixer: nn.Module, x: Tensor) -> list[LinearScan]:
-    """Asks a mixer for its scans, as they are for one map.
+    """Ask a mixer for its scans, as they are for one map.
 
     Args:
         mixer: In evaluation mode.
@@ -83,7 +83,7 @@ def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module
         The mixers with their inputs (1, H', W', C'), by name, in the order in which they ran.
 
     Raises:
-        UserError: the network has no scan.
+        UserError: The network has no scan.
     """
     names = {module: name for name, module in network.named_modules() if is_scan(module)}
     if not names:
@@ -104,7 +104,7 @@ def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module
 
 
 def attention_maps(mixer: nn.Module, x: Tensor, pixel: tuple[int, int], name: str = "") -> Attention:
-    """The attention of one pixel of one mixer, for each route and merged.
+    """Compute the attention of one pixel of one mixer, for each route and merged.
 
     A route's map is the mean over its channels of the weights W_ts; the merged one is their sum over all routes and
     channels, divided by the width of the merged map: routes over the same channels add up, groups and heads are
@@ -112,12 +112,12 @@ def attention_maps(mixer: nn.Module, x: Tensor, pixel: tuple[int, int], name: st
 
     Args:
         mixer: A mixer that has the method `linear_scans`.
-        x: its input (1, H, W, C).
+        x: Its input (1, H, W, C).
         pixel: (row, column) on the H x W map.
-        name: for the result.
+        name: For the result.
 
     Raises:
-        UserError: the pixel is outside of the map.
+        UserError: The pixel is outside of the map.
     """
     height, width = x.shape[1:3]
     row, column = pixel
@@ -142,14 +142,14 @@ def attention_rollout(blocks: Sequence[tuple[nn.Module, Tensor]], pixel: tuple[i
     signs: its absolute values are taken, divided by their sum.
 
     Args:
-        blocks: mixers and their inputs (1, H, W, C) on maps of one size, the first block first.
+        blocks: Mixers and their inputs (1, H, W, C) on maps of one size, the first block first.
         pixel: (row, column), of the last block's map.
 
     Returns:
         (H, W), not negative, with the sum 1.
 
     Raises:
-        UserError: the map has more positions than whose maps are computed in acceptable time.
+        UserError: The map has more positions than whose maps are computed in acceptable time.
     """
     height, width = blocks[-1][1].shape[1:3]
     length = height * width
@@ -168,7 +168,7 @@ def attention_rollout(blocks: Sequence[tuple[nn.Module, Tensor]], pixel: tuple[i
 
 
 def _merged_matrix(scans: Sequence[LinearScan], height: int, width: int) -> Tensor:
-    """Merged attention of all positions on all positions, (L, L)."""
+    """Compute the merged attention of all positions on all positions, (L, L)."""
     positions = torch.arange(height * width, device=scans[0].source.device)
     parts = [
         sum(_spread(scan_weights(scan, chunk).sum(-1) / scan.channels, height, width) for scan in scans)
@@ -178,7 +178,7 @@ def _merged_matrix(scans: Sequence[LinearScan], height: int, width: int) -> Tens
 
 
 def _spread(weights: Tensor, height: int, width: int) -> Tensor:
-    """Maps (Q, h, w) to (Q, H, W), the sum kept: each pixel gets an even part of the cell that it lies in."""
+    """Spread maps (Q, h, w) to (Q, H, W), the sum kept: each pixel gets an even part of the cell that it lies in."""
     for dim, size in ((1, height), (2, width)):
         cells = torch.arange(size, device=weights.device) * weights.shape[dim] // size
         shares = 1 / torch.bincount(cells, minlength=weights.shape[dim]).to(weights)
@@ -188,7 +188,7 @@ def _spread(weights: Tensor, height: int, width: int) -> Tensor:
 
 
 def _free(title: str, taken: Mapping[str, Any]) -> str:
-    """The title, numbered if it is taken already."""
+    """Number the title if it is taken already."""
     number = 2
     free = title
     while free in taken:
@@ -197,15 +197,18 @@ def _free(title: str, taken: Mapping[str, Any]) -> str:
 
 
 def choose_scans(recorded: Mapping[str, Any], wanted: Sequence[str] | None) -> list[str]:
-    """Names of the mixers to draw.
+    """Choose the mixers to draw.
 
     Args:
-        recorded: what `record_scans` gave.
-        wanted: names, or beginnings of names up to a dot: the last mixer of each is taken; None: the last of every
+        recorded: What `record_scans` gave.
+        wanted: Names, or beginnings of names up to a dot: the last mixer of each is taken; None: the last of every
             top-level stage.
 
+    Returns:
+        Their names.
+
     Raises:
-        UserError: a name fits no mixer.
+        UserError: A name fits no mixer.
     """
     if wanted is None:
         stages: dict[tuple, str] = {}
@@ -226,13 +229,13 @@ def choose_scans(recorded: Mapping[str, Any], wanted: Sequence[str] | None) -> l
 def look_from(
     recorded: Mapping[str, tuple[nn.Module, Tensor]], name: str, place: tuple[float, float], rollout: bool = False
 ) -> Attention:
-    """The attention of the pixel of a recorded mixer's map that lies at a place of the image.
+    """Compute the attention of the pixel of a recorded mixer's map that lies at a place of the image.
 
     Args:
-        recorded: what `record_scans` gave.
-        name: of the mixer.
+        recorded: What `record_scans` gave.
+        name: Of the mixer.
         place: (down, across), each from 0 to below 1, as shares of the image's sides.
-        rollout: roll out over the mixers before this one whose maps have its size and which ran next to each other.
+        rollout: Roll out over the mixers before this one whose maps have its size and which ran next to each other.
     """
     mixer, x = recorded[name]
     height, width = x.shape[1:3]
@@ -257,16 +260,16 @@ def plot_attention(picture: Any, attentions: Sequence[Attention], path: str | os
     pixel.
 
     Args:
-        picture: the image, a Pillow image or (H, W, 3).
-        attentions: of which mixers.
-        path: the picture to write; its suffix chooses the format.
-        columns: panels in a row.
+        picture: The image, a Pillow image or (H, W, 3).
+        attentions: Of which mixers.
+        path: The picture to write; its suffix chooses the format.
+        columns: Panels in a row.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: There is nothing to draw.
     """
     if not attentions:
         raise ValueError("plot_attention needs at least one attention map")
