@@ -31,7 +31,7 @@ def show(stage: str, done: int, total: int) -> None:
 
 
 def files_of(args: argparse.Namespace) -> dict[Path, Callable[[Path, list], object]]:
-    """What is to be written, and by what; refused before anything is measured rather than after."""
+    """Return the files to write, each with its writer; files are refused before anything is measured, not after."""
     from vssm._optional import require
     from vssm.profiling.results import as_csv, as_json, as_markdown, write_text
 

@@ -1,4 +1,4 @@
-"""How the tools speak to a person: lines on the terminal, and a mistake as one sentence and an exit code."""
+"""Speak to a person who runs a tool: lines on the terminal, and a mistake as one sentence and an exit code."""
 
 import os
 import sys

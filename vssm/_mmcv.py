@@ -1,4 +1,4 @@
-"""Where Python finds mmcv's compiled operators when the installed mmcv has none."""
+"""Let Python find a stand-in for mmcv's compiled operators when the installed mmcv has none."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Where Python finds modules of this package under the names that they had before they moved."""
+"""Let Python find modules of this package under the names that they had before they moved."""
 
 import importlib
 import sys

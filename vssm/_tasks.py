@@ -43,7 +43,7 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How answers are wanted.
+    """Wishes for the answers: where they go and how many there are.
 
     Attributes:
         device: Where to run; None: a GPU if there is one.

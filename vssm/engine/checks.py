@@ -1,4 +1,4 @@
-"""What every run is checked for before its first step, whatever its task: each task adds its own checks."""
+"""Check every run before its first step; each task adds its own checks."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -95,7 +95,7 @@ def _parts_with(module: nn.Module, method: str, prefix: str = "") -> Iterator[tu
 
 
 def _layered(model: nn.Module) -> Any:
-    """What timm's layer decay asks of a model, for one that holds a timm model somewhere."""
+    """Give timm's layer decay its view of a model that holds a timm model somewhere."""
     layers: dict[str, float] = {}
     for prefix, part in _parts_with(model, "group_matcher"):
         trained = ((name, parameter) for name, parameter in part.named_parameters() if parameter.requires_grad)

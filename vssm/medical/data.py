@@ -105,7 +105,7 @@ class MedicalDataset(Dataset):
 
     @classmethod
     def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """How a NIfTI volume becomes what this data set gives: ``axis`` and ``window``, see NiftiFolder."""
+        """Return how NIfTI volumes become like its own: ``axis`` and ``window``, see NiftiFolder."""
         return {"axis": 2, "window": None}
 
     def __len__(self) -> int:

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
 
 
 class StageInputEncoder(nn.Module):
-    """What goes into each stage of a backbone, after its downsampling, and at the end what comes out of the last.
+    """The inputs of a backbone's stages, after downsampling, and at the end the output of the last.
 
     VM-UNet (arXiv 2402.02491) and MHS-UNet (arXiv 2406.05992) take their skips there.
 

@@ -237,12 +237,12 @@ def _focal_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, al
 
 
 def get_compiler_version() -> str:
-    """What mmcv reports about its build."""
+    """Return what mmcv reports about its build."""
     return "none (vssm supplies some operators from torchvision)"
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv reports about its build."""
+    """Return what mmcv reports about its build."""
     return "not available"
 
 

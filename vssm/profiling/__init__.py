@@ -1,4 +1,4 @@
-"""What a model costs: operations counted as the papers count them or in plain units, and time measured side by side."""
+"""Costs of models: operations counted as the papers count them or in plain units, and time measured side by side."""
 
 from .cost import Cost, ModuleCost
 from .flops import count, paper_flops

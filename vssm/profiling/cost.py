@@ -1,4 +1,4 @@
-"""What a count gives: totals, and the tree of the modules."""
+"""Results of a count: totals, and the tree of the modules."""
 
 from dataclasses import dataclass
 
@@ -34,13 +34,13 @@ class ModuleCost:
 
     @property
     def level(self) -> int:
-        """How far it is below the model."""
+        """Number of levels below the model."""
         return self.name.count(".") + 1 if self.name else 0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs.
+    """Cost of one image.
 
     Attributes:
         kind: How it was counted, one of `UNITS`.

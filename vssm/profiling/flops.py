@@ -277,7 +277,7 @@ def count(
     uncounted: Sequence[str] | None = None,
     execute: bool = False,
 ) -> Cost:
-    """What one image costs, in eval mode; the mathematical operations, whatever backend runs them.
+    """Count the cost of one image in eval mode: the mathematical operations, whatever backend runs them.
 
     Kinds:
 

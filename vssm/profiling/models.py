@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """How models run while they are measured.
+    """Settings under which models are measured.
 
     Attributes:
         device: "cpu", "cuda", "cuda:1", ...
@@ -107,7 +107,7 @@ class Setup:
         return torch.autocast(torch.device(self.device).type, getattr(torch, self.dtype), enabled=self.amp)
 
     def described(self) -> dict[str, Any]:
-        """What a row says about it, the environment included."""
+        """Return its part of a row, the environment included."""
         device = torch.device(self.device)
         return {
             "dtype": self.dtype,
@@ -156,7 +156,7 @@ def create(name: str, input_size: Sequence[int]) -> nn.Module:
 
 
 def make_call(model: nn.Module, setup: Setup, mode: str) -> Callable[[Tensor], object]:
-    """What is measured, as a function of images (B, C, H, W): a forward pass, or a training step.
+    """Return the function of images (B, C, H, W) that is measured: a forward pass, or a training step.
 
     The step is forward, cross-entropy, backward and AdamW, with a gradient scaler where autocast lowers to float16. The
     optimiser's state exists before the first call, and no gradient is kept between two.
@@ -275,7 +275,7 @@ def memory_here(setup: Setup, name: str, mode: str, input_size: Sequence[int], b
 
 @dataclass(frozen=True)
 class _Plan:
-    """What `benchmark` was asked, checked."""
+    """The arguments of `benchmark`, checked."""
 
     models: Sequence[str]
     peers: Sequence[str]
@@ -349,7 +349,7 @@ class _Plan:
                 yield {**row, **figures}
 
     def peak(self, job: _Job, model: dict[str, Any]) -> dict[str, Any]:
-        """What a row says about memory; on a CPU it is measured in a process of its own."""
+        """Return a row's figures of memory; on a CPU they are measured in a process of their own."""
         if self.device.type != "cpu":
             return {"mebibytes": round(peak_memory(job, self.device) / 2**20, 1)}
         question = {**model, "backend": job.backend, "setup": dataclasses.asdict(self.setup)}
@@ -361,7 +361,7 @@ class _Plan:
 
 
 def _ratio(own: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    """How many times as fast as the base, from the samples of the same rounds."""
+    """Compare the speed with the base's, from the samples of the same rounds."""
     ratios = [theirs / ours for ours, theirs in zip(own, base, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     values = {"ratio": statistics.median(ratios), "ratio q1": low, "ratio q3": high}

@@ -38,7 +38,7 @@ EARLIER = {"mode": "infer", "dtype": "float32"}
 
 
 def shared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What ran, as far as it is the same in all rows."""
+    """Return the settings that are the same in all rows."""
     return {
         key: value
         for key, value in rows[0].items()

@@ -43,7 +43,7 @@ Build = Callable[[tuple[int, int] | None], Subject]
 
 
 def find_subjects(words: Sequence[str]) -> dict[str, Build]:
-    """What each word stands for, checked but not built yet.
+    """Find the models and configs that words stand for, checked but not built yet.
 
     Args:
         words: Names or wildcards of timm's registry, and paths of configs (they end in .py).

@@ -59,7 +59,7 @@ def backend_taken(device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What ran: versions, processor, threads, and the backend that the scans take there."""
+    """Describe the machine: versions, processor, threads, and the backend that the scans take there."""
     info = {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()}
     info["device"] = str(device)
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What detection and segmentation with mmdet and mmseg have in common."""
+"""Common parts of detection and segmentation with mmdet and mmseg."""
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType

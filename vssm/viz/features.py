@@ -53,7 +53,7 @@ def feature_maps(model: nn.Module, images: Tensor, stages: Sequence[int] | None 
 def class_activation(
     model: nn.Module, image: Tensor, label: int | None = None, stage: int = -1
 ) -> tuple[Tensor, int, float]:
-    """Where a stage's map speaks for a class: Grad-CAM (arXiv 1610.02391, eq. 1 and 2).
+    """Find where a stage's map speaks for a class: Grad-CAM (arXiv 1610.02391, eq. 1 and 2).
 
     The map is ReLU(sum over channels c of a_c F_c), a_c the mean over positions of the gradient of the class's logit
     with respect to F_c.
