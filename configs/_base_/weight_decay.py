@@ -1,6 +1,7 @@
-# What fine-tuning decays, as `paramwise_cfg.custom_keys`. The official configs spare every parameter with "norm" in its
-# name and decay all others, biases and the scan's parameters included. Names decide, and ours are not theirs:
-# these rules pick the same parameters. A key is a part of a parameter's name; the longest match wins.
+# What fine-tuning decays, as `paramwise_cfg.custom_keys`, for configs that spell it out. Those here leave it to the
+# families (`FamilyDecayConstructor`), which declare the same. The official configs spare every parameter with "norm" in
+# its name and decay all others, biases and the scan's parameters included. Names decide, and ours are not theirs: these
+# rules pick the same parameters. A key is a part of a parameter's name; the longest match wins.
 spared, decayed = dict(decay_mult=0.0), dict(decay_mult=1.0)
 
 # The norms of VMamba's, EfficientVMamba's and MSVMamba's stems are numbered in the official code, not named.

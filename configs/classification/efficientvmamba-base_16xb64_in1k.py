@@ -1,16 +1,6 @@
-# efficientvmamba_base: 33.72 M parameters, 4.00 GFLOPs at 224 pixels; published ImageNet-1k top-1 81.8 %.
-# Drop path and augmentation are those of the training log; the repository's yaml says drop path 0.2.
-_base_ = ["_base_/default_runtime.py", "_base_/imagenet_224.py", "_base_/schedule_300e_efficientvmamba.py"]
+# EfficientVMamba-B.
+_base_ = ["_base_/in1k_300e_efficientvmamba.py"]
 
-model = dict(
-    type="TimmClassifier",
-    model=dict(name="efficientvmamba_base", pretrained=False, num_classes=1000, drop_path_rate=0.1),
-    mixup=dict(mixup_alpha=0.2, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch"),
-    label_smoothing=0.1,
-)
-
-train_dataloader = dict(
-    batch_size=64,
-    dataset=dict(transform=dict(color_jitter=None, auto_augment="rand-m9-mstd0.5")),
-)
+model = dict(model=dict(name="efficientvmamba_base"))
+train_dataloader = dict(batch_size=64)
 auto_scale_lr = dict(base_batch_size=1024)

@@ -1,9 +1,4 @@
-# msvmamba_tiny: 33.05 M parameters, 4.61 GFLOPs at 224 pixels; published ImageNet-1k top-1 82.8 %.
-_base_ = ["_base_/default_runtime.py", "_base_/imagenet_224.py", "_base_/schedule_300e.py"]
+# MSVMamba-T.
+_base_ = ["_base_/in1k_300e.py"]
 
-model = dict(
-    type="TimmClassifier",
-    model=dict(name="msvmamba_tiny", pretrained=False, num_classes=1000, drop_path_rate=0.2),
-    mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch"),
-    label_smoothing=0.1,
-)
+model = dict(model=dict(name="msvmamba_tiny", drop_path_rate=0.2))

@@ -1,14 +1,5 @@
-# spatialmamba_tiny: 26.75 M parameters, 4.47 GFLOPs at 224 pixels; published ImageNet-1k top-1 83.5 %.
-_base_ = ["_base_/default_runtime.py", "_base_/imagenet_224.py", "_base_/schedule_300e.py"]
+# Spatial-Mamba-T.
+_base_ = ["_base_/in1k_300e_spatialmamba.py"]
 
-model = dict(
-    type="TimmClassifier",
-    model=dict(name="spatialmamba_tiny", pretrained=False, num_classes=1000, drop_path_rate=0.2),
-    mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch"),
-    label_smoothing=0.1,
-)
-
-# The official dt bias has one dimension and is not decayed.
-optim_wrapper = dict(paramwise_cfg=dict(no_weight_decay=("dt_projs_bias",)))
-
+model = dict(model=dict(name="spatialmamba_tiny", drop_path_rate=0.2))
 custom_hooks = [*_base_.custom_hooks, dict(type="MESAHook", weight=1.0, start=0.25)]

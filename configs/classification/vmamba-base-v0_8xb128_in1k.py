@@ -1,10 +1,4 @@
-# vmamba_base_v0: 76.25 M parameters, 18.02 GFLOPs at 224 pixels; published ImageNet-1k top-1 83.7 %.
-# The official file says drop path 0.5; the released weights were trained with 0.6.
-_base_ = ["_base_/default_runtime.py", "_base_/imagenet_224.py", "_base_/schedule_300e.py"]
+# VMamba-B of the first version, with Mamba's block.
+_base_ = ["_base_/in1k_300e.py"]
 
-model = dict(
-    type="TimmClassifier",
-    model=dict(name="vmamba_base_v0", pretrained=False, num_classes=1000, drop_path_rate=0.6),
-    mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch"),
-    label_smoothing=0.1,
-)
+model = dict(model=dict(name="vmamba_base_v0", drop_path_rate=0.6))

@@ -1,9 +1,4 @@
-# vmamba_small_s2l15: 50.15 M parameters, 8.72 GFLOPs at 224 pixels; published ImageNet-1k top-1 83.6 %.
-_base_ = ["_base_/default_runtime.py", "_base_/imagenet_224.py", "_base_/schedule_300e.py"]
+# VMamba-S with inner ratio 2 and fifteen layers in the third stage.
+_base_ = ["_base_/in1k_300e.py"]
 
-model = dict(
-    type="TimmClassifier",
-    model=dict(name="vmamba_small_s2l15", pretrained=False, num_classes=1000, drop_path_rate=0.3),
-    mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch"),
-    label_smoothing=0.1,
-)
+model = dict(model=dict(name="vmamba_small_s2l15", drop_path_rate=0.3))

@@ -1,11 +1,4 @@
-# vssd_tiny: 24.27 M parameters, 4.475 GFLOPs at 224 pixels; published ImageNet-1k top-1 84.1 % with MESA.
-_base_ = ["_base_/default_runtime.py", "_base_/imagenet_224.py", "_base_/schedule_300e.py"]
-
-model = dict(
-    type="TimmClassifier",
-    model=dict(name="vssd_tiny", pretrained=False, num_classes=1000, drop_path_rate=0.2),
-    mixup=dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch"),
-    label_smoothing=0.1,
-)
+# VSSD-T, with MESA.
+_base_ = ["vssd-tiny_8xb128_in1k.py"]
 
 custom_hooks = [*_base_.custom_hooks, dict(type="MESAHook", weight=1.0, start=0.25)]

@@ -1,16 +1,4 @@
-# Mask R-CNN on spatialmamba_small, 36 epochs, multi-scale: 62.71 M parameters, 315 GFLOPs at 1280 x 800 pixels.
-# Published for COCO val2017: box AP 50.5, mask AP 44.6; 63 M, 315 GFLOPs.
-# Weights: https://drive.google.com/file/d/19fDAk8cyMplgVRKqU0BC_3l1NxXzHYl_/view
-_base_ = [
-    "_base_/default_runtime.py",
-    "_base_/coco_instance_ms.py",
-    "_base_/mask-rcnn_fpn.py",
-    "_base_/schedule_3x.py",
-    "../_base_/weight_decay.py",
-]
+# Mask R-CNN on spatialmamba_small, 36 epochs, multi-scale.
+_base_ = ["_base_/mask-rcnn_fpn_ms-3x_coco.py"]
 
-model = dict(
-    backbone=dict(model_name="spatialmamba_small", drop_path_rate=0.3),
-    neck=dict(in_channels=[64, 128, 256, 512]),
-)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.decay_spatialmamba))
+model = dict(backbone=dict(model_name="spatialmamba_small", drop_path_rate=0.3))

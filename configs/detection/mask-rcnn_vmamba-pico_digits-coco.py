@@ -1,14 +1,13 @@
 # Mask R-CNN from scratch on handwritten digits on photographs, on two CPU cores. Make the data first:
 # python tools/prepare_data.py digits-coco data/digits-coco
-_base_ = ["_base_/mask-rcnn_fpn.py", "../classification/_base_/default_runtime.py"]
-custom_imports = dict(imports=["vssm.mm"], allow_failed_imports=False)
+_base_ = ["_base_/mask-rcnn_fpn.py", "../_base_/mini_digits.py"]
 default_scope = "mmdet"
 
 classes = tuple("0123456789")
 channels = 32
 model = dict(
     backbone=dict(model_name="vmamba_pico", pretrained=False),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4),
+    neck=dict(out_channels=channels, num_outs=4),
     # Digits are 16 to 60 pixels large: two sizes of boxes on each of the maps of stride 4, 8, 16 and 32.
     rpn_head=dict(
         in_channels=channels,
@@ -85,13 +84,7 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-epochs = 5
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, fused=True),
-    constructor="TimmOptimWrapperConstructor",
-    clip_grad=dict(max_norm=5.0),
-)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
     dict(
@@ -99,15 +92,11 @@ param_scheduler = [
         eta_min=1e-5,
         by_epoch=True,
         begin=1,
-        end=epochs,
-        T_max=epochs - 1,
+        end=_base_.epochs,
+        T_max=_base_.epochs - 1,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(save_best="coco/bbox_mAP_50"))
 log_processor = dict(window_size=25)
 visualizer = dict(type="DetLocalVisualizer")

@@ -1,16 +1,4 @@
-# Mask R-CNN on vmamba_tiny_s1l8, 36 epochs, multi-scale: 49.76 M parameters, 271 GFLOPs at 1280 x 800 pixels.
-# Published for COCO val2017: box AP 48.8, mask AP 43.7; 50 M, 271 GFLOPs.
-# Weights: https://github.com/MzeroMiko/VMamba/releases/download/%23v2det/mask_rcnn_vssm_fpn_coco_tiny_ms_3x_s_epoch_31.pth
-_base_ = [
-    "_base_/default_runtime.py",
-    "_base_/coco_instance_ms.py",
-    "_base_/mask-rcnn_fpn.py",
-    "_base_/schedule_3x.py",
-    "../_base_/weight_decay.py",
-]
+# Mask R-CNN on vmamba_tiny_s1l8, 36 epochs, multi-scale.
+_base_ = ["_base_/mask-rcnn_fpn_ms-3x_coco.py"]
 
-model = dict(
-    backbone=dict(model_name="vmamba_tiny_s1l8", drop_path_rate=0.2),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.decay_vmamba))
+model = dict(backbone=dict(model_name="vmamba_tiny_s1l8", drop_path_rate=0.2))

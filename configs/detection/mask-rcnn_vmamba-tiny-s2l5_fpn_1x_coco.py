@@ -1,16 +1,4 @@
-# Mask R-CNN on vmamba_tiny_s2l5, 12 epochs: 50.21 M parameters, 270 GFLOPs at 1280 x 800 pixels.
-# Published for COCO val2017: box AP 47.4, mask AP 42.7; 50 M, 270 GFLOPs.
-# Weights: https://github.com/MzeroMiko/VMamba/releases/download/%23v2det/mask_rcnn_vssm_fpn_coco_tiny_epoch_12.pth
-_base_ = [
-    "_base_/default_runtime.py",
-    "_base_/coco_instance.py",
-    "_base_/mask-rcnn_fpn.py",
-    "_base_/schedule_1x.py",
-    "../_base_/weight_decay.py",
-]
+# Mask R-CNN on vmamba_tiny_s2l5, 12 epochs.
+_base_ = ["_base_/mask-rcnn_fpn_1x_coco.py"]
 
-model = dict(
-    backbone=dict(model_name="vmamba_tiny_s2l5", drop_path_rate=0.2),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.decay_vmamba))
+model = dict(backbone=dict(model_name="vmamba_tiny_s2l5", drop_path_rate=0.2))

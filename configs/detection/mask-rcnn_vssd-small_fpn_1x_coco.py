@@ -1,16 +1,4 @@
-# Mask R-CNN on vssd_small, 12 epochs: 59.71 M parameters, 325 GFLOPs at 1280 x 800 pixels.
-# Published for COCO val2017: box AP 48.4, mask AP 43.5; 59 M, 325 GFLOPs.
-# Weights: https://huggingface.co/YuhengSSS/VSSD/resolve/main/mask_rcnn_vssd_fpn_coco_small.pth
-_base_ = [
-    "_base_/default_runtime.py",
-    "_base_/coco_instance.py",
-    "_base_/mask-rcnn_fpn.py",
-    "_base_/schedule_1x.py",
-    "../_base_/weight_decay.py",
-]
+# Mask R-CNN on vssd_small, 12 epochs.
+_base_ = ["_base_/mask-rcnn_fpn_1x_coco.py"]
 
-model = dict(
-    backbone=dict(model_name="vssd_small", drop_path_rate=0.4),
-    neck=dict(in_channels=[64, 128, 256, 512]),
-)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.decay_vssd))
+model = dict(backbone=dict(model_name="vssd_small", drop_path_rate=0.4))

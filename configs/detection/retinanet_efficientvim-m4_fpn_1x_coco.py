@@ -1,7 +1,5 @@
-# RetinaNet on vssm_efficientvim_m4, 12 epochs: 28.57 M parameters, 168 GFLOPs at 1280 x 800 pixels.
-# Published for COCO val2017: box AP 38.8.
+# RetinaNet on vssm_efficientvim_m4, 12 epochs.
 # Officially in one process of 16 images, from the weights of 450 epochs.
-# Weights: none known.
 _base_ = [
     "_base_/default_runtime.py",
     "_base_/coco_detection.py",
@@ -14,7 +12,7 @@ model = dict(
     neck=dict(
         _delete_=True,
         type="FinerFPN",
-        in_channels=[224, 320, 512],
+        in_channels=None,
         out_channels=256,
         num_outs=5,
         num_finer=1,

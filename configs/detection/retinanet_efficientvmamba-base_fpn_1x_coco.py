@@ -1,18 +1,5 @@
-# RetinaNet on efficientvmamba_base, 12 epochs: 43.89 M parameters, 233 GFLOPs at 1280 x 800 pixels.
-# Published for COCO val2017: box AP 42.8; 44 M.
+# RetinaNet on efficientvmamba_base, 12 epochs.
 # The recipe was not published: this is the one of Mask R-CNN.
-# The figures are from secondary sources, not checked against the paper.
-# Weights: none known.
-_base_ = [
-    "_base_/default_runtime.py",
-    "_base_/coco_detection.py",
-    "_base_/retinanet_fpn.py",
-    "_base_/schedule_1x.py",
-    "../_base_/weight_decay.py",
-]
+_base_ = ["_base_/retinanet_fpn_1x_coco.py"]
 
-model = dict(
-    backbone=dict(model_name="efficientvmamba_base", drop_path_rate=0.2),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.decay_numbered_stem))
+model = dict(backbone=dict(model_name="efficientvmamba_base", drop_path_rate=0.2))

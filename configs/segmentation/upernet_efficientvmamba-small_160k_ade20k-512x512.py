@@ -1,20 +1,6 @@
-# UPerNet on efficientvmamba_small, 160 000 steps: 28.78 M parameters, 505 GFLOPs at 2048 x 512 pixels.
-# Published for ADE20K val: mIoU 41.5, 42.1 with TTA; 29 M, 505 GFLOPs.
+# UPerNet on efficientvmamba_small, 160 000 steps.
 # The recipe was not published: this is VMamba's.
-# The figures are from secondary sources, not checked against the paper.
-# Weights: none known.
-_base_ = [
-    "_base_/default_runtime.py",
-    "_base_/ade20k_512.py",
-    "_base_/upernet.py",
-    "_base_/schedule_160k.py",
-    "../_base_/weight_decay.py",
-]
+_base_ = ["_base_/upernet_160k_ade20k-512x512.py"]
 
 # The head is 512 wide elsewhere; with this width the published size and FLOPs come out.
-model = dict(
-    backbone=dict(model_name="efficientvmamba_small", drop_path_rate=0.2),
-    decode_head=dict(in_channels=[64, 128, 256, 512], channels=384),
-    auxiliary_head=dict(in_channels=256),
-)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.decay_numbered_stem))
+model = dict(backbone=dict(model_name="efficientvmamba_small", drop_path_rate=0.2), decode_head=dict(channels=384))

@@ -1,18 +1,5 @@
-# UPerNet on spatialmamba_small, 160 000 steps: 72.87 M parameters, 992 GFLOPs at 2048 x 512 pixels.
-# Published for ADE20K val: mIoU 50.6, 51.4 with TTA; 73 M, 992 GFLOPs.
+# UPerNet on spatialmamba_small, 160 000 steps.
 # The drop path is that of the detectors.
-# Weights: https://drive.google.com/file/d/1Ve07Um4dIPCcdg0mdNLjGxJtxKNWB_Sy/view
-_base_ = [
-    "_base_/default_runtime.py",
-    "_base_/ade20k_512_tta3.py",
-    "_base_/upernet.py",
-    "_base_/schedule_160k.py",
-    "../_base_/weight_decay.py",
-]
+_base_ = ["_base_/upernet_160k_ade20k-512x512_tta3.py"]
 
-model = dict(
-    backbone=dict(model_name="spatialmamba_small", drop_path_rate=0.3),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
-    auxiliary_head=dict(in_channels=256),
-)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.decay_spatialmamba))
+model = dict(backbone=dict(model_name="spatialmamba_small", drop_path_rate=0.3))

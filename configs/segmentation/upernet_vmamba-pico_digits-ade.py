@@ -1,7 +1,6 @@
 # UPerNet from scratch on handwritten digits on photographs, on two CPU cores. Make the data first:
 # python tools/prepare_data.py digits-ade data/digits-ade
-_base_ = ["_base_/upernet.py", "../classification/_base_/default_runtime.py"]
-custom_imports = dict(imports=["vssm.mm"], allow_failed_imports=False)
+_base_ = ["_base_/upernet.py", "../_base_/mini_digits.py"]
 default_scope = "mmseg"
 
 classes = ("photograph", *"0123456789")
@@ -14,7 +13,6 @@ model = dict(
     data_preprocessor=dict(size=None, size_divisor=32),
     backbone=dict(model_name="vmamba_pico", pretrained=False),
     decode_head=dict(
-        in_channels=[32, 64, 128, 256],
         # The last map has 4 x 4 pixels.
         pool_scales=(1, 2, 4),
         channels=channels,
@@ -24,7 +22,6 @@ model = dict(
         loss_decode=dict(**loss, loss_weight=1.0),
     ),
     auxiliary_head=dict(
-        in_channels=128,
         channels=channels,
         dropout_ratio=0.0,
         num_classes=len(classes),
@@ -91,13 +88,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-epochs = 5
-optim_wrapper = dict(
-    type="OptimWrapper",
-    constructor="TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=1.5e-3, weight_decay=0.05, fused=True),
-    clip_grad=dict(max_norm=5.0),
-)
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=200),
     dict(
@@ -105,15 +96,11 @@ param_scheduler = [
         eta_min=1e-5,
         by_epoch=True,
         begin=0,
-        end=epochs,
-        T_max=epochs,
+        end=_base_.epochs,
+        T_max=_base_.epochs,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(save_best="mIoU"))
 log_processor = dict(window_size=50)
 visualizer = dict(type="SegLocalVisualizer")

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,10 +17,11 @@ pytest.importorskip("mmseg")
 
 # vssm first: it lets mmdet be imported without mmcv's compiled operators.
 import vssm.mm  # noqa: E402, F401, I001
+from mmdet.models.necks import FPN  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.structures.bbox import HorizontalBoxes  # noqa: E402
 from mmdet.structures.mask import BitmapMasks  # noqa: E402
-from mmengine.config import utils as config_utils  # noqa: E402
+from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
@@ -31,6 +33,8 @@ from torch import nn  # noqa: E402
 
 from vssm._errors import MissingExtraError  # noqa: E402
 from vssm.engine import load_config  # noqa: E402
+from vssm.mm import fill_widths  # noqa: E402
+from vssm.models import family_of  # noqa: E402
 from vssm.models._backbone import Backbone  # noqa: E402
 from vssm.zoo import recipes  # noqa: E402
 
@@ -92,9 +96,9 @@ def test_model(path):
     model = build_quickly(limit(cfg))
     backbone = cfg.model.backbone
     widths = model.backbone.channels
-    assert cfg.model.neck.in_channels == widths if "neck" in cfg.model else cfg.model.decode_head.in_channels == widths
+    assert list((model.neck if hasattr(model, "neck") else model.decode_head).in_channels) == widths
     if "auxiliary_head" in cfg.model:
-        assert cfg.model.auxiliary_head.in_channels == widths[cfg.model.auxiliary_head.in_index]
+        assert model.auxiliary_head.in_channels == widths[model.auxiliary_head.in_index]
         assert cfg.model.auxiliary_head.num_classes == 150
     if path in SEGMENTATION:
         assert cfg.model.decode_head.num_classes == 150
@@ -108,87 +112,32 @@ def test_model(path):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-# Rate of the stochastic depth: detector, segmentor.
-DROP_PATH = {
-    "vmamba-tiny-v0": (0.2, 0.3),
-    "vmamba-small-v0": (0.2, 0.3),
-    "vmamba-base-v0": (0.2, 0.3),
-    "vmamba-tiny-s2l5": (0.2, 0.2),
-    "vmamba-small-s2l15": (0.3, 0.3),
-    "vmamba-base-s2l15": (0.6, 0.6),
-    "vmamba-tiny-s1l8": (0.2, 0.2),
-    "efficientvmamba-tiny": (0.2, 0.2),
-    "efficientvmamba-small": (0.2, 0.2),
-    "efficientvmamba-base": (0.2, 0.2),
-    "groupmamba-tiny": (0.05, 0.05),
-    "msvmamba-nano": (0.2, 0.3),
-    "msvmamba-micro": (0.2, 0.3),
-    "msvmamba-tiny": (0.2, 0.2),
-    "spatialmamba-tiny": (0.2, 0.2),
-    "spatialmamba-small": (0.3, 0.3),
-    "spatialmamba-base": (0.5, 0.5),
-    "vssd-micro": (0.1, 0.1),
-    "vssd-tiny": (0.2, 0.2),
-    "vssd-small": (0.4, 0.4),
-    "efficientvim-m4": (None, None),
-}
-ADAMW = dict(type="AdamW", betas=(0.9, 0.999))
-
-
 @pytest.mark.parametrize("path", DETECTION, ids=lambda path: path.stem)
 def test_recipe_of_a_detector(path):
+    """What must agree within a config."""
     cfg = read(path)
-    head, slug, _, schedule, _ = path.stem.split("_")
-    vim, long = slug.startswith("efficientvim"), schedule == "ms-3x"
-    rate, warm_up = (2e-4, 500) if vim else (1e-4, 1000)
-    epochs, milestones = (36, [27, 33]) if long else (12, [8, 11])
-    assert cfg.optim_wrapper.optimizer == dict(ADAMW, lr=rate, weight_decay=0.05)
-    assert cfg.optim_wrapper.get("clip_grad") is None
-    mixed = slug.startswith("efficientvmamba") and head == "mask-rcnn"
-    assert cfg.optim_wrapper.type == ("AutoAmpOptimWrapper" if mixed else "OptimWrapper")
-    assert cfg.param_scheduler == [
-        dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warm_up),
-        dict(type="MultiStepLR", by_epoch=True, begin=0, end=epochs, milestones=milestones, gamma=0.1),
-    ]
-    assert cfg.train_cfg.max_epochs == epochs
-    assert cfg.model.backbone.get("drop_path_rate") == DROP_PATH[slug][0]
-    assert cfg.model.backbone.get("norm_eval", False) == vim
-    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    head, schedule = path.stem.split("_")[0], path.stem.split("_")[3]
+    steps = cfg.param_scheduler[1]
+    assert steps.end == cfg.train_cfg.max_epochs == (36 if schedule == "ms-3x" else 12)
+    assert max(steps.milestones) < steps.end
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size
     assert cfg.model.data_preprocessor.pad_size_divisor == 32
     kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
-    assert ("RandomChoice" if long else "Resize") in kinds and "RandomFlip" in kinds
-    assert cfg.test_dataloader.dataset.pipeline[1] == dict(type="Resize", scale=(1333, 800), keep_ratio=True)
+    assert ("RandomChoice" if schedule == "ms-3x" else "Resize") in kinds and "RandomFlip" in kinds
     assert ("segm" in cfg.val_evaluator.metric) == (head != "retinanet")
 
 
 @pytest.mark.parametrize("path", SEGMENTATION, ids=lambda path: path.stem)
 def test_recipe_of_a_segmentor(path):
+    """As above."""
     cfg = read(path)
-    slug = path.stem.split("_")[1]
-    vim = slug.startswith("efficientvim")
-    assert cfg.optim_wrapper.optimizer == (
-        dict(ADAMW, lr=2e-4, weight_decay=1e-4) if vim else dict(ADAMW, lr=6e-5, weight_decay=0.01)
-    )
-    poly = dict(type="PolyLR", by_epoch=False)
-    assert cfg.param_scheduler == (
-        [dict(poly, power=0.9, eta_min=1e-6, begin=0, end=40000)]
-        if vim
-        else [
-            dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-            dict(poly, power=1.0, eta_min=0.0, begin=1500, end=160000),
-        ]
-    )
-    assert cfg.train_cfg.max_iters == (40000 if vim else 160000)
-    assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == (4000 if vim else 16000)
-    assert cfg.model.backbone.get("drop_path_rate") == DROP_PATH[slug][1]
-    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == (32 if vim else 16)
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters
+    assert f"_{cfg.train_cfg.max_iters // 1000}k_" in path.stem
+    assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size
     crop = next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop")
     assert crop.crop_size == cfg.model.data_preprocessor.size == (512, 512)
-    test = [step.type for step in cfg.test_dataloader.dataset.pipeline]
-    assert ("ResizeToMultiple" in test) == vim and cfg.model.test_cfg.mode == "whole"
-    ratios = [step.scale_factor for step in cfg.tta_pipeline[1].transforms[0]]
-    three = slug.startswith(("spatialmamba", "vssd"))
-    assert ratios == ([0.75, 1.0, 1.25] if three else [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])
+    assert cfg.model.test_cfg.mode == "whole"
     assert [step.prob for step in cfg.tta_pipeline[1].transforms[1]] == [0.0, 1.0]
 
 
@@ -217,6 +166,70 @@ def test_the_official_weight_decay(stem):
     spared = {id(p) for group in wrapper.optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
     found = {name for name, parameter in model.named_parameters() if id(parameter) in spared}
     assert found == {name for name, _ in model.named_parameters() if re.search(SPARED[stem], name)}
+
+
+def test_rules_of_weight_decay_that_are_spelt_out_are_the_families():
+    """Configs that name a table of configs/_base_ decay what they did."""
+    tables = Config.fromfile(REPO / "configs" / "_base_" / "weight_decay.py")
+    for family, table in (
+        ("vmamba", "vmamba"),
+        ("efficientvmamba", "numbered_stem"),
+        ("groupmamba", "groupmamba"),
+        ("msvmamba", "numbered_stem"),
+        ("spatialmamba", "spatialmamba"),
+        ("vssd", "vssd"),
+    ):
+        rules = {name: {"decay_mult": factor} for name, factor in family_of(family).dense_decay.items()}
+        assert tables[f"decay_{table}"] == rules
+
+
+def pico(**parts):
+    return ConfigDict(backbone=dict(type="VSSMBackbone", model_name="vmamba_pico"), **parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "path", "widths"),
+    [
+        (dict(neck=dict(type="mmdet.FPN", in_channels=None)), ("neck",), [32, 64, 128, 256]),
+        (dict(neck=dict(type=FPN)), ("neck",), [32, 64, 128, 256]),
+        (dict(neck=[dict(type="mmdet.FPN"), dict(type="mmdet.DyHead")]), ("neck", 0), [32, 64, 128, 256]),
+        (dict(neck=dict(type="mmdet.FPN", in_channels=[1, 2])), ("neck",), [1, 2]),
+        (dict(neck=dict(type="mmseg.Feature2Pyramid", embed_dim=8)), ("neck",), None),
+        (dict(decode_head=dict(type="mmseg.FCNHead")), ("decode_head",), 256),
+        (dict(decode_head=dict(type="mmseg.UPerHead", in_index=[0, 2])), ("decode_head",), [32, 128]),
+        (dict(decode_head={}, auxiliary_head=[dict(in_index=1), dict(in_index=2)]), ("auxiliary_head", 1), 128),
+        (dict(neck=dict(type="mmdet.FPN"), decode_head=dict(type="FPNHead")), ("decode_head",), None),
+    ],
+)
+def test_widths_come_from_the_backbone(parts, path, widths):
+    model = pico(**parts)
+    given = copy.deepcopy(model)
+    found = fill_widths(model)
+    for key in path:
+        found = found[key]
+    assert found.get("in_channels") == widths and model == given
+
+
+def test_models_of_others_are_left_alone():
+    model = ConfigDict(backbone=dict(type="mmdet.ResNet", depth=18), neck=dict(type="mmdet.FPN", in_channels=None))
+    assert fill_widths(model) is model and fill_widths(None) is None
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
+def test_their_own_registries_fill_widths_too(scope):
+    """`init_detector` and `init_model` build without mmengine's Runner."""
+    path = BY_STEM["mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco"] if scope == "mmdet" else SEGMENTATION[1]
+    cfg = shrink(read(path), "vmamba_pico")
+    registry = importlib.import_module(f"{scope}.registry").MODELS
+    model = registry.build(cfg.model)
+    assert list((model.neck if scope == "mmdet" else model.decode_head).in_channels) == model.backbone.channels
+
+
+def test_a_wrong_width_is_an_error():
+    cfg = shrink(read(BY_STEM["mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco"]), "vmamba_pico")
+    cfg.model.neck.in_channels = [32, 64, 128, 255]
+    with pytest.raises(RuntimeError, match="255"):
+        build(cfg).extract_feat(torch.zeros(1, 3, 64, 64))
 
 
 # One of each family and head, with the family's smallest backbone.
@@ -266,11 +279,8 @@ def shrink(cfg, name):
     """Put a small backbone under a config's heads, and make these narrow."""
     model = cfg.model
     model.backbone.model_name = name
-    widths = MODELS.build(model.backbone).channels
-    (model.neck if "neck" in model else model.decode_head).in_channels = widths
     if "auxiliary_head" in model:
-        model.auxiliary_head.update(in_channels=widths[2], channels=16)
-        model.decode_head.channels = 16
+        model.auxiliary_head.channels = model.decode_head.channels = 16
     if "roi_head" in model:
         heads = model.roi_head.bbox_head
         for head in heads if isinstance(heads, list) else [heads]:
@@ -368,6 +378,6 @@ def test_the_many_scales():
 
 
 def test_without_mmdet_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(config_utils.MODULE2PACKAGE, "mmdet", "mmdet_that_is_nowhere")
+    monkeypatch.setattr("mmengine.config.config.is_installed", lambda package: False)
     with pytest.raises(MissingExtraError, match=r"needs the \[mm\] extra: pip install 'vssm\[mm\]'"):
         load_config(str(DETECTION[0]))

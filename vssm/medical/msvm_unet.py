@@ -4,8 +4,8 @@ Official code: https://github.com/gndlwch2w/msvm-unet, without a licence: writte
 up to rounding. A VMamba backbone under the decoder of `vssm.medical.decoders.msvm`.
 
 No trained weights were published. The official README names another file for the encoder's weights than the code
-needs; here a file that does not fit is an error. Published mean Dice: Synapse 85.00 %, ACDC 92.58 %, both of the
-checkpoint that was best on the test set.
+needs; here a file that does not fit is an error. The published results are those of the checkpoint that was best on the
+test set.
 """
 
 from os import PathLike
@@ -22,7 +22,7 @@ def msvm_unet_tiny(
     drop_path_rate: float = 0.2,
     activation: str | None = None,
 ) -> UNet:
-    """MSVM-UNet with VMamba-T[s1l8]: 35.9 M parameters.
+    """MSVM-UNet with VMamba-T[s1l8] as its encoder.
 
     Args:
         num_classes: 9 for Synapse and 4 for ACDC, with the background.
@@ -58,7 +58,7 @@ def msvm_unet_small(
     pretrained: bool | str | PathLike = False,
     activation: str | None = None,
 ) -> UNet:
-    """MSVM-UNet with VMamba-S[s1l20]: 54.7 M parameters; the official code has it, the paper does not.
+    """MSVM-UNet with VMamba-S[s1l20] as its encoder; the official code has it, the paper does not.
 
     Args: see `msvm_unet_tiny`; the stochastic depth is 0.3 in the encoder and 0.2 in the decoder.
     """

@@ -7,7 +7,6 @@ Official code: https://github.com/JCruan519/VM-UNet (Apache-2.0). The same outpu
 - ImageNet weights that do not fit are an error, where the official loader keeps its random start.
 
 The skips are the inputs of the encoder's stages; the first of them is never used, as officially.
-Published: ISIC17 mIoU 80.23 %, ISIC18 81.35 %, Synapse mean Dice 81.08 %.
 """
 
 from collections.abc import Sequence
@@ -32,10 +31,10 @@ def vm_unet(
     drop_path_rate: float = 0.2,
     activation: str | None = None,
 ) -> UNet:
-    """VM-UNet: 27.4 M parameters as configured for ISIC (1 class) and Synapse (9 classes).
+    """VM-UNet as configured for ISIC (1 class) and Synapse (9 classes).
 
     The depths that the official constructor has when nothing is configured, (2, 2, 9, 2) and (2, 9, 2, 2), make
-    44.3 M parameters.
+    a larger network.
 
     Args:
         num_classes: outputs at each pixel.

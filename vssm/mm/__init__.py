@@ -43,16 +43,20 @@ with _without_notices():
 from .. import engine as _engine  # noqa: E402, F401  (registers the hooks and constructors that configs name)
 from .backbone import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
 from .coco import CheckedCocoDataset, CheckedCocoMetric  # noqa: E402
+from .decay import FamilyDecayConstructor  # noqa: E402
 from .flops import paper_flops  # noqa: E402
 from .neck import FinerFPN  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
+from .widths import fill_widths  # noqa: E402
 
 __all__ = [
     "CheckedCocoDataset",
     "CheckedCocoMetric",
     "DensePredictor",
+    "FamilyDecayConstructor",
     "FinerFPN",
     "VSSMBackbone",
     "convert_detector_checkpoint",
+    "fill_widths",
     "paper_flops",
 ]

@@ -459,49 +459,49 @@ def _create_distilled(variant: str, pretrained: bool = False, **kwargs) -> Effic
 
 @register_model
 def vssm_efficientvim_m1(pretrained: bool = False, **kwargs) -> EfficientViM:
-    """EfficientViM-M1: 6.7 M parameters, 0.239 GFLOPs, published ImageNet-1k top-1 73.5 % (300 epochs: 72.9 %)."""
+    """EfficientViM-M1 as published."""
     return _create_efficientvim("vssm_efficientvim_m1", pretrained, **dict(_M1, **kwargs))
 
 
 @register_model
 def vssm_efficientvim_m1_dist(pretrained: bool = False, **kwargs) -> EfficientViMDistilled:
-    """EfficientViM-M1, distilled: 7.6 M parameters, 0.239 GFLOPs, published ImageNet-1k top-1 74.6 %."""
+    """EfficientViM-M1 with a second set of heads, for distillation."""
     return _create_distilled("vssm_efficientvim_m1_dist", pretrained, **dict(_M1, **kwargs))
 
 
 @register_model
 def vssm_efficientvim_m2(pretrained: bool = False, **kwargs) -> EfficientViM:
-    """EfficientViM-M2: 13.9 M parameters, 0.355 GFLOPs, published ImageNet-1k top-1 75.8 % (300 epochs: 75.4 %)."""
+    """EfficientViM-M2 as published."""
     return _create_efficientvim("vssm_efficientvim_m2", pretrained, **dict(_M2, **kwargs))
 
 
 @register_model
 def vssm_efficientvim_m2_dist(pretrained: bool = False, **kwargs) -> EfficientViMDistilled:
-    """EfficientViM-M2, distilled: 15.3 M parameters, 0.355 GFLOPs, published ImageNet-1k top-1 76.7 %."""
+    """EfficientViM-M2 with a second set of heads, for distillation."""
     return _create_distilled("vssm_efficientvim_m2_dist", pretrained, **dict(_M2, **kwargs))
 
 
 @register_model
 def vssm_efficientvim_m3(pretrained: bool = False, **kwargs) -> EfficientViM:
-    """EfficientViM-M3: 16.6 M parameters, 0.656 GFLOPs, published ImageNet-1k top-1 77.9 % (300 epochs: 77.6 %)."""
+    """EfficientViM-M3 as published."""
     return _create_efficientvim("vssm_efficientvim_m3", pretrained, **dict(_M3, **kwargs))
 
 
 @register_model
 def vssm_efficientvim_m3_dist(pretrained: bool = False, **kwargs) -> EfficientViMDistilled:
-    """EfficientViM-M3, distilled: 18.2 M parameters, 0.656 GFLOPs, published ImageNet-1k top-1 79.1 %."""
+    """EfficientViM-M3 with a second set of heads, for distillation."""
     return _create_distilled("vssm_efficientvim_m3_dist", pretrained, **dict(_M3, **kwargs))
 
 
 @register_model
 def vssm_efficientvim_m4(pretrained: bool = False, **kwargs) -> EfficientViM:
-    """EfficientViM-M4: 19.6 M parameters, 1.112 GFLOPs at 256 px, ImageNet-1k top-1 79.6 % (300 epochs: 79.4 %)."""
+    """EfficientViM-M4 as published."""
     return _create_efficientvim("vssm_efficientvim_m4", pretrained, **dict(_M4, **kwargs))
 
 
 @register_model
 def vssm_efficientvim_m4_dist(pretrained: bool = False, **kwargs) -> EfficientViMDistilled:
-    """EfficientViM-M4, distilled: 21.2 M parameters, 1.112 GFLOPs at 256 px, published ImageNet-1k top-1 80.7 %."""
+    """EfficientViM-M4 with a second set of heads, for distillation."""
     return _create_distilled("vssm_efficientvim_m4_dist", pretrained, **dict(_M4, **kwargs))
 
 

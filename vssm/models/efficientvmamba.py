@@ -250,21 +250,21 @@ def _create_efficientvmamba(variant: str, pretrained: bool = False, **kwargs) ->
 
 @register_model
 def efficientvmamba_tiny(pretrained: bool = False, **kwargs) -> EfficientVMamba:
-    """EfficientVMamba-T: 6.5 M parameters, 0.8 GFLOPs, published ImageNet-1k top-1 76.5 %."""
+    """EfficientVMamba-T as published."""
     args = dict(dims=48, depths=(2, 2, 4, 2))
     return _create_efficientvmamba("efficientvmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def efficientvmamba_small(pretrained: bool = False, **kwargs) -> EfficientVMamba:
-    """EfficientVMamba-S: 11.3 M parameters, 1.3 GFLOPs, published ImageNet-1k top-1 78.7 %."""
+    """EfficientVMamba-S as published."""
     args = dict(dims=64, depths=(2, 2, 4, 2))
     return _create_efficientvmamba("efficientvmamba_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def efficientvmamba_base(pretrained: bool = False, **kwargs) -> EfficientVMamba:
-    """EfficientVMamba-B: 33.7 M parameters, 4.0 GFLOPs, published ImageNet-1k top-1 81.8 %."""
+    """EfficientVMamba-B as published."""
     args = dict(dims=96, depths=(2, 2, 9, 2))
     return _create_efficientvmamba("efficientvmamba_base", pretrained, **dict(args, **kwargs))
 

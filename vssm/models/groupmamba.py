@@ -327,21 +327,21 @@ def _create_groupmamba(variant: str, pretrained: bool = False, **kwargs) -> Grou
 
 @register_model
 def groupmamba_tiny(pretrained: bool = False, **kwargs) -> GroupMamba:
-    """GroupMamba-T: 23.4 M parameters, 4.6 GFLOPs, published ImageNet-1k top-1 83.3 %."""
+    """GroupMamba-T as published."""
     args = dict(depths=(3, 4, 9, 3), dims=(64, 128, 348, 448), stem_dim=32)
     return _create_groupmamba("groupmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def groupmamba_small(pretrained: bool = False, **kwargs) -> GroupMamba:
-    """GroupMamba-S: 34.8 M parameters, 7.0 GFLOPs, published ImageNet-1k top-1 83.9 %."""
+    """GroupMamba-S as published."""
     args = dict(depths=(3, 4, 16, 3), dims=(64, 128, 348, 512), stem_dim=64)
     return _create_groupmamba("groupmamba_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def groupmamba_base(pretrained: bool = False, **kwargs) -> GroupMamba:
-    """GroupMamba-B: 57.2 M parameters, 14 GFLOPs, published ImageNet-1k top-1 84.5 %."""
+    """GroupMamba-B as published."""
     args = dict(depths=(3, 6, 21, 3), dims=(96, 192, 424, 512), stem_dim=64)
     return _create_groupmamba("groupmamba_base", pretrained, **dict(args, **kwargs))
 

@@ -253,42 +253,42 @@ def _v3(**kwargs) -> dict:
 
 @register_model
 def msvmamba_nano(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-N: 6.9 M parameters, 0.9 GFLOPs, published ImageNet-1k top-1 77.3 %."""
+    """MSVMamba-N as published."""
     args = dict(dims=48, depths=(1, 2, 5, 2))
     return _create_msvmamba("msvmamba_nano", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmamba_micro(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-M: 11.9 M parameters, 1.5 GFLOPs, published ImageNet-1k top-1 79.8 %."""
+    """MSVMamba-M as published."""
     args = dict(dims=64, depths=(1, 2, 5, 2))
     return _create_msvmamba("msvmamba_micro", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmamba_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-T: 33.0 M parameters, 4.6 GFLOPs, published ImageNet-1k top-1 82.8 %."""
+    """MSVMamba-T as published."""
     args = dict(dims=96, depths=(1, 2, 9, 2))
     return _create_msvmamba("msvmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmambav3_tiny(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-T of the second generation: 32.3 M parameters, 5.1 GFLOPs, published ImageNet-1k top-1 83.0 %."""
+    """MSVMamba-T of the second generation."""
     args = _v3(dims=96, depths=(2, 2, 9, 2))
     return _create_msvmamba("msvmambav3_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmambav3_small(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-S of the second generation: 50.2 M parameters, 8.8 GFLOPs, published ImageNet-1k top-1 84.1 %."""
+    """MSVMamba-S of the second generation."""
     args = _v3(dims=96, depths=(2, 3, 20, 2))
     return _create_msvmamba("msvmambav3_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def msvmambav3_base(pretrained: bool = False, **kwargs) -> MSVMamba:
-    """MSVMamba-B of the second generation: 90.6 M parameters, 16.3 GFLOPs, published ImageNet-1k top-1 84.4 %."""
+    """MSVMamba-B of the second generation."""
     args = _v3(dims=128, depths=(2, 4, 18, 2), gate=True)
     return _create_msvmamba("msvmambav3_base", pretrained, **dict(args, **kwargs))
 

@@ -163,21 +163,21 @@ def _create_spatialmamba(variant: str, pretrained: bool = False, **kwargs) -> Sp
 
 @register_model
 def spatialmamba_tiny(pretrained: bool = False, **kwargs) -> SpatialMamba:
-    """Spatial-Mamba-T: 26.7 M parameters, 4.5 GFLOPs, published ImageNet-1k top-1 83.5 %."""
+    """Spatial-Mamba-T as published."""
     args = dict(dims=64, depths=(2, 4, 8, 4))
     return _create_spatialmamba("spatialmamba_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def spatialmamba_small(pretrained: bool = False, **kwargs) -> SpatialMamba:
-    """Spatial-Mamba-S: 43.1 M parameters, 7.1 GFLOPs, published ImageNet-1k top-1 84.6 %."""
+    """Spatial-Mamba-S as published."""
     args = dict(dims=64, depths=(2, 4, 21, 5))
     return _create_spatialmamba("spatialmamba_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def spatialmamba_base(pretrained: bool = False, **kwargs) -> SpatialMamba:
-    """Spatial-Mamba-B: 95.7 M parameters, 15.8 GFLOPs, published ImageNet-1k top-1 85.3 %."""
+    """Spatial-Mamba-B as published."""
     args = dict(dims=96, depths=(2, 4, 21, 5))
     return _create_spatialmamba("spatialmamba_base", pretrained, **dict(args, **kwargs))
 

@@ -279,84 +279,84 @@ def _ssd(**kwargs) -> dict:
 
 @register_model
 def vmamba_tiny_v0(pretrained: bool = False, **kwargs) -> VMamba:
-    """Vanilla VMamba-T: 22.9 M parameters, 5.6 GFLOPs, published ImageNet-1k top-1 82.2 %."""
+    """VMamba-T of the first version, with Mamba's block."""
     args = _vanilla(dims=96, depths=(2, 2, 9, 2))
     return _create_vmamba("vmamba_tiny_v0", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_v0(pretrained: bool = False, **kwargs) -> VMamba:
-    """Vanilla VMamba-S: 44.4 M parameters, 11.2 GFLOPs, published ImageNet-1k top-1 83.5 %."""
+    """VMamba-S of the first version, with Mamba's block."""
     args = _vanilla(dims=96, depths=(2, 2, 27, 2))
     return _create_vmamba("vmamba_small_v0", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_v0(pretrained: bool = False, **kwargs) -> VMamba:
-    """Vanilla VMamba-B: 76.3 M parameters, 18.0 GFLOPs, published ImageNet-1k top-1 83.7 %."""
+    """VMamba-B of the first version, with Mamba's block."""
     args = _vanilla(dims=128, depths=(2, 2, 27, 2))
     return _create_vmamba("vmamba_base_v0", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-T[s2l5]: 30.7 M parameters, 4.9 GFLOPs, published ImageNet-1k top-1 82.5 %."""
+    """VMamba-T with inner ratio 2 and five layers in the third stage."""
     args = dict(dims=96, depths=(2, 2, 5, 2), ssm_ratio=2.0)
     return _create_vmamba("vmamba_tiny_s2l5", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-S[s2l15]: 50.1 M parameters, 8.7 GFLOPs, published ImageNet-1k top-1 83.6 %."""
+    """VMamba-S with inner ratio 2 and fifteen layers in the third stage."""
     args = dict(dims=96, depths=(2, 2, 15, 2), ssm_ratio=2.0)
     return _create_vmamba("vmamba_small_s2l15", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-B[s2l15]: 88.6 M parameters, 15.4 GFLOPs, published ImageNet-1k top-1 83.9 %."""
+    """VMamba-B with inner ratio 2 and fifteen layers in the third stage."""
     args = dict(dims=128, depths=(2, 2, 15, 2), ssm_ratio=2.0)
     return _create_vmamba("vmamba_base_s2l15", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-T[s1l8]: 30.2 M parameters, 4.9 GFLOPs, published ImageNet-1k top-1 82.6 %."""
+    """VMamba-T with inner ratio 1 and eight layers in the third stage."""
     args = dict(dims=96, depths=(2, 2, 8, 2), ssm_ratio=1.0)
     return _create_vmamba("vmamba_tiny_s1l8", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-S[s1l20]: 49.0 M parameters, 8.6 GFLOPs, published ImageNet-1k top-1 83.3 %."""
+    """VMamba-S with inner ratio 1 and twenty layers in the third stage."""
     args = dict(dims=96, depths=(2, 2, 20, 2), ssm_ratio=1.0)
     return _create_vmamba("vmamba_small_s1l20", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-B[s1l20]: 86.6 M parameters, 15.2 GFLOPs, published ImageNet-1k top-1 83.8 %."""
+    """VMamba-B with inner ratio 1 and twenty layers in the third stage."""
     args = dict(dims=128, depths=(2, 2, 20, 2), ssm_ratio=1.0)
     return _create_vmamba("vmamba_base_s1l20", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_tiny_m2(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-T with the SSD mixer: 25.3 M parameters, never trained by its authors."""
+    """VMamba-T with the SSD mixer, which its authors never trained."""
     args = _ssd(dims=96, depths=(2, 2, 4, 2))
     return _create_vmamba("vmamba_tiny_m2", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_small_m2(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-S with the SSD mixer: 39.1 M parameters, never trained by its authors."""
+    """VMamba-S with the SSD mixer, which its authors never trained."""
     args = _ssd(dims=96, depths=(2, 2, 12, 2))
     return _create_vmamba("vmamba_small_m2", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vmamba_base_m2(pretrained: bool = False, **kwargs) -> VMamba:
-    """VMamba-B with the SSD mixer: 67.5 M parameters, never trained by its authors."""
+    """VMamba-B with the SSD mixer, which its authors never trained."""
     args = _ssd(dims=128, depths=(2, 2, 12, 2))
     return _create_vmamba("vmamba_base_m2", pretrained, **dict(args, **kwargs))
 

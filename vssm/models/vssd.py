@@ -15,8 +15,8 @@ What differs from the official code:
 - names say what a thing is (`stem.conv1`, `pos_conv1`, `mixer.in_proj`); `checkpoint_filter_fn` maps the official ones.
 
 The official weight decay spares 1-D tensors and biases, hence A_log, D and dt_bias, which `no_weight_decay()` names.
-The published GFLOPs, which the docstrings below repeat, count the two products of an SSD for one of its heads: fvcore
-does not see that the others share the keys and queries. All heads together: 2.41, 4.69, 7.76, 16.72.
+The published GFLOPs count the two products of an SSD for one of its heads: fvcore does not see
+that the others share the keys and queries. All heads together: 2.41, 4.69, 7.76, 16.72.
 Tags: `in1k`, and `mesa_in1k` for training with MESA, a sharpness-aware loss on an averaged teacher.
 """
 
@@ -196,7 +196,7 @@ def _create_vssd(variant: str, pretrained: bool = False, averaged: bool = True, 
 
 @register_model
 def vssd_micro(pretrained: bool = False, **kwargs) -> VSSD:
-    """VSSD-M: 13.5 M parameters, 2.3 GFLOPs, published ImageNet-1k top-1 82.5 %."""
+    """VSSD-M as published."""
     args = dict(dims=48, depths=(2, 2, 8, 4), num_heads=(2, 4, 8, 16), d_state=48)
     # Its file is the only one that is not called "ema": the raw weights were the best.
     return _create_vssd("vssd_micro", pretrained, averaged=False, **dict(args, **kwargs))
@@ -204,21 +204,21 @@ def vssd_micro(pretrained: bool = False, **kwargs) -> VSSD:
 
 @register_model
 def vssd_tiny(pretrained: bool = False, **kwargs) -> VSSD:
-    """VSSD-T: 24.3 M parameters, 4.5 GFLOPs, published ImageNet-1k top-1 83.6 %, with MESA 84.1 %."""
+    """VSSD-T as published."""
     args = dict(dims=64, depths=(2, 4, 8, 4), num_heads=(2, 4, 8, 16), d_state=64)
     return _create_vssd("vssd_tiny", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vssd_small(pretrained: bool = False, **kwargs) -> VSSD:
-    """VSSD-S: 40.1 M parameters, 7.4 GFLOPs, published ImageNet-1k top-1 84.1 %, with MESA 84.5 %."""
+    """VSSD-S as published."""
     args = dict(dims=64, depths=(3, 4, 21, 5), num_heads=(2, 4, 8, 16), d_state=64)
     return _create_vssd("vssd_small", pretrained, **dict(args, **kwargs))
 
 
 @register_model
 def vssd_base(pretrained: bool = False, **kwargs) -> VSSD:
-    """VSSD-B: 88.8 M parameters, 16.1 GFLOPs, published ImageNet-1k top-1 84.7 %, with MESA 85.4 %."""
+    """VSSD-B as published."""
     args = dict(dims=96, depths=(3, 4, 21, 5), num_heads=(3, 6, 12, 24), d_state=64)
     return _create_vssd("vssd_base", pretrained, **dict(args, **kwargs))
 

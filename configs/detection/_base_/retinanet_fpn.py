@@ -1,4 +1,4 @@
-# mmdet's RetinaNet with an FPN, on one of this package's backbones: a leaf names it and its widths.
+# mmdet's RetinaNet with an FPN, on one of this package's backbones, which a leaf names.
 _base_ = ["mmdet::_base_/models/retinanet_r50_fpn.py"]
 
 model = dict(
@@ -10,5 +10,7 @@ model = dict(
         out_norm=True,
         frozen_stages=-1,
         with_cp=False,
-    )
+    ),
+    # Those of the backbone's maps.
+    neck=dict(in_channels=None),
 )

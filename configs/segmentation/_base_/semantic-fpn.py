@@ -1,5 +1,5 @@
-# mmseg's Semantic FPN for the 150 classes of ADE20K, on one of this package's backbones: a leaf names it and its
-# widths. The batch norms are synchronised (SyncBN); without several processes or without GPUs the runner makes them
+# mmseg's Semantic FPN for the 150 classes of ADE20K, on one of this package's backbones, which a leaf
+# names. The batch norms are synchronised (SyncBN); without several processes or without GPUs the runner makes them
 # plain ones.
 _base_ = ["mmseg::_base_/models/fpn_r50.py"]
 
@@ -13,5 +13,7 @@ model = dict(
         frozen_stages=-1,
         with_cp=False,
     ),
+    # Those of the backbone's maps.
+    neck=dict(in_channels=None),
     decode_head=dict(num_classes=150),
 )

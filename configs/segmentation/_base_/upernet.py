@@ -1,5 +1,5 @@
-# mmseg's UPerNet for the 150 classes of ADE20K, on one of this package's backbones: a leaf names it and its
-# widths. The batch norms are synchronised (SyncBN); without several processes or without GPUs the runner makes them
+# mmseg's UPerNet for the 150 classes of ADE20K, on one of this package's backbones, which a leaf names.
+# The batch norms are synchronised (SyncBN); without several processes or without GPUs the runner makes them
 # plain ones.
 _base_ = ["mmseg::_base_/models/upernet_swin.py"]
 
@@ -14,6 +14,7 @@ model = dict(
         frozen_stages=-1,
         with_cp=False,
     ),
-    decode_head=dict(num_classes=150),
-    auxiliary_head=dict(num_classes=150),
+    # The widths are those of the backbone's maps.
+    decode_head=dict(in_channels=None, num_classes=150),
+    auxiliary_head=dict(in_channels=None, num_classes=150),
 )
