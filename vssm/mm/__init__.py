@@ -45,6 +45,7 @@ from .backbone import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
 from .coco import CheckedCocoDataset, CheckedCocoMetric  # noqa: E402
 from .decay import FamilyDecayConstructor  # noqa: E402
 from .flops import paper_flops  # noqa: E402
+from .loading import LoadImage  # noqa: E402
 from .neck import FinerFPN  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
 from .widths import fill_widths  # noqa: E402
@@ -55,6 +56,7 @@ __all__ = [
     "DensePredictor",
     "FamilyDecayConstructor",
     "FinerFPN",
+    "LoadImage",
     "VSSMBackbone",
     "convert_detector_checkpoint",
     "fill_widths",

@@ -1,0 +1,65 @@
+"""Training reads images as prediction does."""
+
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mmdet")
+pytest.importorskip("mmseg")
+
+from mmcv.transforms import LoadImageFromFile  # noqa: E402
+from mmengine.registry import TRANSFORMS  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import vssm.mm  # noqa: E402, F401
+from vssm._errors import DataError  # noqa: E402
+from vssm.engine.images import open_image  # noqa: E402
+
+RAMP = np.tile(np.arange(256, dtype=np.uint8), (8, 1))
+
+
+def load(path, **options):
+    return TRANSFORMS.build(dict(type="LoadImageFromFile", **options))({"img_path": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("grey.png", RAMP),
+        ("colour.png", np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)),
+        ("16bit.png", RAMP.astype(np.uint16) * 257),
+        ("float.tiff", RAMP.astype(np.float32) / 255),
+        ("32bit.tiff", RAMP.astype(np.int32) * 257),
+        ("picture.gif", RAMP),
+    ],
+)
+def test_training_and_prediction_see_the_same_pixels(name, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / name)
+    found = load(tmp_path / name)
+    assert np.array_equal(found["img"][..., ::-1], open_image(tmp_path / name)) and found["img"].dtype == np.uint8
+    assert found["img_shape"] == found["ori_shape"] == pixels.shape[:2]
+    assert load(tmp_path / name, to_float32=True)["img"].dtype == np.float32
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_alike(orientation, tmp_path):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    exif = photo.getexif()
+    exif[0x0112] = orientation
+    photo.save(tmp_path / "x.jpg", exif=exif, quality=95)
+    assert load(tmp_path / "x.jpg")["img_shape"] == open_image(tmp_path / "x.jpg").size[::-1]
+
+
+def test_ordinary_photographs_are_decoded_as_ever(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(tmp_path / "x.jpg")
+    expected = LoadImageFromFile().transform({"img_path": str(tmp_path / "x.jpg")})
+    assert np.array_equal(load(tmp_path / "x.jpg")["img"], expected["img"])
+
+
+def test_what_is_no_image_is_one_sentence(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, words in (("x.jpg", "cannot be read"), ("pipe.jpg", "named pipe"), ("none.jpg", "does not exist")):
+        with pytest.raises(DataError, match=words):
+            load(tmp_path / name)

@@ -1,0 +1,50 @@
+"""Read images for detectors and segmentors as prediction reads them."""
+
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine.registry import TRANSFORMS
+from PIL import Image
+
+from .._inputs import read_rgb, require_file
+
+
+@TRANSFORMS.register_module(name="LoadImageFromFile", force=True)
+class LoadImage(LoadImageFromFile):
+    """mmcv's transform under its name, see there for the arguments.
+
+    mmcv's own decoder clips pixels deeper than 8 bits and does not know all formats. Where it is asked for colours of a
+    local file, such files are read by :func:`~vssm._inputs.read_rgb`, which prediction uses; all others as ever.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Read ``results["img_path"]`` into ``img`` (H, W, 3), blue first.
+
+        Raises:
+            DataError: The file is missing, no ordinary file, or no image.
+        """
+        path = results["img_path"]
+        elsewhere = self.file_client_args is not None or self.backend_args is not None or "://" in str(path)
+        if elsewhere or self.ignore_empty or self.color_type != "color":
+            return super().transform(results)
+        require_file(path, "Image")
+        if not _is_deep(path):
+            try:
+                return super().transform(results)
+            except Exception:
+                # OpenCV's failures are its own; what Pillow reads is an image, and else its sentence is said.
+                pass
+        image = np.ascontiguousarray(np.asarray(read_rgb(path))[..., ::-1])
+        results["img"] = image.astype(np.float32) if self.to_float32 else image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+def _is_deep(path: str) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.mode[0] in "IF"
+    except Exception:
+        # Whatever Pillow does not know may be OpenCV's.
+        return False
