@@ -45,6 +45,10 @@ def size(path):
         return image.size
 
 
+def top1(name):
+    return float(published(name).top1)
+
+
 def test_accuracy_of_families(tmp_path):
     rows = [
         row("groupmamba_small", 5.0, gflops=7.2),
@@ -60,11 +64,14 @@ def test_accuracy_of_families(tmp_path):
     figure = plot_accuracy(rows, tmp_path / "a.png")
     one, eight, gflops = figure.axes
     assert points(one) == {
-        "groupmamba": [(9.0, 83.3), (5.0, 83.9)],
-        "vmamba_s1": [(8.0, 82.6), (4.0, 83.3)],
+        "groupmamba": [(9.0, top1("groupmamba_tiny")), (5.0, top1("groupmamba_small"))],
+        "vmamba_s1": [(8.0, top1("vmamba_tiny_s1l8")), (4.0, top1("vmamba_small_s1l20"))],
     }
-    assert points(eight) == {"vssd": [(20.0, 83.6)]}
-    assert points(gflops)["vmamba_s1"] == [(4.9, 82.6), (8.6, 83.3)] and len(points(gflops)) == 3
+    assert points(eight) == {"vssd": [(20.0, top1("vssd_tiny"))]}
+    assert (
+        points(gflops)["vmamba_s1"] == [(4.9, top1("vmamba_tiny_s1l8")), (8.6, top1("vmamba_small_s1l20"))]
+        and len(points(gflops)) == 3
+    )
     assert [text.get_text() for text in one.texts] == ["T", "S", "T", "S"]
     colours = {line.get_color() for line in gflops.lines}
     assert len(colours) == 3
