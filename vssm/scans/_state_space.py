@@ -186,10 +186,8 @@ class StateSpaceMixer(nn.Module):
             delta_bias=bias,
             dt_weight=weight,
             routes=code,
-            delta_softplus=True,
             merge=merge,
             out_dtype=out_dtype,
-            backend="auto",
         )
 
     def linear_part(

@@ -271,7 +271,7 @@ class SSD2D(nn.Module):
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Project (B, H, W, D) to the steps (B, L, K, M), B and C (B, L, K, N), along their routes."""
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.num_heads + 2 * self.d_state))
-        along = torch.ops.vssm.read_map(projected, self.route_code, per_sequence=True)
+        along = torch.ops.vssm.read_map(projected, routes=self.route_code, per_sequence=True)
         return split_projection(along, self.num_heads, self.d_state)
 
     def scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, merge: bool = True, skip: bool = True) -> Tensor:
@@ -288,7 +288,7 @@ class SSD2D(nn.Module):
         Returns:
             (B, H, W, D), or one result for each route, (B, H, W, K, D), if they are not merged.
         """
-        along = torch.ops.vssm.read_map(x, self.route_code, per_sequence=False)
+        along = torch.ops.vssm.read_map(x, routes=self.route_code)
         y = torch.ops.vssm.ssd(
             along.unflatten(-1, (self.num_heads, self.head_dim)).flatten(2, 3),
             dt=dt.flatten(2),
@@ -299,10 +299,10 @@ class SSD2D(nn.Module):
             dt_bias=self.dt_projs_bias.flatten(),
             dt_softplus=True,
             chunk_size=self.chunk_size,
-            backend="auto",
         )
         y = y.unflatten(2, (self.num_routes, self.num_heads)).flatten(3)  # (B, L, K, D)
-        return torch.ops.vssm.write_map(y, self.route_code, x.shape[1], x.shape[2], merge=merge)
+        height, width = x.shape[1], x.shape[2]
+        return torch.ops.vssm.write_map(y, routes=self.route_code, height=height, width=width, merge=merge)
 
     def mix(self, x: Tensor) -> Tensor:
         """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
