@@ -45,6 +45,7 @@ def merge(into: dict, other: dict) -> None:
                 mine[dtype] = max(value, mine.get(dtype, 0.0))
 
 
+@functools.cache
 def load(name: str) -> dict:
     return json.loads((DATA / f"{name}.json").read_text())
 

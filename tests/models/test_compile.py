@@ -1,5 +1,7 @@
 """torch.compile of whole models: one graph, which serves any size, forward and backward."""
 
+import shutil
+
 import pytest
 import timm
 import torch
@@ -23,7 +25,7 @@ def forget_graphs():
 def create(name):
     """One block a stage: more of the same take the compiler longer and show nothing."""
     torch.manual_seed(0)
-    stages = 3 if "efficientvim" in name else 4
+    stages = len(timm.create_model(name, device="meta").stages)
     return timm.create_model(name, num_classes=7, depths=(1,) * stages).eval()
 
 
@@ -75,3 +77,22 @@ def test_backward(name):
     assert torch.allclose(y, want_y, rtol=1e-4, atol=1e-5)
     for n, g in grads.items():
         assert g is not None and (g - want[n]).norm() <= 1e-4 * want[n].norm() + 1e-6, n
+
+
+@pytest.mark.slow
+def test_inductor_backward_of_a_block():
+    if not any(shutil.which(c) for c in ("g++", "clang++")):
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    torch.manual_seed(0)
+    block = timm.create_model("vmamba_pico").stages[1].blocks[0].train()
+    compiled = torch.compile(block, fullgraph=True)
+    x = torch.randn(2, 8, 6, 64)
+    results = []
+    for f in (block, compiled):
+        x_ = x.clone().requires_grad_()
+        block.zero_grad()
+        y = f(x_)
+        y.square().mean().backward()
+        results.append((y.detach(), x_.grad, block.mixer.A_logs.grad.clone()))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
