@@ -66,7 +66,7 @@ def dataset(path, classes=NAMES, masks=False, **options):
     # A class, not a name: where a name is looked up depends on the scope that the test before left.
     pipeline = [dict(type=LoadAnnotations, with_bbox=True, with_mask=masks)]
     options = dict(metainfo=dict(classes=classes), pipeline=pipeline, serialize_data=False) | options
-    return DATASETS.build(dict(type="CocoDataset", ann_file=path, data_prefix=dict(img=""), **options))
+    return DATASETS.build(dict(type="mmdet.CocoDataset", ann_file=path, data_prefix=dict(img=""), **options))
 
 
 def boxes(data):
@@ -93,7 +93,7 @@ def test_classes_are_the_configs_in_any_order(classes, write):
 def test_classes_that_the_file_lacks(classes, words, write):
     with pytest.raises(UserError, match=words):
         dataset(write(), classes)
-    metric = METRICS.build(dict(type="CocoMetric", ann_file=write()))
+    metric = METRICS.build(dict(type="mmdet.CocoMetric", ann_file=write()))
     with pytest.raises(UserError, match=words):
         metric.dataset_meta = dict(classes=classes)
 
@@ -140,7 +140,7 @@ def predictions(data):
 
 
 def measure(path, data, **options):
-    metric = METRICS.build(dict(type="CocoMetric", ann_file=path, **options))
+    metric = METRICS.build(dict(type="mmdet.CocoMetric", ann_file=path, **options))
     metric.dataset_meta = data.metainfo
     metric.process({}, list(predictions(data)))
     return metric.evaluate(len(data.data_list))
@@ -163,7 +163,7 @@ def test_optional_keys_are_filled_in(keys, write, monkeypatch, caplog):
 
 def test_areas_are_the_masks_or_else_the_boxes(write):
     def areas(*keys):
-        metric = METRICS.build(dict(type="CocoMetric", ann_file=write(without(*keys))))
+        metric = METRICS.build(dict(type="mmdet.CocoMetric", ann_file=write(without(*keys))))
         return [annotation["area"] for annotation in metric._coco_api.dataset["annotations"]]
 
     assert np.allclose(areas("area"), 200, atol=15) and areas("area", "segmentation") == [400] * 4
@@ -172,7 +172,7 @@ def test_areas_are_the_masks_or_else_the_boxes(write):
 
 def test_each_class_is_measured_as_itself(write):
     data = dataset(write(), NAMES[::-1])
-    metric = METRICS.build(dict(type="CocoMetric", ann_file=write(), classwise=True))
+    metric = METRICS.build(dict(type="mmdet.CocoMetric", ann_file=write(), classwise=True))
     metric.dataset_meta = data.metainfo
     answers = list(predictions(data))
     for answer in answers:  # bars are found somewhere else
@@ -230,8 +230,8 @@ def test_boxes_without_masks(write):
             dataset(path, masks=True)
         assert len(dataset(path).data_list) == 2
         with pytest.raises(DataError, match="the metric 'segm' measures masks"):
-            METRICS.build(dict(type="CocoMetric", ann_file=path, metric=["bbox", "segm"]))
-        METRICS.build(dict(type="CocoMetric", ann_file=path, metric="bbox"))
+            METRICS.build(dict(type="mmdet.CocoMetric", ann_file=path, metric=["bbox", "segm"]))
+        METRICS.build(dict(type="mmdet.CocoMetric", ann_file=path, metric="bbox"))
 
 
 @pytest.fixture(scope="module")
