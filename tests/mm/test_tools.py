@@ -89,3 +89,27 @@ def test_weights_of_another_model_are_refused(dense_config, tmp_path):
     torch.save({"state_dict": {"backbone.x": torch.zeros(1)}, "meta": {}}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="does not fit"):
         run.test(str(dense_config("segmentation")), str(tmp_path / "other.pth"), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("names", [("ground", "crack"), ("crack",)])
+def test_a_binary_segmentor_names_what_it_finds(names, dense_config, dense_data, tmp_path, capsys):
+    """One output channel: 1 is the class, 0 the background."""
+    head = f"dict(num_classes={len(names)}, out_channels=1, threshold=0.5, loss_decode=dict(type='CrossEntropyLoss', "
+    head += "use_sigmoid=True, loss_weight=1.0))"
+    more = f"model['decode_head'].update({head})\nmodel['auxiliary_head'].update({head})\n"
+    palette = [(0, 0, 0), (255, 0, 0)][-len(names) :]
+    more += f"test_dataloader['dataset']['metainfo'] = dict(classes={names}, palette={palette})\n"
+    config = str(dense_config("segmentation", more=more))
+    init_default_scope("mmseg")
+    model = MODELS.build(load_config(config).model)
+    found = {}
+    for logit, name in ((-9.0, "background" if len(names) == 1 else "ground"), (9.0, "crack")):
+        torch.nn.init.zeros_(model.decode_head.conv_seg.weight)
+        torch.nn.init.constant_(model.decode_head.conv_seg.bias, logit)
+        torch.save({"state_dict": model.state_dict()}, tmp_path / "w.pth")
+        words = [config, str(tmp_path / "w.pth"), str(dense_data / "images" / "0.png")]
+        assert run.predict(words, out=str(tmp_path / "drawn")) == 0
+        assert capsys.readouterr().out.strip().endswith(f": {name} 100.0%")
+        found[name] = np.asarray(Image.open(tmp_path / "drawn" / "0.png")).astype(int)
+    background, crack = found.values()
+    assert crack[..., 0].mean() > background[..., 0].mean() + 50  # drawn in its own red

@@ -77,6 +77,10 @@ class DensePredictor:
         stored = load_weights(checkpoint, self.model)
         self.model.to(device or get_device()).eval()
         self.meta = _meta(dataset, stored, self.scope)
+        if getattr(self.model, "out_channels", None) == 1 and len(self.meta["classes"]) == 1:
+            # One output channel answers 1 where the class is, and 0 elsewhere.
+            self.meta["classes"] = ("background", *self.meta["classes"])
+            self.meta["palette"] = [[0, 0, 0], *self.meta["palette"][:1]]
         self.visualizer.dataset_meta = self.meta
 
     @torch.inference_mode()
@@ -103,6 +107,9 @@ class DensePredictor:
             data = self.pipeline({"img": np.ascontiguousarray(image[..., ::-1]), "img_id": 0})
             batch = {name: [value] for name, value in data.items()}
             sample = self.model.test_step(batch)[0].cpu()
+            if self.scope == "mmseg":
+                # Of one output channel mmseg makes 0 and 1 as floats.
+                sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
             drawing = folder / _free_name(Path(file).stem, taken)
             part = drawing.with_name(f".{drawing.stem}.part.png")
             self._draw(image, sample, str(part))
