@@ -12,6 +12,7 @@ from vssm_kernels import reference
 pytest.importorskip("triton")
 from vssm_kernels.triton import selective_scan as triton_scan  # noqa: E402
 from vssm_kernels.triton import unavailable_reason  # noqa: E402
+from vssm_kernels.triton.launch import Blocks  # noqa: E402
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
@@ -192,8 +193,8 @@ def test_gradients_are_deterministic(triton_device):
 @pytest.mark.parametrize(
     "blocks",
     [
-        triton_scan.Blocks(block_d=2, block_n=4, run=2, lanes=4, num_warps=1),
-        triton_scan.Blocks(block_d=8, block_n=4, run=16, lanes=2, num_warps=4),
+        Blocks(block_d=2, block_n=4, run=2, lanes=4, num_warps=1),
+        Blocks(block_d=8, block_n=4, run=16, lanes=2, num_warps=4),
     ],
 )
 def test_blocks_do_not_change_the_result(triton_device, blocks):

@@ -11,7 +11,9 @@ from tests.scan_2d import CROSS, NAMES_2D, ROUTES, assert_close_2d, expected_2d,
 from vssm_kernels import Route, encode_routes, selective_scan_2d
 
 pytest.importorskip("triton")
+from vssm_kernels.triton import map_form, map_launch, map_tables  # noqa: E402
 from vssm_kernels.triton import selective_scan_2d as triton_scan  # noqa: E402
+from vssm_kernels.triton.launch import Blocks  # noqa: E402
 
 PAIR = (Route(), Route(transpose=True, reverse=True))
 # The interpreter takes a tenth of a second for a tile of one program.
@@ -66,7 +68,7 @@ def test_options(triton_device, absent, softplus):
     check_2d(triton_device, PAIR[:1], softplus, states=1 + softplus, absent=absent)
 
 
-@pytest.mark.parametrize("rank", [1, 16, 17, triton_scan.MAX_RANK + 1])
+@pytest.mark.parametrize("rank", [1, 16, 17, map_launch.MAX_RANK + 1])
 def test_ranks_and_blocks_of_channels(triton_device, rank):
     check_2d(triton_device, (Route(transpose=True),), rank=rank, channels=35)
 
@@ -81,7 +83,7 @@ def test_two_passes(triton_device, chunks, form):
 def test_two_passes_are_chosen_for_few_programs(triton_device):
     def chunks(batch, size, channels):
         x = make_2d(CROSS, batch=batch, height=size, width=size, channels=channels)
-        launch = triton_scan._Launch(*x.values(), encode_routes(CROSS), True, False, None, None)
+        launch = map_launch.Launch(*x.values(), encode_routes(CROSS), True, False, None, None)
         assert (
             (launch.chunks - 1) * launch.tiles_per_chunk < launch.walk.tiles <= launch.chunks * launch.tiles_per_chunk
         )
@@ -95,8 +97,8 @@ def test_two_passes_are_chosen_for_few_programs(triton_device):
 @pytest.mark.parametrize(
     "blocks",
     [
-        triton_scan.Blocks(block_d=2, block_n=4, run=2, lanes=1, num_warps=1),
-        triton_scan.Blocks(block_d=8, block_n=2, run=32, lanes=1, num_warps=4),
+        Blocks(block_d=2, block_n=4, run=2, lanes=1, num_warps=1),
+        Blocks(block_d=8, block_n=2, run=32, lanes=1, num_warps=4),
     ],
 )
 def test_blocks_do_not_change_the_result(triton_device, blocks):
@@ -107,7 +109,7 @@ def test_blocks_do_not_change_the_result(triton_device, blocks):
 @pytest.mark.parametrize("states", [1, 2, 3, 8, 16, 33, 64, 256])
 def test_blocks_are_powers_of_two_that_cover_the_states(states, backward):
     for channels in (1, 5, 96, 768):
-        blocks = triton_scan.choose_blocks_2d(channels, states, backward)
+        blocks = map_launch.choose_blocks_2d(channels, states, backward)
         assert all(size & (size - 1) == 0 and size >= 1 for size in blocks)
         assert blocks.block_n >= states
 
@@ -188,10 +190,10 @@ def test_a_pair_is_rounded_once(triton_device):
     ],
 )
 def test_pairs_visit_the_same_tiles(routes, pairs):
-    walk = triton_scan._walk(tuple(encode_routes(routes)), 5, 7, 16, True, torch.device("cpu"))
+    walk = map_tables.walk_tables(tuple(encode_routes(routes)), 5, 7, 16, True, torch.device("cpu"))
     assert (None if walk.pairs is None else walk.pairs.tolist()) == pairs
     for k, twin in walk.pairs.mT.tolist() if pairs else []:
-        tiles = triton_scan.triton.cdiv(int(walk.table[k, 1]), 16)
+        tiles = map_tables.triton.cdiv(int(walk.table[k, 1]), 16)
         order, back = (walk.order[int(walk.table[i, 0]) :][: 16 * tiles] for i in (k, twin))
         assert torch.equal(order, back.flip(0))
 
@@ -215,10 +217,10 @@ def test_the_form_chosen_is_taken_and_the_same_for_all_sizes(triton_device, monk
         return forms[-1]
 
     scans = []
-    scan = triton_scan._Launch.scan
-    monkeypatch.setattr(triton_scan._Launch, "scan", lambda self, **how: (scans.append(how), scan(self, **how)))
-    monkeypatch.setattr(triton_scan, "choose_form", choose)
-    monkeypatch.setattr(triton_scan, "FEW_PROGRAMS", 1)
+    scan = map_launch.Launch.scan
+    monkeypatch.setattr(map_launch.Launch, "scan", lambda self, **how: (scans.append(how), scan(self, **how)))
+    monkeypatch.setattr(map_form, "choose_form", choose)
+    monkeypatch.setattr(map_launch, "FEW_PROGRAMS", 1)
     for batch, height, width in ((1, 3, 6), (2, 2, 3)):
         check_2d(triton_device, BACK_AND_FORTH, batch=batch, height=height, width=width, states=2)
     assert sum(how.get("twins") is not None for how in scans) == 2
@@ -274,7 +276,7 @@ def test_gradients_are_deterministic(triton_device):
 
 
 def test_disjoint_routes_share_a_map():
-    sets = triton_scan._sets_of_disjoint
+    sets = map_tables.sets_of_disjoint
     assert sets([Route(stride=(2, 2), offset=(i, j)) for i in (0, 1) for j in (0, 1)]) == [0, 0, 0, 0]
     assert sets(list(CROSS)) == [0, 1, 2, 3]
     assert sets([Route(stride=(2, 1)), Route(stride=(4, 1), offset=(1, 0)), Route(stride=(3, 1))]) == [0, 0, 1]
@@ -282,9 +284,9 @@ def test_disjoint_routes_share_a_map():
 
 def test_maps_too_large_for_32_bits_take_the_composed_scan(triton_device, monkeypatch):
     x = torch.empty(1, device="meta").expand(1, 5000, 5000, 96)
-    assert not triton_scan._fits(encode_routes(CROSS), x)
-    assert triton_scan._fits(encode_routes(CROSS), x[:, :1000, :1000])
-    monkeypatch.setattr(triton_scan, "_fits", lambda *args: False)
+    assert not map_launch.fits(encode_routes(CROSS), x)
+    assert map_launch.fits(encode_routes(CROSS), x[:, :1000, :1000])
+    monkeypatch.setattr(triton_scan, "fits", lambda *args: False)
     check_2d(triton_device, PAIR[:1], tolerance=1e-5, height=2)
 
 
@@ -385,7 +387,7 @@ for channels, rank, states in ((192, 12, 1), (40, 3, 16)):
         scan.selective_scan_2d_bwd(y, *inputs, code, True, True)
     # Results, totals of the forward and of the backward, edges; results, edges and gradients in two passes or one; no
     # edges for a single tile.
-    assert {name: len(kinds) for name, kinds in kernels.items()} == {"_scan_2d_kernel": 6, "_scan_2d_bwd_kernel": 3}
+    assert {name: len(kinds) for name, kinds in kernels.items()} == {"scan_2d_kernel": 6, "scan_2d_bwd_kernel": 3}
 print("specialized")
 """
 

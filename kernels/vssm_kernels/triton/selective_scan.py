@@ -16,192 +16,15 @@ directions of a tile forward, reversing what the scan of the gradients takes and
 reverse=True has given wrong values (triton issues 4362, 8412).
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from .launch import Blocks, check_dtypes, in_float32, on_device_of
+from .tiles import exp_of_minus_abs, scan_states, softplus, tile_gradients
 
-
-@triton.jit
-def _then(a1, b1, a2, b2):
-    """h -> a1 h + b1, then h -> a2 h + b2."""
-    return a1 * a2, a2 * b1 + b2
-
-
-@triton.jit
-def _then_last_apart(a1, b1, last_a1, last_b1, a2, b2, last_a2, last_b2):
-    """As `_then`, but the last element stays apart: its prefix a, b is that of the elements before it."""
-    m = a2 * last_a1
-    return m * a1, a2 * (last_a1 * b1 + last_b1) + b2, last_a2, last_b2
-
-
-@triton.jit
-def _then_last_input_apart(a1, w1, b1, a2, w2, b2):
-    """As `_then`, but the last position's own input b stays apart from w, what its state inherits.
-
-    The backward wants w_t = a_t h_{t-1} as well as h_t = w_t + b_t; h_t - b_t would cancel where the decay is strong.
-    """
-    return a1 * a2, a2 * (w1 + b1) + w2, b2
-
-
-@triton.jit
-def _then_last_decay_apart(p1, g1, a1, p2, g2, a2):
-    """As `_then`, but the last position's decay a is yet to be applied.
-
-    For the gradients of the states, g_t = C_t gy_t + a_{t+1} g_{t+1}: a position's decay acts on the way out of it.
-    """
-    m = p2 * a1
-    return m * p1, m * g1 + g2, a2
-
-
-@triton.jit
-def _element(x, index: tl.constexpr, AXIS: tl.constexpr, RANK: tl.constexpr):
-    """x at one index of an axis, by a sum over one non-zero: tensors in registers cannot be indexed.
-
-    -0.0 is the true neutral element of addition, which lets the compiler drop the sum when the axis is in registers.
-    """
-    at = tl.arange(0, x.shape[AXIS]) == index
-    if RANK == 4:
-        at = at[:, None, None, None]
-    else:
-        at = at[None, None, :]
-    return tl.sum(tl.where(at, x, -0.0), AXIS)
-
-
-@triton.jit
-def _reverse_runs(x, RUN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, LANES: tl.constexpr):
-    """x[RUN-1-run, ...]: swaps the halves of every scale. Within a thread's registers, so it costs nothing but names.
-
-    Not `tl.flip`: triton 3.2's turns only the last axis.
-    """
-    first = (tl.arange(0, 2) == 0)[None, :, None, None, None, None]
-    for i in tl.static_range(6):
-        if 2 << i <= RUN:
-            x = tl.reshape(x, [RUN >> (i + 1), 2, 1 << i, BLOCK_N, BLOCK_D, LANES])
-            head = tl.sum(tl.where(first, x, -0.0), 1, keep_dims=True)
-            tail = tl.sum(tl.where(first, -0.0, x), 1, keep_dims=True)
-            x = tl.where(first, tail, head)
-    return tl.reshape(x, [RUN, BLOCK_N, BLOCK_D, LANES])
-
-
-@triton.jit
-def _reverse_lanes(x, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, LANES: tl.constexpr):
-    """x[..., LANES-1-lane], likewise; between threads, but only a run's totals are ever reversed so."""
-    first = (tl.arange(0, 2) == 0)[None, None, None, :, None]
-    for i in tl.static_range(6):
-        if 2 << i <= LANES:
-            x = tl.reshape(x, [BLOCK_N, BLOCK_D, LANES >> (i + 1), 2, 1 << i])
-            head = tl.sum(tl.where(first, x, -0.0), 3, keep_dims=True)
-            tail = tl.sum(tl.where(first, -0.0, x), 3, keep_dims=True)
-            x = tl.where(first, tail, head)
-    return tl.reshape(x, [BLOCK_N, BLOCK_D, LANES])
-
-
-@triton.jit
-def _enter_runs(a, b, state, LANES: tl.constexpr):
-    """The state before each run and after the last, from the state before the first; a run's total is h -> a h + b."""
-    if LANES == 1:
-        return state[:, :, None], tl.reshape(a, state.shape) * state + tl.reshape(b, state.shape)
-    a_before, b_before, _a, _b = tl.associative_scan(
-        (tl.zeros_like(a) + 1.0, tl.zeros_like(b), a, b), 2, _then_last_apart
-    )
-    before = a_before * state[:, :, None] + b_before
-    return before, _element(a * before + b, LANES - 1, 2, 3)
-
-
-@triton.jit
-def _scan_states(decay, inputs, state, RUN: tl.constexpr, LANES: tl.constexpr):
-    """States h_t = decay_t h_{t-1} + inputs_t of a tile [RUN, N, D, LANES], from the state before it; the state after
-    it; the products of the decays within each run."""
-    decays, h = tl.associative_scan((decay, inputs), 0, _then)
-    before, state = _enter_runs(_element(decays, RUN - 1, 0, 4), _element(h, RUN - 1, 0, 4), state, LANES)
-    return h + decays * before[None, :, :, :], state, decays
-
-
-@triton.jit
-def _tile_gradients(
-    gy,
-    u,
-    raw,
-    e,
-    step,
-    A,
-    B,
-    C,
-    edge,
-    from_right,
-    SOFTPLUS: tl.constexpr,
-    RUN: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    LANES: tl.constexpr,
-):
-    """Gradients of a tile's u (without D's share), step before the softplus, A (lanes apart), B and C.
-
-    `edge` is the state before the tile. `from_right` is a_t g_t at the first position right of it; the last value
-    returned is the same for the tile to the left. Where `step` is 0 the gradients of u and of the step have no meaning.
-    """
-    step_u = step * u
-    decay = tl.exp2(step[:, None, :, :] * (A * 1.4426950408889634)[None, :, :, None])
-
-    # The gradients of the states, from right to left: g_t = C_t gy_t + a_{t+1} g_{t+1}.
-    direct = _reverse_runs(gy[:, None, :, :] * C[:, :, None, :], RUN, BLOCK_N, BLOCK_D, LANES)
-    decay_rev = _reverse_runs(decay, RUN, BLOCK_N, BLOCK_D, LANES)
-    decays, g, _last = tl.associative_scan((tl.zeros_like(direct) + 1.0, direct, decay_rev), 0, _then_last_decay_apart)
-    leftmost = _element(decay_rev, RUN - 1, 0, 4)
-    a = _reverse_lanes(leftmost * _element(decays, RUN - 1, 0, 4), BLOCK_N, BLOCK_D, LANES)
-    b = _reverse_lanes(leftmost * _element(g, RUN - 1, 0, 4), BLOCK_N, BLOCK_D, LANES)
-    after, from_right = _enter_runs(a, b, from_right, LANES)
-    g += decays * _reverse_lanes(after, BLOCK_N, BLOCK_D, LANES)[None, :, :, :]
-    g = _reverse_runs(g, RUN, BLOCK_N, BLOCK_D, LANES)
-
-    # The states: h_t = inherited_t + inputs_t, where inherited_t = a_t h_{t-1}.
-    inputs = step_u[:, None, :, :] * B[:, :, None, :]
-    decays, inherited, _last = tl.associative_scan((decay, tl.zeros_like(inputs), inputs), 0, _then_last_input_apart)
-    a = _element(decays, RUN - 1, 0, 4)
-    b = _element(inherited + inputs, RUN - 1, 0, 4)
-    before, _end = _enter_runs(a, b, edge, LANES)
-    inherited += decays * before[None, :, :, :]
-
-    gC = tl.sum(gy[:, None, :, :] * (inherited + inputs), 2)
-    gB = tl.sum(g * step_u[:, None, :, :], 2)
-    through_decay = g * inherited
-    gA = tl.sum(through_decay * step[:, None, :, :], 0)
-    through_input = tl.sum(g * B[:, :, None, :], 1)
-    gdelta = through_input * u + tl.sum(through_decay * A[None, :, :, None], 1)
-    if SOFTPLUS:  # times sigmoid(raw)
-        gdelta *= tl.where(raw >= 0.0, 1.0, e) / (1.0 + e)
-    return through_input * step, gdelta, gA, gB, gC, from_right
-
-
-@triton.jit
-def _exp_of_minus_abs(x):
-    # All that softplus and sigmoid need, and never above 1.
-    return tl.exp(-tl.abs(x))
-
-
-@triton.jit
-def _softplus(x, e):
-    """log(1 + exp(x)) = max(x, 0) + log1p(e) with e = exp(-|x|).
-
-    log(1 + e) would lose the digits of a small e. A polynomial of degree 9 in [0, 1] keeps them (1.5e-7, relative) and
-    needs no division. Above 20 the second summand is lost in the rounding of the first: linear, as specified.
-    """
-    p = -0.00446621158
-    p = p * e + 0.0252240543
-    p = p * e - 0.0667577249
-    p = p * e + 0.115618454
-    p = p * e - 0.158475657
-    p = p * e + 0.198541062
-    p = p * e - 0.249865262
-    p = p * e + 0.333328419
-    p = p * e - 0.49999997
-    p = p * e + 1.0
-    return tl.maximum(x, 0.0) + e * p
+__all__ = ["choose_blocks", "selective_scan_bwd", "selective_scan_fwd"]
 
 
 @triton.jit
@@ -283,7 +106,7 @@ def _scan_kernel(
         nt_mask = n_mask[None, :, None] & (t < L)
         step = tl.load(delta_row + t, mask=dt_mask, other=0.0).to(tl.float32) + bias[None, :, None]
         if SOFTPLUS:
-            step = _softplus(step, _exp_of_minus_abs(step))
+            step = softplus(step, exp_of_minus_abs(step))
         step = tl.where(dt_mask, step, 0.0)  # makes the decay 1 and the input 0
         u = tl.load(u_row + t, mask=dt_mask, other=0.0).to(tl.float32)
         B = tl.load(B_row + t, mask=nt_mask, other=0.0).to(tl.float32)
@@ -293,7 +116,7 @@ def _scan_kernel(
             edge += N
         decay = tl.exp2(step[:, None, :, :] * A_log2[None, :, :, None])
         inputs = (step * u)[:, None, :, :] * B[:, :, None, :]
-        h, state, _decays = _scan_states(decay, inputs, state, RUN, LANES)
+        h, state, _decays = scan_states(decay, inputs, state, RUN, LANES)
 
         if edges_ptr is None:
             C = tl.load(C_row + t, mask=nt_mask, other=0.0).to(tl.float32)
@@ -393,9 +216,9 @@ def _scan_bwd_kernel(
         nt_mask = n_mask[None, :, None] & (t < L)
         raw = tl.load(delta_row + t, mask=dt_mask, other=0.0).to(tl.float32) + bias[None, :, None]
         step = raw
-        e = _exp_of_minus_abs(raw)
+        e = exp_of_minus_abs(raw)
         if SOFTPLUS:
-            step = _softplus(raw, e)
+            step = softplus(raw, e)
         step = tl.where(dt_mask, step, 0.0)  # makes the decay 1 and the input 0
         u = tl.load(u_row + t, mask=dt_mask, other=0.0).to(tl.float32)
         gy = tl.load(gy_row + t, mask=dt_mask, other=0.0).to(tl.float32)
@@ -404,7 +227,7 @@ def _scan_bwd_kernel(
         edge = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         if edges_ptr is not None:  # absent when there is but one tile
             edge = tl.load(edges_ptr + (channel[None, :] * tiles + tile) * N + n[:, None], mask=nd_mask, other=0.0)
-        gu, gdelta, gA_tile, gB, gC, from_right = _tile_gradients(
+        gu, gdelta, gA_tile, gB, gC, from_right = tile_gradients(
             gy, u, raw, e, step, A, B, C, edge, from_right, SOFTPLUS, RUN, BLOCK_N, BLOCK_D, LANES
         )
         gA += gA_tile
@@ -423,20 +246,6 @@ def _scan_bwd_kernel(
         tl.store(gD_ptr + channel, tl.sum(gD, 1), mask=d_mask)
     if bias_ptr is not None:
         tl.store(gbias_ptr + channel, tl.sum(gbias, 1), mask=d_mask)
-
-
-class Blocks(NamedTuple):
-    """How a scan is cut up: a tile is [run, block_n states, block_d channels, lanes], run * lanes positions."""
-
-    block_d: int
-    block_n: int
-    run: int
-    lanes: int
-    num_warps: int
-
-    @property
-    def tile(self) -> int:
-        return self.run * self.lanes
 
 
 def choose_blocks(length: int, channels_per_group: int, states: int, backward: bool = False) -> Blocks:
@@ -467,21 +276,6 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _parameter(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.to(torch.float32).contiguous()
-
-
-def _check_dtypes(**tensors: Tensor) -> None:
-    for name, x in tensors.items():
-        if x.dtype not in _IO_DTYPES:
-            raise TypeError(f"The Triton selective scan takes float32, bfloat16 or float16, but {name} is {x.dtype}.")
-
-
-def _on_device_of(x: Tensor):
-    """Triton launches on the current device, which need not be the tensor's; does nothing for a CPU tensor."""
-    return torch.xpu.device_of(x) if x.device.type == "xpu" else torch.cuda.device_of(x)
-
-
 def selective_scan_fwd(
     u: Tensor,
     delta: Tensor,
@@ -495,15 +289,15 @@ def selective_scan_fwd(
     blocks: Blocks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `vssm_kernels.reference.selective_scan_fwd`; B and C must be 4-D. `blocks` overrides the choice of tiles."""
-    _check_dtypes(u=u, delta=delta, B=B, C=C)
+    check_dtypes(u=u, delta=delta, B=B, C=C)
     batch, M, L = u.shape
     G, N = B.shape[1], B.shape[2]
     u, delta, B, C = _rows(u), _rows(delta), _rows(B), _rows(C)
-    A, D, delta_bias = _parameter(A), _parameter(D), _parameter(delta_bias)
+    A, D, delta_bias = in_float32(A), in_float32(D), in_float32(delta_bias)
     y = torch.empty(batch, M, L, dtype=out_dtype or u.dtype, device=u.device)
     last_state = torch.empty(batch, M, N, dtype=torch.float32, device=u.device)
     blocks = blocks or choose_blocks(L, M // G, N)
-    with _on_device_of(u):
+    with on_device_of(u):
         _launch_scan(u, delta, A, B, C, D, delta_bias, y, last_state, None, delta_softplus, blocks)
     return y, last_state
 
@@ -553,12 +347,12 @@ def selective_scan_bwd(
     blocks: Blocks | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """See `vssm_kernels.reference.selective_scan_bwd`; B and C must be 4-D. `blocks` overrides the choice of tiles."""
-    _check_dtypes(grad_y=grad_y, u=u, delta=delta, B=B, C=C)
+    check_dtypes(grad_y=grad_y, u=u, delta=delta, B=B, C=C)
     batch, M, L = u.shape
     G, N = B.shape[1], B.shape[2]
     grad_y, u, delta, B, C = _rows(grad_y), _rows(u), _rows(delta), _rows(B), _rows(C)
-    A, D, delta_bias = _parameter(A), _parameter(D), _parameter(delta_bias)
-    grad_last_state = _parameter(grad_last_state)
+    A, D, delta_bias = in_float32(A), in_float32(D), in_float32(delta_bias)
+    grad_last_state = in_float32(grad_last_state)
     blocks = blocks or choose_blocks(L, M // G, N, backward=True)
     tiles, d_blocks = triton.cdiv(L, blocks.tile), triton.cdiv(M // G, blocks.block_d)
 
@@ -572,7 +366,7 @@ def selective_scan_bwd(
     grad_D = None if D is None else scratch(batch, M)
     grad_bias = None if delta_bias is None else scratch(batch, M)
     edges = scratch(batch, M, tiles, N) if tiles > 1 else None
-    with _on_device_of(u):
+    with on_device_of(u):
         if edges is not None:
             _launch_scan(u, delta, A, B, C, None, delta_bias, None, None, edges, delta_softplus, blocks)
         _scan_bwd_kernel[(batch * G * d_blocks,)](

@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.runtime.cache import get_cache_manager
 from triton.testing import do_bench
 
-from .selective_scan import _on_device_of
+from .launch import on_device_of
 
 __all__ = ["choose_form"]
 
@@ -74,7 +74,7 @@ def choose_form(
         cache = get_cache_manager(hashlib.sha256(identity.encode()).hexdigest())
         times = _read(cache.get_file(_FILE), len(forms))
         if times is None:
-            with _on_device_of(x):
+            with on_device_of(x):
                 times = [_milliseconds(lambda form=form: call(form)) for form in forms]
             if times[0] < float("inf"):  # else memory is short for now
                 cache.put(json.dumps({"forms": repr(forms), "milliseconds": times}), _FILE, binary=False)
