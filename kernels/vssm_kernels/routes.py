@@ -176,15 +176,17 @@ def keep_tables(make: Callable[..., Tables]) -> Callable[..., Tables]:
     """
 
     @wraps(make)
-    def tables(*arguments) -> Tables:
+    def kept(*arguments) -> Tables:
         global _kept_bytes
         if type(torch.empty(0, device=arguments[-1])) is not Tensor:
             return make(*arguments)
         key = (make, *arguments)
-        with _lock:
-            if key in _kept:
-                _kept.move_to_end(key)
-                return _kept[key][0]
+        try:
+            tables = _kept[key][0]
+            _kept.move_to_end(key)
+            return tables
+        except KeyError:  # not there, or just dropped by another thread
+            pass
         with torch.inference_mode(False):  # what is kept must serve training too
             made = make(*arguments)
         with _lock:
@@ -195,7 +197,7 @@ def keep_tables(make: Callable[..., Tables]) -> Callable[..., Tables]:
                 _kept_bytes -= _kept.popitem(last=False)[1][1]
         return made
 
-    return tables
+    return kept
 
 
 def forget_tables() -> None:

@@ -39,15 +39,16 @@ def _check_ssd(x, dt, A, B, C, D, dt_bias, chunk_size) -> None:
         raise ValueError(f"{op}: chunk_size must be at least 1, got {chunk_size}")
 
 
-def _kernel(*, chunk_size, backend, dt_softplus, **inputs) -> Tensor:
-    _check_ssd(chunk_size=chunk_size, **inputs)
+def _kernel(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend) -> Tensor:
+    _check_ssd(x, dt, A, B, C, D, dt_bias, chunk_size)
+    inputs = dict(x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus)
     if choose_plain_backend("ssd", backend) == "reference":
-        return reference.ssd_fwd(dt_softplus=dt_softplus, **inputs)
-    return chunked.ssd_fwd(dt_softplus=dt_softplus, chunk_size=chunk_size, **inputs)
+        return reference.ssd_fwd(**inputs)
+    return chunked.ssd_fwd(**inputs, chunk_size=chunk_size)
 
 
-def _fake(*, x, chunk_size, backend, dt_softplus, **inputs) -> Tensor:
-    _check_ssd(x=x, chunk_size=chunk_size, **inputs)
+def _fake(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend) -> Tensor:
+    _check_ssd(x, dt, A, B, C, D, dt_bias, chunk_size)
     choose_plain_backend("ssd", backend)
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
@@ -60,11 +61,12 @@ _op = register(
 )
 
 
-def _backward_kernel(*, grad, **inputs):
-    return [present(g, inputs["x"]) for g in chunked.ssd_bwd(grad_y=grad, **inputs)]
+def _backward_kernel(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size):
+    inputs = dict(x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, chunk_size=chunk_size)
+    return [present(g, x) for g in chunked.ssd_bwd(grad_y=grad, **inputs)]
 
 
-def _backward_fake(*, x, dt, A, B, C, D, dt_bias, **others):
+def _backward_fake(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size):
     return fake_gradients((x, dt, A, B, C, D, dt_bias), parameters=(2, 5, 6))
 
 

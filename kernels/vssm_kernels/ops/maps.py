@@ -36,22 +36,22 @@ def _check_write(y: Tensor, routes: list[int], height: int, width: int) -> int:
     return count
 
 
-def _read(*, x: Tensor, routes: list[int], per_sequence: bool) -> Tensor:
+def _read(x: Tensor, routes: list[int], per_sequence: bool) -> Tensor:
     _check_read(x, routes, per_sequence)
     return tables.read_map(x, routes, per_sequence)
 
 
-def _read_fake(*, x, routes, per_sequence) -> Tensor:
+def _read_fake(x, routes, per_sequence) -> Tensor:
     length, count = _check_read(x, routes, per_sequence)
     return x.new_empty((x.shape[0], length, count, *x.shape[4 if per_sequence else 3 :]))
 
 
-def _write(*, y: Tensor, routes: list[int], height: int, width: int, merge: bool) -> Tensor:
+def _write(y: Tensor, routes: list[int], height: int, width: int, merge: bool) -> Tensor:
     _check_write(y, routes, height, width)
     return tables.write_map(y, routes, height, width, merge).contiguous()
 
 
-def _write_fake(*, y, routes, height, width, merge) -> Tensor:
+def _write_fake(y, routes, height, width, merge) -> Tensor:
     count = _check_write(y, routes, height, width)
     return y.new_empty((y.shape[0], height, width, *(() if merge else (count,)), *y.shape[3:]))
 

@@ -45,34 +45,48 @@ def _check_scan(u, delta, A, B, C, D, z, delta_bias, out_dtype) -> None:
     check_devices(op, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
 
 
-def gated_scan(scan: Callable, *, u: Tensor, z: Tensor | None, out_dtype: torch.dtype | None, **inputs) -> tuple:
+def gated_scan(scan: Callable, u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype) -> tuple:
     """Make the op's two results with a backend's `selective_scan_fwd`, which knows no gate.
 
     Args:
         scan: The function of the backend.
-        u: Input (Bt, M, L).
-        z: Gate (Bt, M, L), or None.
+        u: This and the others: as the op's.
+        delta: (Bt, M, L).
+        A: (M, N).
+        B: (Bt, G, N, L).
+        C: As B.
+        D: (M,) or None.
+        z: (Bt, M, L) or None.
+        delta_bias: (M,) or None.
+        delta_softplus: Whether softplus is applied to the step size.
         out_dtype: Dtype of y; that of u when None.
-        inputs: The other arguments of the op, but its backend.
 
     Returns:
         y (Bt, M, L) and the last state (Bt, M, N).
     """
     out_dtype = out_dtype or u.dtype
-    if z is None:
-        return scan(u=u, out_dtype=out_dtype, **inputs)
-    y, last_state = scan(u=u, out_dtype=compute_dtype(u), **inputs)
-    return (y * torch.nn.functional.silu(z.to(y.dtype))).to(out_dtype), last_state
+    y, last_state = scan(
+        u=u,
+        delta=delta,
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        delta_bias=delta_bias,
+        delta_softplus=delta_softplus,
+        out_dtype=out_dtype if z is None else compute_dtype(u),
+    )
+    return (y if z is None else (y * torch.nn.functional.silu(z.to(y.dtype))).to(out_dtype)), last_state
 
 
-def _kernel(*, backend, **inputs):
-    _check_scan(**{name: x for name, x in inputs.items() if name != "delta_softplus"})
-    u, A = inputs["u"], inputs["A"]
-    return gated_scan(choose_backend(backend, u.device, u.dtype, u.numel() * A.shape[1]).selective_scan_fwd, **inputs)
+def _kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):
+    _check_scan(u, delta, A, B, C, D, z, delta_bias, out_dtype)
+    scan = choose_backend(backend, u.device, u.dtype, u.numel() * A.shape[1]).selective_scan_fwd
+    return gated_scan(scan, u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype)
 
 
-def _fake(*, u, A, delta_softplus, out_dtype, backend, **inputs):
-    _check_scan(u=u, A=A, out_dtype=out_dtype, **inputs)
+def _fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, out_dtype, backend):
+    _check_scan(u, delta, A, B, C, D, z, delta_bias, out_dtype)
     y = torch.empty(u.shape, dtype=out_dtype or u.dtype, device=u.device)
     return y, torch.empty((*u.shape[:2], A.shape[1]), dtype=compute_dtype(u), device=u.device)
 
@@ -86,9 +100,9 @@ _op = register(
 )
 
 
-def _backward_kernel(*, grad_y, grad_state, z, backend, **inputs):
-    u = inputs["u"]
-    module = choose_backend(backend, u.device, u.dtype, u.numel() * inputs["A"].shape[1])
+def _backward_kernel(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend):
+    module = choose_backend(backend, u.device, u.dtype, u.numel() * A.shape[1])
+    inputs = dict(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, delta_softplus=delta_softplus)
     grad_z = None
     if z is not None:
         # The ungated output is computed again rather than kept: it is as large as the input.
@@ -101,7 +115,7 @@ def _backward_kernel(*, grad_y, grad_state, z, backend, **inputs):
     return [present(g, u) for g in (*gradients, grad_z)]
 
 
-def _backward_fake(*, u, delta, A, B, C, D, z, delta_bias, **others):
+def _backward_fake(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend):
     return fake_gradients((u, delta, A, B, C, D, delta_bias, z), parameters=(2, 5, 6))
 
 

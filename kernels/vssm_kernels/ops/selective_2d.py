@@ -52,17 +52,29 @@ def _work(u: Tensor, A: Tensor) -> int:
     return u[..., 0].numel() * A.numel()
 
 
-def _kernel(*, u, A, routes, out_dtype, backend, delta_softplus, merge, **inputs) -> Tensor:
-    _check_scan_2d(u=u, A=A, routes=routes, out_dtype=out_dtype, **inputs)
+def _kernel(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend) -> Tensor:
+    _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype)
     module = choose_backend(backend, u.device, u.dtype, _work(u, A))
     # A backend without a fused 2-D scan composes it from its 1-D one.
     scan = getattr(module, "selective_scan_2d_fwd", None) or partial(scan_2d_fwd, module.selective_scan_fwd)
-    options = {"delta_softplus": delta_softplus, "merge": merge, "out_dtype": out_dtype or u.dtype}
-    return scan(u=u, A=A, code=routes, **inputs, **options)
+    return scan(
+        u=u,
+        dt=dt,
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        delta_bias=delta_bias,
+        dt_weight=dt_weight,
+        code=routes,
+        delta_softplus=delta_softplus,
+        merge=merge,
+        out_dtype=out_dtype or u.dtype,
+    )
 
 
-def _fake(*, u, routes, merge, out_dtype, delta_softplus, backend, **inputs) -> Tensor:
-    _check_scan_2d(u=u, routes=routes, out_dtype=out_dtype, **inputs)
+def _fake(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend) -> Tensor:
+    _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype)
     batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
     shape = (batch, height, width, channels) if merge else (batch, height, width, len(routes) // FIELDS, channels)
     return torch.empty(shape, dtype=out_dtype or u.dtype, device=u.device)
@@ -78,13 +90,27 @@ _op = register(
 )
 
 
-def _backward_kernel(*, u, A, routes, backend, **inputs):
+def _backward_kernel(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, backend):
     module = choose_backend(backend, u.device, u.dtype, _work(u, A))
     scan_bwd = getattr(module, "selective_scan_2d_bwd", None) or partial(scan_2d_bwd, module.selective_scan_bwd)
-    return [present(g, u) for g in scan_bwd(u=u, A=A, code=routes, **inputs)]
+    gradients = scan_bwd(
+        grad=grad,
+        u=u,
+        dt=dt,
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        delta_bias=delta_bias,
+        dt_weight=dt_weight,
+        code=routes,
+        delta_softplus=delta_softplus,
+        merge=merge,
+    )
+    return [present(g, u) for g in gradients]
 
 
-def _backward_fake(*, u, dt, A, B, C, D, delta_bias, dt_weight, **others):
+def _backward_fake(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, backend):
     return fake_gradients((u, dt, A, B, C, D, delta_bias, dt_weight), parameters=(2, 5, 6, 7))
 
 
