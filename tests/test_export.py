@@ -23,7 +23,7 @@ SHAPE = (1, 3, 64, 64)
 def create(name, **options):
     """One block a stage; parameters that start at zero or one, or tiny (layer scale), made to matter."""
     torch.manual_seed(0)
-    depths = (1,) * (3 if "efficientvim" in name else 4)
+    depths = (1,) * len(timm.create_model(name, device="meta").stages)
     model = timm.create_model(name, depths=depths, **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vssm._errors import UserError
 from vssm.engine import create_model
+from vssm.models import families
 from vssm.scans import (
     SNAKE,
     SPIRAL,
@@ -259,12 +260,9 @@ def test_rollout():
         attention_rollout([(mixer, torch.zeros(1, 90, 90, DIM))], (0, 0))
 
 
-FAMILIES = ("vmamba", "efficientvmamba", "groupmamba", "msvmamba", "spatialmamba", "vssd", "vssm_efficientvim")
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family(family):
-    model = create_model(f"{family}_pico").eval()
+@pytest.mark.parametrize("name", [name for family in families() for name in family.variants if name.endswith("_pico")])
+def test_every_family(name):
+    model = create_model(name).eval()
     recorded = record_scans(model, torch.randn(1, 3, 128, 192))
     last = choose_scans(recorded, None)[-1]
     attention = look_from(recorded, last, (0.5, 0.99), rollout=True)
