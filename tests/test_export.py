@@ -142,7 +142,7 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
         (["vmamba_pico", file, "--dynamic", "size"], "needs this package's operators kept"),
         (["vmamba_pico", file, "--keep-ops", "--dynamic", "size", "--img-size", "75"], "multiples of 32"),
         (["vmamba_pico", tmp_path / "a.onnx", "--keep-ops"], "write .pt2"),
-        (["vmamba_pico", file, "--checkpoint", tmp_path / "no.pth"], "checkpoint not found"),
+        (["vmamba_pico", file, "--checkpoint", tmp_path / "no.pth"], "does not exist"),
         (["vmamba_pico", file, "--checkpoint", tmp_path / "cut.pth"], "truncated"),
         (["vmamba_pico", file, "--img-size", "0"], "four positive numbers"),
     ):

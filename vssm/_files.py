@@ -84,17 +84,18 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(path)
-        yield part
-        _sync(part)
-        os.replace(part, path)
+        try:
+            yield part
+            _sync(part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
         if os.name == "posix":
             _sync(path.parent)
     except UserError:
         raise
     except OSError as error:
         raise FileError(f"The file '{path}' cannot be written: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

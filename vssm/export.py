@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from vssm_kernels import decompositions
 
 from ._errors import UserError
+from ._files import whole_file
 from ._optional import require
 
 __all__ = ["FORMATS", "ExportError", "Exported", "export_model"]
@@ -114,9 +115,7 @@ def export_model(
     example = torch.randn(max(shape[0], 2) if "batch" in dynamic else shape[0], *shape[1:])
     with _explained(f"The model cannot be exported to {FORMATS[path.suffix]}"), _Decomposed(keep_ops):
         program = torch.export.export(model, (example,), dynamic_shapes=_dynamic_shapes(dynamic), strict=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with whole_file(path) as part:
         with _explained(f"The model cannot be written as {FORMATS[path.suffix]}"):
             _WRITERS[path.suffix](program, example, part)
         with _explained(f"The {FORMATS[path.suffix]} file that was written cannot be run"):
@@ -128,9 +127,6 @@ def export_model(
                 f"The file '{path}' was not kept: it deviates from the model by {deviation:.2g}, {relative:.2g} of the "
                 f"largest output, and {tolerance:.2g} is allowed."
             )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return Exported(path, shapes, deviation, relative)
 
 

@@ -22,6 +22,9 @@ import train as train_tool  # noqa: E402
 test_tool.main.__test__ = False
 
 
+PARTS = ("weight", "bias")
+
+
 def call(tool, *words):
     """Run a tool in this process; returns its exit code."""
     return run(tool.main, [str(word) for word in words])
@@ -97,6 +100,17 @@ def test_a_finished_run_can_be_resumed(trained, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Resuming from" in out and "epoch_2.pth" in out
     assert "held-out top-1: " in out.strip().splitlines()[-1]
+
+
+def test_weights_of_other_classes_start_a_run_when_told_so(trained, make_config, tmp_path, capsys):
+    weights = torch.load(trained[1] / "epoch_2.pth", weights_only=True)["state_dict"]
+    weights |= {f"model.head.fc.{part}": torch.ones(5, *weights[f"model.head.fc.{part}"].shape[1:]) for part in PARTS}
+    torch.save(weights, tmp_path / "five.pth")
+    words = [make_config(), "--work-dir", tmp_path / "wd", "--cfg-options", f"load_from={tmp_path / 'five.pth'}"]
+    assert call(train_tool, *words) == 2
+    assert "load_classes=False" in capsys.readouterr().err
+    assert call(train_tool, *words, "load_classes=False") == 0
+    assert "start afresh: model.head.fc.weight, model.head.fc.bias" in "".join(capsys.readouterr())
 
 
 def test_resume_with_nothing_there_starts_anew(make_config, tmp_path, capsys):
