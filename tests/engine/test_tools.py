@@ -106,7 +106,8 @@ def test_weights_of_other_classes_start_a_run_when_told_so(trained, make_config,
     weights = torch.load(trained[1] / "epoch_2.pth", weights_only=True)["state_dict"]
     weights |= {f"model.head.fc.{part}": torch.ones(5, *weights[f"model.head.fc.{part}"].shape[1:]) for part in PARTS}
     torch.save(weights, tmp_path / "five.pth")
-    words = [make_config(), "--work-dir", tmp_path / "wd", "--cfg-options", f"load_from={tmp_path / 'five.pth'}"]
+    config = make_config(model='dict(name="vmamba_pico", num_classes=3)')
+    words = [config, "--work-dir", tmp_path / "wd", "--cfg-options", f"load_from={tmp_path / 'five.pth'}"]
     assert call(train_tool, *words) == 2
     assert "load_classes=False" in capsys.readouterr().err
     assert call(train_tool, *words, "load_classes=False") == 0

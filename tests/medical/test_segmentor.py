@@ -94,7 +94,7 @@ def test_every_network_by_name():
         (dict(name="vm_unet", depth=3), r"'vm_unet' does not take all of the options \['depth'\]"),
         (dict(name="mhs_unet_4head", depth=3), r"'mhs_unet_4head' does not take all of the options \['depth'\]"),
         (dict(decoder="vmm"), "cannot be built: decoder must be one of"),
-        (dict(name="vm_unet", pretrained="none.pth"), "cannot be built: checkpoint not found: none.pth"),
+        (dict(name="vm_unet", pretrained="none.pth"), "cannot be built: Checkpoint 'none.pth' does not exist"),
     ],
 )
 def test_mistakes_in_a_config(network, message):

@@ -1,16 +1,12 @@
-"""Files of weights: read without running their code, loaded in whole or refused in one sentence."""
+"""Official files of weights, downloaded or not, in models; how files are read is tested in tests/test_checkpoint.py."""
 
 import pickle
 import sys
 import types
-import zipfile
 
 import pytest
 import timm
 import torch
-
-import vssm
-from vssm.models import read_checkpoint
 
 from .tester import Official, assert_same
 
@@ -52,20 +48,6 @@ def test_official_file_with_a_pickled_config(tmp_path):
     assert "state_dict" not in model.pretrained_cfg
 
 
-class _Evil:
-    def __reduce__(self):
-        return (exec, ("import vssm; vssm.was_run = True",))
-
-
-def test_no_code_of_a_checkpoint_runs(tmp_path):
-    torch.save({"model": OFFICIAL.weights(), "config": _Evil()}, tmp_path / "evil.pth")
-    try:
-        read_checkpoint(tmp_path / "evil.pth")
-    except ValueError as error:
-        assert "evil.pth" in str(error)
-    assert not hasattr(vssm, "was_run")
-
-
 def test_safetensors_and_other_classes(tmp_path):
     from safetensors.torch import save_file
 
@@ -80,26 +62,6 @@ def test_safetensors_and_other_classes(tmp_path):
     assert torch.allclose(other.state_dict()["stem.conv1.weight"], summed, atol=1e-6)
     backbone = timm.create_model("vmamba_pico", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
     assert torch.equal(backbone.model.stem.conv1.weight, source.stem.conv1.weight)
-
-
-def test_truncated_file(tmp_path):
-    official_file(tmp_path / "whole.pth", OFFICIAL.weights())
-    data = (tmp_path / "whole.pth").read_bytes()
-    (tmp_path / "half.pth").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"half\.pth"):
-        read_checkpoint(tmp_path / "half.pth")
-    (tmp_path / "text.pth").write_text("not a checkpoint")
-    with pytest.raises(ValueError, match=r"text\.pth"):
-        read_checkpoint(tmp_path / "text.pth")
-    (tmp_path / "half.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(ValueError, match=r"half\.safetensors"):
-        read_checkpoint(tmp_path / "half.safetensors")
-    with zipfile.ZipFile(tmp_path / "zip.pth", "w") as z:
-        z.writestr("a", "b")
-    with pytest.raises(ValueError, match=r"zip\.pth"):
-        read_checkpoint(tmp_path / "zip.pth")
-    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
-        read_checkpoint(tmp_path / "absent.pth")
 
 
 def test_foreign_checkpoint(tmp_path):

@@ -23,6 +23,7 @@ MODULE2PACKAGE.update({package: package for task in tasks() for package in task.
 
 # Top-level names that no constructor argument of the Runner stands for, but that it or Config reads.
 _EXTRA_NAMES = {
+    "load_classes",
     "custom_imports",
     "default_scope",
     "model_wrapper_cfg",

@@ -18,6 +18,7 @@ from mmengine.registry import MODELS  # noqa: E402
 
 from .. import medical  # noqa: E402
 from .._errors import UserError, did_you_mean  # noqa: E402
+from ..checkpoint import CheckpointError
 from ..models.create import ModelError  # noqa: E402
 from .unet import UNet  # noqa: E402
 
@@ -45,6 +46,8 @@ def create_network(name: str = "create_unet", **options: Any) -> UNet:
         )
     try:
         return NETWORKS[name](**options)
+    except CheckpointError as error:
+        raise ModelError(f"Network '{name}' cannot be built: {str(error).rstrip('.')}.") from error
     except UserError:
         raise
     except TypeError as error:
