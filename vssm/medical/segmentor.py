@@ -18,7 +18,7 @@ from mmengine.registry import MODELS  # noqa: E402
 
 from .. import medical  # noqa: E402
 from .._errors import UserError, did_you_mean  # noqa: E402
-from ..checkpoint import CheckpointError
+from ..checkpoint import CheckpointError  # noqa: E402
 from ..models.create import ModelError  # noqa: E402
 from .unet import UNet  # noqa: E402
 
