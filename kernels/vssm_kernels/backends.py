@@ -18,12 +18,12 @@ __all__ = ["BACKENDS", "available_backends", "choose_backend"]
 
 BACKENDS = ("auto", "triton", "cpp", "torch", "reference")
 
-# Positions x channels x states above which running without a compiled kernel is worth a word.
+# Positions x channels x states above which running without a compiled kernel gives a warning.
 _BIG = 1 << 24
 
 
 def unavailable_reason(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """None when the backend can run tensors of this kind, else one sentence."""
+    """Say in one sentence why a backend cannot run tensors of this kind; None when it can."""
     if name in ("torch", "reference"):
         return None
     if dtype == torch.float64:
@@ -36,7 +36,15 @@ def unavailable_reason(name: str, device: torch.device, dtype: torch.dtype) -> s
 
 
 def available_backends(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
-    """Names of the backends that can run tensors of this device and dtype, the preferred one first."""
+    """List the backends that can run tensors of a device and dtype, the preferred one first.
+
+    Args:
+        device: Of the tensors.
+        dtype: Of the tensors.
+
+    Returns:
+        Names among `BACKENDS`, "auto" excepted.
+    """
     return [name for name in BACKENDS[1:] if unavailable_reason(name, torch.device(device), dtype) is None]
 
 

@@ -98,19 +98,19 @@ def _load() -> None:
 
 
 def unavailable_reason() -> str | None:
-    """None when the compiled library can be used, else one sentence on what to do about it."""
+    """Say in one sentence why the compiled library cannot be used and what to do; None when it can."""
     if _library is None and _reason is None:
         _load()
     return _reason
 
 
 def variant() -> str:
-    """The instruction set whose kernels run: "avx512", "avx2" or "baseline"."""
+    """Name the instruction set whose kernels run: "avx512", "avx2" or "baseline"."""
     return _get_library().vssm_variant().decode()
 
 
 def set_variant(name: str = "") -> bool:
-    """Picks the kernels of one instruction set (the best without a name), for tests. False where it cannot run."""
+    """Pick the kernels of one instruction set (the best without a name), for tests; False where it cannot run."""
     return _get_library().vssm_set_variant(name.encode()) == 0
 
 
@@ -154,7 +154,7 @@ def selective_scan_fwd(
     delta_softplus: bool = False,
     out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y (Bt, M, L) in `out_dtype` (that of `u` when None) and the last state (Bt, M, N) in float32."""
+    """See `reference.selective_scan_fwd`; computed in float32."""
     library = _get_library()
     out_dtype = out_dtype or u.dtype
     inputs = [_float32(x) for x in (u, delta, A, B, C, D, delta_bias)]
@@ -178,10 +178,7 @@ def selective_scan_bwd(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of u, delta, A, B, C, D, delta_bias: those of A, D and delta_bias in float32, the rest as the inputs.
-
-    The same bits in every run and for every number of threads.
-    """
+    """See `reference.selective_scan_bwd`. The same bits in every run and for every number of threads."""
     library = _get_library()
     inputs = [_float32(x) for x in (grad_y, grad_last_state, u, delta, A, B, C, D, delta_bias)]
     outputs = [

@@ -18,7 +18,7 @@ def selective_scan_flops(
     with_D: bool = True,
     with_z: bool = False,
 ) -> int:
-    """Operations of one selective scan; `channels` counts the channels of all routes together.
+    """Count the operations of one selective scan; `channels` counts the channels of all routes together.
 
     Without C (a scan that yields its states, as in Spatial-Mamba) the count is 7 per (position, channel, state).
     """
@@ -35,7 +35,7 @@ def selective_scan_2d_flops(
     with_C: bool = True,
     with_D: bool = True,
 ) -> int:
-    """Operations of a scan over several sequences of the given lengths, `channels` channels each.
+    """Count the operations of a scan over several sequences of the given lengths, `channels` channels each.
 
     The low-rank step size (None: the step is given at full width) is a matrix product and counts one per multiply-add.
     """
@@ -45,5 +45,5 @@ def selective_scan_2d_flops(
 
 
 def ssd_flops(batch: int, length: int, heads: int, head_dim: int, states: int, with_D: bool = True) -> int:
-    """Operations of the SSD recurrence: 5 per (position, channel, state) and one for dt x, one for the skip."""
+    """Count the operations of the SSD: 5 per (position, channel, state) and one for dt x, one for the skip."""
     return batch * length * heads * head_dim * (5 * states + 1 + int(with_D))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """What every backend computes in, states included: float32, or float64 for float64 inputs."""
+    """Give the dtype that every backend computes in, states included: float32, or float64 for float64 inputs."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -38,14 +38,20 @@ def selective_scan_fwd(
     delta_softplus: bool = False,
     out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t;  y_t = C_t h_t + D u_t  (Mamba, arXiv 2312.00752, eq. 2 and 4).
+    """Compute the selective scan of Mamba (arXiv 2312.00752, eq. 2 and 4).
+
+    h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t;  y_t = C_t h_t + D u_t.
 
     Args:
-        u: input (Bt, M, L).
-        delta: step size before bias and softplus (Bt, M, L).
-        A: (M, N). B, C: (Bt, G, N, L). D, delta_bias: (M,).
-        delta_softplus: apply softplus (linear above 20) to delta + delta_bias.
-        out_dtype: dtype of y; that of `u` when None.
+        u: Input (Bt, M, L).
+        delta: Step size before bias and softplus (Bt, M, L).
+        A: (M, N).
+        B: (Bt, G, N, L).
+        C: (Bt, G, N, L).
+        D: (M,).
+        delta_bias: (M,).
+        delta_softplus: Apply softplus (linear above 20) to delta + delta_bias.
+        out_dtype: Dtype of y; that of `u` when None.
 
     Returns:
         y (Bt, M, L) and the last state (Bt, M, N), the latter in float32 (float64 for float64 inputs).
@@ -81,12 +87,21 @@ def selective_scan_bwd(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The adjoint of `selective_scan_fwd`, walking from the last position to the first.
+    """Compute the adjoint of `selective_scan_fwd`, walking from the last position to the first.
 
     With g_t the gradient of the state h_t: g_t = C_t grad_y_t + exp(delta_{t+1} A) g_{t+1}.
 
     Args:
-        grad_y: (Bt, M, L). grad_last_state: (Bt, M, N) or None. The rest: as given to the forward.
+        grad_y: (Bt, M, L).
+        grad_last_state: (Bt, M, N), or None.
+        u: This and the others: as given to the forward.
+        delta: (Bt, M, L).
+        A: (M, N).
+        B: (Bt, G, N, L).
+        C: (Bt, G, N, L).
+        D: (M,).
+        delta_bias: (M,).
+        delta_softplus: As in the forward.
 
     Returns:
         Gradients of u, delta, A, B, C, D, delta_bias; None for an absent D or delta_bias. Those of u, delta, B and C
@@ -145,11 +160,19 @@ def ssd_fwd(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> Tensor:
-    """S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T;  y_t = S_t C_t + D x_t  (Mamba-2, arXiv 2405.21060, section 3 and 6).
+    """Compute the state-space dual of Mamba-2 (arXiv 2405.21060, section 3 and 6).
+
+    S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T;  y_t = S_t C_t + D x_t.
 
     Args:
-        x: (Bt, L, H, P) for H heads of P channels. dt: (Bt, L, H). A: (H,), one scalar a head.
-        B, C: (Bt, L, G, N), heads h of a group in order. D: (H,) or (H, P). dt_bias: (H,).
+        x: (Bt, L, H, P) for H heads of P channels.
+        dt: (Bt, L, H).
+        A: (H,), one scalar a head.
+        B: (Bt, L, G, N), heads of a group in order.
+        C: (Bt, L, G, N).
+        D: (H,) or (H, P).
+        dt_bias: (H,).
+        dt_softplus: Apply softplus (linear above 20) to dt + dt_bias.
 
     Returns:
         y (Bt, L, H, P) in the dtype of x.

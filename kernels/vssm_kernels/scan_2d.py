@@ -120,7 +120,7 @@ def scan_2d_fwd(
     merge: bool,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """Forward of `ops.selective_scan_2d`; `scan` is a backend's `selective_scan_fwd`."""
+    """Compute the forward of `ops.selective_scan_2d`; `scan` is a backend's `selective_scan_fwd`."""
     height, width, channels = u.shape[1], u.shape[2], u.shape[-1]
     slots = _route_slots(code)
     sum_dtype = compute_dtype(u)
@@ -168,7 +168,7 @@ def scan_2d_bwd(
     delta_softplus: bool,
     merge: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of u, dt, A, B, C, D, delta_bias, dt_weight. The sequences are read again: only the map was kept."""
+    """Compute the gradients of u, dt, A, B, C, D, delta_bias, dt_weight; the sequences are read from the map again."""
     height, width, channels = u.shape[1], u.shape[2], u.shape[-1]
     slots = _route_slots(code)
     sum_dtype = compute_dtype(u)

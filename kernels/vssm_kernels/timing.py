@@ -1,4 +1,4 @@
-"""What the benchmarks of ops and of models have in common."""
+"""The clock of the benchmarks of ops and of models."""
 
 import math
 import platform
@@ -22,7 +22,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def timed(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
-    """Seconds that a call takes, the mean of `calls`."""
+    """Measure the seconds that a call takes, the mean of `calls`."""
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
@@ -41,10 +41,10 @@ def interleaved(
     """Time all candidates in turn, round after round, so that a slow spell of the machine falls on all alike.
 
     Args:
-        candidates: what to call, by name.
-        device: where it runs.
-        rounds: samples of each.
-        progress: called with (samples done, samples in all) as the work goes on; the first of each is not kept.
+        candidates: What to call, by name.
+        device: Where it runs.
+        rounds: Samples of each.
+        progress: Called with (samples done, samples in all) as the work goes on; the first of each is not kept.
         slow: (seconds, rounds); a candidate whose call takes longer has only so many rounds.
 
     Returns:
@@ -77,14 +77,14 @@ def interleaved(
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """Median, quartiles and best of samples in seconds, in milliseconds."""
+    """Give median, quartiles and best of samples in seconds, in milliseconds."""
     low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
     values = {"median": statistics.median(times), "q1": low, "q3": high, "best": min(times)}
     return {"rounds": len(times), **{name: value * 1e3 for name, value in values.items()}}
 
 
 def cpu_name() -> str:
-    """The processor's model where the system tells it, else its kind."""
+    """Name the processor's model where the system tells it, else its kind."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

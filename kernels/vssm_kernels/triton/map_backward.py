@@ -79,8 +79,11 @@ def scan_2d_bwd_kernel(
     BLOCK_R: tl.constexpr,
     RUN: tl.constexpr,
 ):
-    """Gradients of u and of a full dt; partial sums of those of B, C and a low-rank dt for every block of channels, of
-    those of A, D, bias and weight for every image and chunk."""
+    """Write the gradients of u and of a full dt, and partial sums of the others.
+
+    Those of B, C and a low-rank dt are sums over a block of channels, those of A, D, bias and weight over a chunk of an
+    image.
+    """
     block, k, chunk, batch, d, d_mask = program(sequences, channels, chunks, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     n_mask = n < states

@@ -24,8 +24,11 @@ class Form(NamedTuple):
 
 
 def _forms(channels: int, states: int, backward: bool, can_pair: bool) -> tuple[Form, ...]:
-    """The forms to time, the default first: blocks of twice and half as many channels, as many values a thread; the sum
-    of a pair in one program. More states or other runs took more instructions in every case compiled."""
+    """The forms to time, the default first.
+
+    Blocks of twice and half as many channels with as many values a thread, and the sum of a pair in one program. More
+    states or other runs took more instructions in every case compiled.
+    """
     blocks = choose_blocks_2d(channels, states, backward)
     forms = [Form(blocks)]
     if blocks.block_d < channels and blocks.num_warps < 16:

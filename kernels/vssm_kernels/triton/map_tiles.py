@@ -47,8 +47,10 @@ _INTERPRETED = tl.constexpr(not isinstance(program, triton.JITFunction))
 
 @triton.jit
 def tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
-    """The first tile and the one after the last of those of a route that lie in a chunk, and the route's first tile in
-    its sequence."""
+    """The tiles of a route that lie in a chunk: the first and the one after the last.
+
+    The third result is the route's first tile in its sequence.
+    """
     length = tl.load(route_ptr + 1)
     start = tl.load(route_ptr + 2)
     first = tl.maximum(chunk * tiles_per_chunk - start, 0)
@@ -90,6 +92,7 @@ def load_weight(weight_ptr, dt_ptr, k, channels, rank, d, d_mask, BLOCK_R: tl.co
 
 @triton.jit
 def dot(a, b):
+    """A matrix product in full float32 precision."""
     if _INTERPRETED:  # the interpreter multiplies the bits of bfloat16 as if they were integers
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
@@ -97,6 +100,7 @@ def dot(a, b):
 
 @triton.jit
 def load_low_rank(dt_row, pixel, stride, rank, mask, BLOCK_R: tl.constexpr):
+    """[RUN, R]: the low-rank step sizes of a tile in their dtype."""
     r = tl.arange(0, BLOCK_R)
     return tl.load(dt_row + (pixel * stride)[:, None] + r[None, :], mask=mask[:, None] & (r < rank)[None, :], other=0.0)
 
@@ -111,8 +115,11 @@ def load_rows(row_ptr, pixel, stride, column, mask, column_mask):
 
 @triton.jit
 def load_B_and_C(B_row, C_row, pixel, B_stride, C_stride, n, mask, n_mask):
-    """Both [RUN, N, 1], with a single load where N = 1. A tile of 16 values counts as free to load for Triton, and each
-    thread would load all of it; 32 are loaded once, one a thread, and handed round."""
+    """Both [RUN, N, 1], with a single load where N = 1.
+
+    Triton takes a tile of 16 values to be free to load, and each thread would load all of it; 32 are loaded once, one a
+    thread, and handed round.
+    """
     if n.shape[0] == 1 and C_row is not None:
         is_B = (tl.arange(0, 2) == 0)[None, :]
         at = tl.where(is_B, B_row + (pixel * B_stride)[:, None], C_row + (pixel * C_stride)[:, None])
@@ -143,6 +150,7 @@ def load_step(
 
 @triton.jit
 def store_rows(row_ptr, pixel, stride, column, x, mask, column_mask):
+    """Write the values of some columns at every pixel of a tile."""
     at = (pixel * stride)[:, None] + column[None, :]
     x = tl.reshape(x, at.shape).to(row_ptr.dtype.element_ty)
     tl.store(row_ptr + at, x, mask=mask[:, None] & column_mask[None, :])

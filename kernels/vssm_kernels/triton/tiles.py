@@ -11,7 +11,7 @@ __all__ = ["element", "exp_of_minus_abs", "reverse_runs", "scan_states", "softpl
 
 @triton.jit
 def _then(a1, b1, a2, b2):
-    """h -> a1 h + b1, then h -> a2 h + b2."""
+    """Compose h -> a1 h + b1 with h -> a2 h + b2."""
     return a1 * a2, a2 * b1 + b2
 
 
@@ -43,7 +43,7 @@ def _then_last_decay_apart(p1, g1, a1, p2, g2, a2):
 
 @triton.jit
 def element(x, index: tl.constexpr, AXIS: tl.constexpr, RANK: tl.constexpr):
-    """x at one index of an axis, by a sum over one non-zero: tensors in registers cannot be indexed.
+    """Take x at one index of an axis, by a sum over one non-zero: tensors in registers cannot be indexed.
 
     -0.0 is the true neutral element of addition, which lets the compiler drop the sum when the axis is in registers.
     """
@@ -98,8 +98,10 @@ def _enter_runs(a, b, state, LANES: tl.constexpr):
 
 @triton.jit
 def scan_states(decay, inputs, state, RUN: tl.constexpr, LANES: tl.constexpr):
-    """States h_t = decay_t h_{t-1} + inputs_t of a tile [RUN, N, D, LANES], from the state before it; the state after
-    it; the products of the decays within each run."""
+    """States h_t = decay_t h_{t-1} + inputs_t of a tile [RUN, N, D, LANES], from the state before it.
+
+    Also the state after it, and the products of the decays within each run.
+    """
     decays, h = tl.associative_scan((decay, inputs), 0, _then)
     before, state = _enter_runs(element(decays, RUN - 1, 0, 4), element(h, RUN - 1, 0, 4), state, LANES)
     return h + decays * before[None, :, :, :], state, decays

@@ -27,8 +27,7 @@ _chosen: dict[tuple, object] = {}
 
 
 def _may_time(x: Tensor) -> bool:
-    """Not in the interpreter, where time says nothing; nor where a choice by time could change bits or break a graph
-    that is being captured."""
+    """Tell whether to time: not in the interpreter, nor where that could change bits or break a graph capture."""
     if os.environ.get("VSSM_TRITON_AUTOTUNE", "1") == "0" or torch.are_deterministic_algorithms_enabled():
         return False
     if x.device.type == "cuda":
@@ -54,16 +53,19 @@ def choose_form(
     call: Callable[[Form], object],
     x: Tensor,
 ) -> Form:
-    """The fastest of `forms` for calls of this kind; the first where nothing is timed.
-
-    Args:
-        kernels: the compiled functions; what was measured with other code of theirs is not taken.
-        kind: what the choice may depend on; of few values, because each is timed once on each sort of device.
-        forms: the choices, the default first.
-        call: runs the operation in one form.
-        x: a tensor on the device.
+    """Choose the fastest of `forms` for calls of this kind; the first where nothing is timed.
 
     `VSSM_TRITON_AUTOTUNE=0` takes the default always. The file lies in Triton's cache directory.
+
+    Args:
+        kernels: The compiled functions; what was measured with other code of theirs is not taken.
+        kind: What the choice may depend on; of few values, because each is timed once on each sort of device.
+        forms: The choices, the default first.
+        call: Runs the operation in one form.
+        x: A tensor on the device.
+
+    Returns:
+        The form.
     """
     if len(forms) == 1 or not _may_time(x):
         return forms[0]
