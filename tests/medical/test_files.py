@@ -16,6 +16,7 @@ from vssm._errors import DataError
 from vssm.engine import ConfigError
 from vssm.medical.data import ISIC, NiftiFolder, Synapse, read_nifti_pair
 from vssm.medical.files import read_arrays, read_nifti, read_nifti_labels, stem
+from vssm.medical.files import write_nifti as write_volume
 from vssm.medical.labels import check_label_map
 from vssm.medical.listing import by_name, list_files, pair_files
 from vssm.medical.nifti import slice_spacing
@@ -139,6 +140,19 @@ def test_affines_that_say_nothing(case, tmp_path):
     for job in (lambda: read_nifti(path), lambda: read_nifti_pair(path, path, {})):
         with pytest.raises(DataError, match=f"v.nii.gz' has .*{words}"):
             job()
+
+
+@pytest.mark.parametrize("name", ["a.b.nii.gz", "a.nii", "A.NII.GZ"])
+def test_volumes_are_written_as_they_are_read(name, tmp_path):
+    source = read_nifti(write_nifti(tmp_path / "v.nii.gz", VOLUME))[1]
+    write_volume(tmp_path / name, VOLUME.astype(np.uint8), source.affine, source.header)
+    first = (tmp_path / name).read_bytes()
+    labels, image = read_nifti_labels(tmp_path / name)
+    assert labels.dtype == np.uint8 and np.array_equal(labels, VOLUME) and np.array_equal(image.affine, source.affine)
+    assert np.array_equal(nibabel.load(tmp_path / name).dataobj, VOLUME)
+    write_volume(tmp_path / name, VOLUME.astype(np.uint8), source.affine, source.header)
+    assert (tmp_path / name).read_bytes() == first
+    assert {path.name for path in tmp_path.iterdir()} == {"v.nii.gz", name}
 
 
 def test_voxel_sizes_are_the_affines(tmp_path):

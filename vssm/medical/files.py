@@ -240,7 +240,18 @@ def write_nifti(path: str | os.PathLike, volume: np.ndarray, affine: np.ndarray,
     image.set_data_dtype(volume.dtype)
     # What scaled the stored numbers of the volume that the header is from.
     image.header.set_slope_inter(1, 0)
-    write_beside(path, lambda part: nibabel.save(image, part))
+
+    def write(part: Path) -> None:
+        # nibabel would choose the format by the temporary name. Without a time in it, the same labels give the same file.
+        compressed = Path(path).name.lower().endswith(".gz")
+        with open(part, "wb") as file:
+            if compressed:
+                with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as stream:
+                    image.to_stream(stream)
+            else:
+                image.to_stream(file)
+
+    write_beside(path, write)
 
 
 def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
