@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMRunner
@@ -114,7 +114,9 @@ class Runner(MMRunner):
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """Build mmengine's logger with a quieter console; what this package logs goes to it too."""
         logger = super().build_logger(*args, **kwargs)
-        logging.getLogger("vssm").handlers = list(logger.handlers)
+        files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        # The other handlers keep today's standard output, which may be another when the next line is logged.
+        logging.getLogger("vssm").handlers = [*files, logging.lastResort] if is_main_process() else files
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_ForPeople())

@@ -242,7 +242,7 @@ def write_nifti(path: str | os.PathLike, volume: np.ndarray, affine: np.ndarray,
     image.header.set_slope_inter(1, 0)
 
     def write(part: Path) -> None:
-        # nibabel would choose the format by the temporary name. Without a time in it, the same labels give the same file.
+        # nibabel would go by the temporary name. Without a time in it, the same volume gives the same file.
         compressed = Path(path).name.lower().endswith(".gz")
         with open(part, "wb") as file:
             if compressed:

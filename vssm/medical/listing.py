@@ -29,7 +29,7 @@ def find_root(root: str | os.PathLike | None, env: str, default: str) -> Path:
     raise DataError(f"The folder '{folder}' does not exist ({source}).")
 
 
-def list_files(folder: Path, suffixes: Sequence[str], deep: bool = False) -> list[Path]:
+def list_files(folder: Path, suffixes: Sequence[str], deep: bool = False, say: bool = True) -> list[Path]:
     """List the files with given suffixes in either case, and log once how many others there are.
 
     Names that begin with a dot are never taken: they are what notebooks and other systems leave behind (``._a.nii.gz``
@@ -39,6 +39,7 @@ def list_files(folder: Path, suffixes: Sequence[str], deep: bool = False) -> lis
         folder: Where to look.
         suffixes: In lower case, with the dot.
         deep: Look into folders inside too, those apart that begin with a dot.
+        say: Log what is left.
 
     Returns:
         The files, sorted.
@@ -55,7 +56,7 @@ def list_files(folder: Path, suffixes: Sequence[str], deep: bool = False) -> lis
             taken.append(path)
         elif not (deep and path.is_dir()):
             left.append(path.name + ("/" if path.is_dir() else ""))
-    if left:
+    if left and say:
         names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         warn_once(f"'{folder}': {len(taken)} files are used, {len(left)} others are not ({names}).")
     return taken

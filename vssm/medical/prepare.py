@@ -193,7 +193,8 @@ def _phases(folder: Path) -> list[tuple[str, str, Path, Path]]:
         text = require_file(info).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{info}' cannot be read.") from error
-    volumes = by_name(list_files(folder, NIFTI_SUFFIXES))
+    # The challenge's own folders hold more than the two volumes that are looked for by name.
+    volumes = by_name(list_files(folder, NIFTI_SUFFIXES, say=False))
     jobs = []
     for phase in ("ED", "ES"):
         match = re.search(rf"^{phase}\s*:\s*(\d+)", text, re.MULTILINE)
