@@ -10,6 +10,7 @@ import torch
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
+from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import Runner as MMRunner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -25,6 +26,7 @@ from .checkpoint import (
 )
 from .checks import check_run
 from .config import ConfigError, on_gpu
+from .schedules import Schedules
 
 
 class _ForPeople(logging.Filter):
@@ -230,21 +232,55 @@ class Runner(MMRunner):
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Continue the training that a checkpoint belongs to.
+        """Continue the training that a checkpoint belongs to, to the end and by the schedules that the config has now.
+
+        Where these differ from those of the checkpoint's run, as for a longer run, the learning rate goes on where the
+        config's schedules are at this step, and the log says so.
 
         Raises:
             CheckpointError: See :meth:`load_checkpoint`; or the optimiser's state belongs to another config.
         """
+        schedules = Schedules(self.param_schedulers)
+        options = _options_of(self.optim_wrapper)
+        length = _length(self.train_loop.max_epochs, self.train_loop.max_iters, self._by_epoch)
         try:
             super().resume(filename, *args, **kwargs)
         except ValueError as error:
             if "parameter group" not in str(error):
                 raise
             raise CheckpointError(f"Checkpoint '{filename}' holds the optimiser of another config: {error}.") from error
+        self._say_what_differs(filename, schedules, options, length)
         sampler = getattr(self.train_dataloader, "sampler", None)
         if hasattr(sampler, "seed"):
             # The sampler was built before the checkpoint's seed was known.
             sampler.seed = self.seed
+
+    @property
+    def _by_epoch(self) -> bool:
+        return isinstance(self.train_loop, EpochBasedTrainLoop)
+
+    def _say_what_differs(self, filename: str, schedules: Schedules, options: list[dict], length: str) -> None:
+        known = self.message_hub.runtime_info
+        old = _length(known.get("max_epochs"), known.get("max_iters"), self._by_epoch)
+        if old != length:
+            self.logger.info(f"The run of '{filename}' was {old} long; this one is {length} long.")
+        differences = schedules.differences(self.param_schedulers)
+        if differences:
+            # An epoch that was broken off begins anew.
+            done = self.epoch * len(self.train_dataloader) if self._by_epoch else self.iter
+            schedules.replay(self.param_schedulers, self.epoch if self._by_epoch else 0, done, filename)
+            self.logger.info(
+                f"The schedules of '{filename}' are replaced by those of the config, from this step on: "
+                f"{', '.join(differences)}."
+            )
+        kept = {}
+        for own, group in zip(options, _options_of(self.optim_wrapper), strict=True):
+            # What a schedule sets is not the optimiser's own.
+            names = [key for key in own if not key.startswith("initial_") and f"initial_{key}" not in own]
+            kept |= {key: group[key] for key in names if group.get(key, own[key]) != own[key]}
+        if kept:
+            said = ", ".join(f"{key}={value}" for key, value in sorted(kept.items()))
+            self.logger.warning(f"The optimiser keeps these settings of '{filename}', the config has others: {said}")
 
     def final_metrics(self) -> dict[str, float]:
         """Return the metrics of the weights that training ended with, measuring them if it has not been done.
@@ -254,3 +290,14 @@ class Runner(MMRunner):
         if self.last_metrics is None and self._val_loop is not None:
             self.val_loop.run()
         return self.last_metrics or {}
+
+
+def _length(epochs: Any, iterations: Any, by_epoch: bool) -> str:
+    return f"{epochs} epochs" if by_epoch else f"{iterations} iterations"
+
+
+def _options_of(optimizer: Any) -> list[dict[str, Any]]:
+    """The settings of an optimiser's groups; of several optimisers, those of all."""
+    parts = optimizer.values() if hasattr(optimizer, "optim_wrappers") else [optimizer]
+    groups = [group for part in parts for group in part.param_groups]
+    return [{key: value for key, value in group.items() if key != "params"} for group in groups]
