@@ -1,10 +1,14 @@
 """Speak to a person who runs a tool: lines on the terminal, and a mistake as one sentence and an exit code."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 from ._errors import UserError
+
+# Control characters can move a terminal's cursor; surrogates stand for the bytes of names that are not UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -22,7 +26,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         return main(argv) or 0
     except UserError as error:
         program = os.path.basename(sys.argv[0]) or "vssm"
-        sys.stderr.write(f"{program}: error: {_sentence(error)}\n")
+        say(f"{program}: error: {_sentence(error)}", error=True)
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
@@ -30,10 +34,19 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
 
 
 def say(line: str, error: bool = False) -> None:
-    """Print a line at once, to the standard output or to the standard error."""
+    """Print a line at once, to the standard output or to the standard error.
+
+    What the terminal cannot show is escaped.
+    """
     stream = sys.stderr if error else sys.stdout
-    stream.write(f"{line}\n")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(printable(str(line)).encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters and surrogates as Python writes them, ``\\x1b`` for example."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def _sentence(error: UserError) -> str:

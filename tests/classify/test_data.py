@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
+from vssm import _inputs
 from vssm.classify import Digits, ImageFolder
 from vssm.engine import ConfigError, DataError
 
@@ -89,3 +91,61 @@ def test_an_unreadable_image_is_named_and_not_replaced(image_folder, tmp_path):
 def test_unknown_transform_option(image_folder):
     with pytest.raises(ConfigError, match="unknown option 'input_sise'.*'input_size'"):
         ImageFolder(str(image_folder), "val", dict(input_sise=32))
+
+
+@pytest.fixture
+def said(monkeypatch, caplog):
+    """What is logged, as if nothing had been before."""
+    monkeypatch.setattr(_inputs, "_said", set())
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def make(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / name, "JPEG" if name.endswith("jfif") else None)
+
+
+def labels(data):
+    return {str(path).split("/train/")[1]: label for path, label in data.reader.samples}
+
+
+def test_training_reads_every_suffix_that_prediction_does(tmp_path, said):
+    names = [f"train/{kind}/0.{suffix}" for kind in "ab" for suffix in ("png", "TIF", "bmp", "webp", "ppm", "jfif")]
+    make(tmp_path, *names)
+    data = ImageFolder(str(tmp_path), "train", dict(input_size=8))
+    assert labels(data) == {name.removeprefix("train/"): int("/b/" in name) for name in names}
+    assert said() == [] and data[0]["inputs"].shape == (3, 8, 8)
+    assert data.filename(0) == "a/0.bmp"
+
+
+def test_what_is_no_data_is_left_out_and_counted(tmp_path, said):
+    make(tmp_path, "train/a/0.png", "train/b/0.png", "train/b/._0.png", "train/b/.ipynb_checkpoints/0.png")
+    make(tmp_path, "train/.ipynb_checkpoints/0.png", "train/__MACOSX/0.png", "train/stray.png")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("")
+    data = ImageFolder(str(tmp_path), "train", dict(input_size=8))
+    assert data.metainfo["classes"] == ("a", "b") and labels(data) == {"a/0.png": 0, "b/0.png": 1}
+    assert len(said()) == 1 and "2 files are used, 6 others are not (" in said()[0]
+
+
+def test_images_in_deeper_folders_are_their_classs(tmp_path, said):
+    make(tmp_path, "train/a/x/0.png", "train/a/a/1.png", "train/b/0.png")
+    data = ImageFolder(str(tmp_path), "train", dict(input_size=8))
+    assert labels(data) == {"a/x/0.png": 0, "a/a/1.png": 0, "b/0.png": 1}
+    assert len(said()) == 1 and "2 images lie in folders inside of their class's folder" in said()[0]
+    make(tmp_path, "train/a/x/b/2.png")
+    with pytest.raises(DataError, match="b/2.png' lies in the folder of the class 'a' and in one .* class 'b'"):
+        ImageFolder(str(tmp_path), "train")
+    make(tmp_path / "nested", "train/all/a/0.png", "train/all/b/0.png")
+    with pytest.raises(DataError, match="'all' as its only class folder"):
+        ImageFolder(str(tmp_path / "nested"), "train")
+
+
+def test_a_class_without_a_usable_image_is_refused(tmp_path, said):
+    make(tmp_path, "train/a/0.png", "train/b/0.png", "val/a/0.png")
+    (tmp_path / "train" / "c").mkdir()
+    (tmp_path / "train" / "c" / "0.h5").write_bytes(b"")
+    with pytest.raises(DataError, match="class folder holds no images: '.*train/c' \\(only .h5\\)"):
+        ImageFolder(str(tmp_path), "train")
+    assert ImageFolder(str(tmp_path), "val").metainfo["classes"] == ("a", "b", "c")
+    assert said() == [f"'{tmp_path}/val' has no folder of 2 of the 3 classes (b, c)."]

@@ -7,16 +7,19 @@ Both give ``dict(inputs=float image (C, H, W), labels=class number)``, what
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image
 from timm.data import ImageDataset, create_transform
+from timm.data.readers.reader import Reader
+from timm.utils.misc import natural_key
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+from .._inputs import is_litter, picture_suffixes, sort_files, warn_of_unused, warn_once
 from .._optional import require
 from ..engine.config import ConfigError, check_options
 from ..engine.images import DataError, open_image
@@ -26,10 +29,12 @@ __all__ = ["DataError", "Digits", "ImageFolder", "open_image"]
 
 @DATASETS.register_module()
 class ImageFolder(ImageDataset):
-    """An ImageNet-style folder, ``root/split/class name/*.jpeg``, read and transformed by timm.
+    """An ImageNet-style folder, ``root/split/class name/*.jpeg``, transformed by timm.
 
     Classes are numbered in the natural order of their folders' names, those of ``root/train`` where it exists, so
-    that a validation folder that lacks a class keeps the numbers.
+    that a validation folder that lacks a class keeps the numbers. Images in folders inside of a class's folder are the
+    class's. Suffixes are those that prediction knows, in either case. What begins with a dot is no data. The log says
+    once what is not used.
 
     Args:
         root: Folder with the splits. None: the environment variable ``env``, else ``default_root``.
@@ -39,7 +44,8 @@ class ImageFolder(ImageDataset):
         default_root: The root where neither says it.
 
     Raises:
-        DataError: The folder is missing or holds no images; the message says where it was looked for, and why there.
+        DataError: The folder is missing, and the message says where it was looked for, and why there; or a class's
+            folder holds no images, or images in the folder of one class lie in a folder named like another.
         ConfigError: An option of ``transform`` is unknown.
     """
 
@@ -65,13 +71,7 @@ class ImageFolder(ImageDataset):
             raise DataError(f"The image folder '{folder}' does not exist ({source}).")
         train = base / "train"
         names = _class_names(train if train.is_dir() else folder)
-        strangers = sorted(set(_class_names(folder)) - set(names))
-        if strangers:
-            raise DataError(f"'{folder}' has the class folder '{strangers[0]}', which '{train}' lacks.")
-        try:
-            super().__init__(str(folder), class_map={name: number for number, name in enumerate(names)})
-        except RuntimeError as error:
-            raise DataError(f"'{folder}' holds no images in class folders.") from error
+        super().__init__(str(folder), reader=_ClassFolders(folder, names, train))
         self.transform = self.transform_from({"transform": transform})
         self.metainfo = {"classes": tuple(names)}
 
@@ -98,10 +98,78 @@ class ImageFolder(ImageDataset):
         return {"inputs": self.transform(open_image(path)), "labels": label}
 
 
-def _class_names(folder: Path) -> list[str]:
-    from timm.utils.misc import natural_key
+class _ClassFolders(Reader):
+    """The images of a split with their class numbers, as timm's data sets take them."""
 
-    return sorted((entry.name for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
+    def __init__(self, folder: Path, names: Sequence[str], train: Path):
+        super().__init__()
+        self.root = str(folder)
+        self.class_to_idx = {name: number for number, name in enumerate(names)}
+        here = _class_names(folder)
+        strangers = sorted(set(here) - set(names))
+        if strangers:
+            raise DataError(f"'{folder}' has the class folder '{strangers[0]}', which '{train}' lacks.")
+        self.samples: list[tuple[str, int]] = []
+        empty: list[str] = []
+        left = [entry.name for entry in sorted(folder.iterdir()) if entry.name not in self.class_to_idx]
+        deeper: list[str] = []
+        for name in here:
+            place = str(folder / name)
+            images, others = sort_files(place, picture_suffixes(), deep=True)
+            if not images:
+                suffixes = sorted({os.path.splitext(other)[1] or other for other in others})
+                empty.append(f"'{place}'" + (f" (only {', '.join(suffixes[:3])})" if others else ""))
+            left += others
+            deeper += [path for path in images if os.path.dirname(path) != place]
+            self.samples += [(path, self.class_to_idx[name]) for path in images]
+        if empty:
+            more = f", and so do {len(empty) - 3} others" if len(empty) > 3 else ""
+            raise DataError(f"A class folder holds no images: {', '.join(empty[:3])}{more}.")
+        if not self.samples:
+            raise DataError(f"'{folder}' holds no images in class folders.")
+        self._check_deeper(deeper, names)
+        warn_of_unused(folder, len(self.samples), left)
+        absent = [name for name in names if name not in here]
+        if absent:
+            examples = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+            warn_once(f"'{folder}' has no folder of {len(absent)} of the {len(names)} classes ({examples}).")
+        self.samples.sort(key=lambda sample: natural_key(sample[0]))
+
+    def _check_deeper(self, deeper: Sequence[str], names: Sequence[str]) -> None:
+        for path in deeper:
+            own, *inner = os.path.relpath(path, self.root).split(os.sep)[:-1]
+            other = next((name for name in inner if name != own and name in self.class_to_idx), None)
+            if other is not None:
+                raise DataError(
+                    f"'{path}' lies in the folder of the class '{own}' and in one named like the class '{other}'; "
+                    "move it to the folder of its class."
+                )
+        if deeper and len(names) == 1 and len(deeper) == len(self.samples):
+            raise DataError(
+                f"'{self.root}' has '{names[0]}' as its only class folder, and all images lie in folders inside of it; "
+                "the folders of the classes belong right below the split's."
+            )
+        if deeper:
+            warn_once(
+                f"'{self.root}': {len(deeper)} images lie in folders inside of their class's folder and count to that "
+                f"class ('{deeper[0]}')."
+            )
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        path, label = self.samples[index]
+        return open(path, "rb"), label
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        path = self.samples[index][0]
+        return os.path.basename(path) if basename else path if absolute else os.path.relpath(path, self.root)
+
+
+def _class_names(folder: Path) -> list[str]:
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir() and not is_litter(entry.name))
+    return sorted(names, key=lambda name: (natural_key(name), name))
 
 
 def _gray_rgb(image: Image.Image) -> Image.Image:

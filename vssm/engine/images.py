@@ -7,11 +7,9 @@ from pathlib import Path
 from PIL import Image
 
 from .._errors import DataError
-from .._inputs import read_rgb
+from .._inputs import list_files, picture_suffixes, read_rgb
 
 __all__ = ["DataError", "find_images", "open_image"]
-
-_SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
@@ -30,23 +28,24 @@ def open_image(path: str | os.PathLike) -> Image.Image:
 
 
 def find_images(paths: Iterable[str | os.PathLike]) -> list[str]:
-    """List image files.
+    """List image files; what a folder holds besides is counted in the log.
 
     Args:
-        paths: Files, taken as they are, and folders, searched through for files with an image's suffix.
+        paths: Files, taken as they are, and folders, searched through for files with an image's suffix in either case.
+            Names that begin with a dot are no images there.
 
     Returns:
         The files, those of each folder in sorted order.
 
     Raises:
-        DataError: A folder holds no image.
+        DataError: A folder holds no image, or cannot be looked into.
     """
     files: list[str] = []
     for path in map(Path, paths):
         if not path.is_dir():
             files.append(str(path))
             continue
-        found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+        found = sorted(map(str, list_files(path, picture_suffixes(), deep=True)))
         if not found:
             raise DataError(f"The folder '{path}' holds no images.")
         files += found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .._errors import DataError
-from .._inputs import warn_once
+from .._inputs import list_files
 from .files import stem
 
 
@@ -27,39 +27,6 @@ def find_root(root: str | os.PathLike | None, env: str, default: str) -> Path:
     else:
         source = f"neither the config key dataset.root nor the environment variable {env} is set"
     raise DataError(f"The folder '{folder}' does not exist ({source}).")
-
-
-def list_files(folder: Path, suffixes: Sequence[str], deep: bool = False, say: bool = True) -> list[Path]:
-    """List the files with given suffixes in either case, and log once how many others there are.
-
-    Names that begin with a dot are never taken: they are what notebooks and other systems leave behind (``._a.nii.gz``
-    is no volume).
-
-    Args:
-        folder: Where to look.
-        suffixes: In lower case, with the dot.
-        deep: Look into folders inside too, those apart that begin with a dot.
-        say: Log what is left.
-
-    Returns:
-        The files, sorted.
-
-    Raises:
-        DataError: The folder does not exist.
-    """
-    if not folder.is_dir():
-        raise DataError(f"The folder '{folder}' does not exist.")
-    taken, left = [], []
-    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name.lower().endswith(tuple(suffixes)) and path.is_file():
-            taken.append(path)
-        elif not (deep and path.is_dir()):
-            left.append(path.name + ("/" if path.is_dir() else ""))
-    if left and say:
-        names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        warn_once(f"'{folder}': {len(taken)} files are used, {len(left)} others are not ({names}).")
-    return taken
 
 
 def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tuple[Path, Path]]:
