@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 
 from .._errors import UserError
-from ..engine.checkpoint import load_weights
-from ..engine.config import explain_config_mistakes, test_data
+from ..engine.config import test_data
 from ..engine.images import find_images, open_image
+from ..engine.models import build_trained
 from ..models.create import create_model
 
 __all__ = ["Prediction", "Predictor", "find_images"]
@@ -75,9 +74,7 @@ class Predictor:
             CheckpointError: The checkpoint cannot be read, or does not fit the model.
         """
         kind, dataset = test_data(cfg)
-        with explain_config_mistakes():
-            model = MODELS.build(cfg.model)
-        stored = load_weights(checkpoint, model)
+        model, stored = build_trained(cfg, checkpoint)
         classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
         return cls(model, kind.transform_from(dataset), _readable(classes), device)
 

@@ -181,12 +181,13 @@ def check_fits(
         raise CheckpointError(about(path, error) + advice) from error
 
 
-def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
+def load_weights(path: str | os.PathLike, model: nn.Module, stored: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read a run's checkpoint and load exactly its weights into the run's model.
 
     Args:
         path: See :func:`read_checkpoint`; official names of a backbone's weights are converted.
         model: The model.
+        stored: The checkpoint, where it has been read.
 
     Returns:
         The checkpoint.
@@ -194,7 +195,7 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
     Raises:
         CheckpointError: It cannot be read, or does not fit the model, which is as it was then.
     """
-    stored = read_checkpoint(path)
+    stored = read_checkpoint(path) if stored is None else stored
     weights = convert_to_own_names(path, model, stored["state_dict"])
     check_fits(path, model, weights)
     model.load_state_dict(weights)
@@ -307,13 +308,16 @@ def _wrong_schedulers(states: Any, schedulers: Any) -> str:
     return ""
 
 
-def find_resumable(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]:
+def find_resumable(
+    work_dir: str | os.PathLike, before: str | os.PathLike | None = None
+) -> tuple[Path | None, list[str]]:
     """Find the newest checkpoint of a run that can really be resumed from.
 
     mmengine's ``last_checkpoint`` pointer is not asked: it names one file, readable or not.
 
     Args:
         work_dir: The run's folder.
+        before: A checkpoint in it; only older ones are looked at.
 
     Returns:
         The newest sound ``epoch_N.pth`` or ``iter_N.pth`` (None: there is none), and one sentence for each newer file
@@ -325,8 +329,12 @@ def find_resumable(work_dir: str | os.PathLike) -> tuple[Path | None, list[str]]
         if match:
             # Of a link the time is its own: it may lead nowhere.
             found.append((int(match[2]), path.lstat().st_mtime, path))
+    found.sort(reverse=True)
+    names = [path.name for _, _, path in found]
+    if before is not None and Path(before).name in names:
+        found = found[names.index(Path(before).name) + 1 :]
     skipped = []
-    for _, _, path in sorted(found, reverse=True):
+    for _, _, path in found:
         try:
             checkpoint = read_checkpoint(path)
             if "meta" not in checkpoint:

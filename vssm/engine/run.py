@@ -16,6 +16,7 @@ from .._errors import UserError
 from .._tasks import NamedModel, Run, Wanted, find_task, task_of, task_of_names
 from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
+from .models import require_checkpoint, without_pretrained
 from .runner import Runner
 
 T = TypeVar("T")
@@ -96,6 +97,8 @@ def train(
     if amp:
         use_amp(cfg)
     notes: list[str] = []
+    if resume is None and cfg.get("resume") and not cfg.get("load_from"):
+        resume = "auto"
     if resume == "auto":
         path, notes = find_resumable(cfg.work_dir)
         cfg.resume, cfg.load_from = path is not None, None if path is None else str(path)
@@ -105,12 +108,18 @@ def train(
     elif resume:
         cfg.resume, cfg.load_from = True, resume
 
+    if cfg.get("load_from"):
+        require_checkpoint(cfg.load_from)
+
     def job() -> dict[str, float]:
         if cfg.get("runner_type") == "FlexibleRunner":
             # mmengine's runner for sharded training; its evaluations are in the log.
+            if cfg.get("load_from"):
+                cfg.model = without_pretrained(cfg.model)
             RUNNERS.build(cfg).train()
             return {}
         runner = Runner.from_cfg(cfg)
+        runner.resumes_newest = resume == "auto"
         for note in notes:
             runner.logger.info(note)
         runner.train()
@@ -154,6 +163,8 @@ def test(
         raise ConfigError(
             "A CHECKPOINT is needed; for the published weights say --cfg-options model.model.pretrained=True."
         )
+    if checkpoint is not None:
+        require_checkpoint(checkpoint)
     if tta:
         use_tta(cfg)
     cfg.resume, cfg.load_from = False, checkpoint

@@ -21,11 +21,13 @@ from .checkpoint import (
     check_fits,
     check_training_state,
     convert_to_own_names,
+    find_resumable,
     read_checkpoint,
     to_plain,
 )
 from .checks import check_run
 from .config import ConfigError, on_gpu
+from .models import without_pretrained
 from .schedules import Schedules
 
 
@@ -75,9 +77,11 @@ class Runner(MMRunner):
 
     Attributes:
         last_metrics: What the latest evaluation returned, or None.
+        resumes_newest: Whether the checkpoint to resume from was chosen as the newest of the work dir.
     """
 
     last_metrics: dict[str, float] | None = None
+    resumes_newest: bool = False
 
     def setup_env(self, env_cfg: dict) -> None:
         """Join the other processes, by gloo where there is no GPU.
@@ -97,6 +101,12 @@ class Runner(MMRunner):
             # mmengine's own start-up selects a CUDA device whatever the backend.
             torch.distributed.init_process_group("gloo")
         super().setup_env(env_cfg)
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model; nothing is fetched for it where a checkpoint follows."""
+        if isinstance(model, Mapping) and (self._load_from or self._resume):
+            model = without_pretrained(model)
+        return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device, and into DDP when there are several processes."""
@@ -230,6 +240,30 @@ class Runner(MMRunner):
         if new:
             self.logger.warning(f"These layers have other classes and start afresh: {', '.join(new)}")
         return checkpoint
+
+    def load_or_resume(self) -> None:
+        """Load or resume from the checkpoint of the config.
+
+        Where ``resumes_newest`` is set and the file turns out not to fit, the next older one of the work dir is tried.
+
+        Raises:
+            CheckpointError: See :meth:`load_checkpoint` and :meth:`resume`; the newest file's where none fits.
+        """
+        first: CheckpointError | None = None
+        while self._load_from or not self.resumes_newest:
+            try:
+                return super().load_or_resume()
+            except CheckpointError as error:
+                if not self.resumes_newest:
+                    raise
+                first = first or error
+                self.logger.warning(f"Skipping it: {error}")
+            older, notes = find_resumable(self.work_dir, before=self._load_from)
+            self._load_from = None if older is None else str(older)
+            for note in notes:
+                self.logger.warning(note)
+        if first is not None:
+            raise first
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Continue the training that a checkpoint belongs to, to the end and by the schedules that the config has now.

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS
 from PIL import Image
 
 from .._errors import UserError
 from .._files import write_beside
-from ..engine.checkpoint import load_weights
-from ..engine.config import explain_config_mistakes, test_data
+from ..engine.config import test_data
 from ..engine.images import DataError, find_images, open_image
+from ..engine.models import build_trained, require_checkpoint
 from .files import NIFTI_SUFFIXES, all_or_none, check_values, read_nifti, stem, write_nifti
 from .inference import predict_volume
 from .listing import list_files
@@ -74,6 +73,7 @@ def label_files(
     Raises:
         UserError: The config, the checkpoint or an input cannot be used, or two inputs have the same name.
     """
+    require_checkpoint(checkpoint)
     kind, dataset = test_data(cfg, "nifti_options")
     transform = slice_transform(cfg)
     volumes = transform is not None
@@ -84,9 +84,7 @@ def label_files(
         raise UserError(f"Two inputs are named '{twice}', and their labels would have the same name.")
     all_or_none(_read_volume if volumes else _read_image, files)
 
-    with explain_config_mistakes():
-        model = MODELS.build(cfg.model)
-    stored = load_weights(checkpoint, model)
+    model, stored = build_trained(cfg, checkpoint)
     model.eval().to(device or get_device())
     classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
     if volumes:

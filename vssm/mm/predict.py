@@ -12,14 +12,14 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from PIL import ImageOps
 from torch import nn
 
 from .._errors import UserError
-from ..engine.checkpoint import load_weights
 from ..engine.config import ConfigError, explain_config_mistakes
 from ..engine.images import open_image
+from ..engine.models import build_trained
 
 _SCOPES = ("mmdet", "mmseg")
 
@@ -67,14 +67,14 @@ class DensePredictor:
         dataset = _innermost((cfg.get("test_dataloader") or {}).get("dataset"))
         if not dataset or not dataset.get("pipeline"):
             raise ConfigError("The config has no test_dataloader.dataset.pipeline that says how images are prepared.")
+        model, stored = build_trained(cfg, checkpoint)
+        # Where there is one process, SyncBatchNorm is BatchNorm; on a CPU it does not run at all.
+        self.model: nn.Module = revert_sync_batchnorm(model)
         with explain_config_mistakes():
-            # Where there is one process, SyncBatchNorm is BatchNorm; on a CPU it does not run at all.
-            self.model: nn.Module = revert_sync_batchnorm(MODELS.build(cfg.model))
             self.pipeline = _pipeline(dataset["pipeline"], self.scope)
             self.visualizer = VISUALIZERS.build(
                 {**(cfg.get("visualizer") or {}), "name": f"predict_{id(self)}", "vis_backends": None}
             )
-        stored = load_weights(checkpoint, self.model)
         self.model.to(device or get_device()).eval()
         self.meta = _meta(dataset, stored, self.scope)
         if getattr(self.model, "out_channels", None) == 1 and len(self.meta["classes"]) == 1:

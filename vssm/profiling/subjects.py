@@ -85,13 +85,6 @@ def _from_name(name: str, size: tuple[int, int] | None) -> Subject:
     return Subject(name, model, tuple(cfg["input_size"]), published=published(name))
 
 
-def _without_weights(value: Any) -> Any:
-    """A config of a model without what makes it load a file."""
-    if isinstance(value, Mapping):
-        return {k: _without_weights(v) for k, v in value.items() if k not in ("pretrained", "init_cfg")}
-    return [_without_weights(v) for v in value] if isinstance(value, list | tuple) else value
-
-
 def outline_of(cfg: Mapping[str, Any]) -> nn.Module:
     """Build a config's model without weights; its tensors may be on the device "meta".
 
@@ -101,12 +94,12 @@ def outline_of(cfg: Mapping[str, Any]) -> nn.Module:
     Raises:
         ConfigError: The config names something that does not exist.
     """
-    from mmengine.config import ConfigDict
     from mmengine.registry import MODELS
 
     from ..engine.config import explain_config_mistakes
+    from ..engine.models import without_pretrained
 
-    options = ConfigDict(_without_weights(cfg["model"]))
+    options = without_pretrained(cfg["model"])
     with explain_config_mistakes():
         return _outline(lambda: MODELS.build(options))
 

@@ -18,9 +18,9 @@ from .._errors import UserError
 from .._optional import require
 from .._tasks import task_of
 from ..checkpoint import count_classes, load_checkpoint, read_checkpoint, unwrap_state_dict
-from ..engine.checkpoint import load_weights
 from ..engine.config import explain_config_mistakes
 from ..engine.images import open_image
+from ..engine.models import build_trained
 from ..models.create import create_model
 
 __all__ = ["Subject", "View", "build_subjects", "load_run", "name_of", "normalise", "place_in", "sample_photographs"]
@@ -159,9 +159,13 @@ def load_run(
         ConfigError: The model cannot be built.
         CheckpointError: The checkpoint cannot be read, or is of another model.
     """
-    with explain_config_mistakes():
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    stored = {} if checkpoint is None else load_weights(checkpoint, model)
+    if checkpoint is None:
+        stored = {}
+        with explain_config_mistakes():
+            model = MODELS.build(cfg.model)
+    else:
+        model, stored = build_trained(cfg, checkpoint)
+    model = revert_sync_batchnorm(model)
     classes = (stored.get("meta", {}).get("dataset_meta") or {}).get("classes")
     return model.eval().to(device), classes
 
