@@ -1,5 +1,6 @@
 """Selective scans with one interface and several backends: C++ on CPUs, Triton on GPUs, plain PyTorch anywhere."""
 
+from . import derivatives  # noqa: F401  (registers what the ops do under transforms)
 from .backends import BACKENDS, available_backends
 from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from .functional import decompositions

@@ -187,7 +187,8 @@ def keep_tables(make: Callable[..., Tables]) -> Callable[..., Tables]:
             return tables
         except KeyError:  # not there, or just dropped by another thread
             pass
-        with torch.inference_mode(False):  # what is kept must serve training too
+        # What is kept must serve training too, and outlive a transform of torch.func that is under way.
+        with torch.inference_mode(False), torch._C._DisableFuncTorch():
             made = make(*arguments)
         with _lock:
             if key not in _kept:
@@ -372,10 +373,15 @@ def scatter(x: Tensor, route: Route, height: int, width: int) -> Tensor:
     x = _mirror(x, route)
     if route.stride == (1, 1) and route.offset == (0, 0):
         return x
+    # A start behind the end is an error under torch.func. Sizes that are symbolic are left as they are.
+    down, right = (
+        min(first, size) if isinstance(size, int) else first
+        for first, size in zip(route.offset, (height, width), strict=True)
+    )
     zeros = x.new_zeros(*x.shape[:-2], rows, width)
-    x = torch.slice_scatter(zeros, x, -1, route.offset[1], None, route.stride[1])
+    x = torch.slice_scatter(zeros, x, -1, right, None, route.stride[1])
     zeros = x.new_zeros(*x.shape[:-2], height, width)
-    return torch.slice_scatter(zeros, x, -2, route.offset[0], None, route.stride[0])
+    return torch.slice_scatter(zeros, x, -2, down, None, route.stride[0])
 
 
 def _pick(x: Tensor, dim: int, index: Tensor, complete: bool) -> Tensor:

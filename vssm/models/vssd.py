@@ -23,11 +23,14 @@ Tags: `in1k`, and `mesa_in1k` for training with MESA, a sharpness-aware loss on 
 from functools import partial
 from typing import Tuple, Union
 
+import torch
 import torch.nn as nn
 from timm.layers import ClassifierHead
 from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Attention
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..checkpoint import build_filter
 from ..layers import CONV_BLOCK_NORMS, CONV_BLOCK_RENAMES, ConvMixerBlock, InvertedDownsample, ResidualConvStem
@@ -47,6 +50,10 @@ class MapAttention(nn.Module):
         self.attn = Attention(dim, num_heads, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and forward_ad._current_level >= 0:
+            # The fused attention of PyTorch has no forward-mode derivative.
+            with sdpa_kernel(SDPBackend.MATH):
+                return self.attn(x.flatten(1, 2)).view(x.shape)
         return self.attn(x.flatten(1, 2)).view(x.shape)
 
 

@@ -1,11 +1,13 @@
 """What all ops share: registration by schema, checks of inputs, gradients of absent inputs, autocast, FLOP formulas."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._library.autograd import make_autograd_impl
 from torch.utils.flop_counter import register_flop_formula
 
 from ..reference import compute_dtype
@@ -20,16 +22,41 @@ __all__ = [
     "check_out_dtype",
     "check_tensor",
     "fake_gradients",
+    "library",
     "present",
     "register",
     "register_autocast",
     "register_flops",
+    "registered",
+    "replace_autograd",
 ]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # Kept for the life of the process: what it registers goes with it.
-_library = torch.library.Library("vssm", "FRAGMENT")
+library = torch.library.Library("vssm", "FRAGMENT")
+
+
+class Registered(NamedTuple):
+    """An op of the namespace.
+
+    Attributes:
+        op: The operator.
+        definition: What it is defined by.
+        fake: Gives empty results, after all checks; positional arguments, last ones that equal their default left out.
+    """
+
+    op: torch._ops.OpOverload
+    definition: torch.library.CustomOpDef
+    fake: Callable
+
+
+_registered: dict[str, Registered] = {}
+
+
+def registered(name: str) -> Registered:
+    """Find an op by its name."""
+    return _registered[name]
 
 
 @cache
@@ -73,9 +100,25 @@ def register(schema: str, kernel: Callable, fake: Callable) -> torch.library.Cus
         return lambda *args: function(*args, *defaults[len(args) :])
 
     op = torch.library.custom_op(f"vssm::{name}", completed(kernel), mutates_args=(), schema=f"({signature}")
-    defaults = tuple(_defaults(getattr(torch.ops.vssm, name).default).values())
+    overload = getattr(torch.ops.vssm, name).default
+    defaults = tuple(_defaults(overload).values())
     op.register_fake(completed(fake))
+    _registered[name] = Registered(overload, op, completed(fake))
     return op
+
+
+def replace_autograd(name: str, choose: Callable[[Callable], Callable]) -> None:
+    """Put a kernel before the one that records an op in autograd.
+
+    Args:
+        name: The op.
+        choose: Makes the new kernel out of the usual one. Both take the keys of dispatch, then the op's arguments by
+            position.
+    """
+    op, definition, _ = _registered[name]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Oo]verrid", category=UserWarning)
+        library.impl(name, choose(make_autograd_impl(op, definition)), "Autograd", with_keyset=True)
 
 
 def register_autocast(name: str, streaming: Sequence[str]) -> None:
@@ -104,7 +147,7 @@ def register_autocast(name: str, streaming: Sequence[str]) -> None:
         return rule
 
     for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA"), ("xpu", "AutocastXPU")):
-        _library.impl(name, rule_for(device_type), key)
+        library.impl(name, rule_for(device_type), key)
 
 
 def register_flops(name: str, formula: Callable[..., int], gradients: int) -> None:
