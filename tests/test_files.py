@@ -12,7 +12,7 @@ import timm
 import torch
 
 from vssm._errors import UserError
-from vssm._files import FileError, whole_folder, write_atomically, write_beside
+from vssm._files import FileError, FreeNames, require_writable, whole_folder, write_atomically, write_beside
 from vssm.models.convert import convert_checkpoint
 
 
@@ -121,3 +121,27 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, full_disk):
     with pytest.raises(UserError, match="out' cannot be made"), whole_folder(tmp_path / "out", {}) as folder:
         (folder / "x").write_bytes(bytes(1 << 20))
     assert names(tmp_path) == ["in.pth"]
+
+
+def test_places_are_tried_before_work_is_done(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for path, folder in ((tmp_path, False), (tmp_path / "file" / "a", False), (tmp_path / "file", True)):
+        with pytest.raises(FileError, match="cannot be written: (it is a folder|Not a directory|File exists)"):
+            require_writable(path, folder)
+    require_writable(tmp_path / "a" / "b" / "c.json")
+    require_writable(tmp_path / "a" / "b", folder=True)
+    require_writable(tmp_path / "file")
+    assert names(tmp_path) == ["file"]
+
+
+def test_free_names_are_found_in_linear_time():
+    free = FreeNames()
+    assert [free(name) for name in ("a", "b", "a", "a", "a_2", "a")] == ["a", "b", "a_2", "a_3", "a_2_2", "a_4"]
+    found = {free("case") for _ in range(50_000)}
+    assert len(found) == 50_000 and "case_50000" in found
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"a\xff.txt")
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content" and len(names(tmp_path)) == 1

@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     sub.add_argument("--model", metavar="NAME", help="a classifier of timm's registry")
     sub.add_argument("--pretrained", action="store_true", help="load the published weights of --model")
     sub.add_argument("--config", metavar="FILE", help="a run's config, instead of --model")
-    sub.add_argument("--checkpoint", metavar="FILE", help="its checkpoint")
+    sub.add_argument("--checkpoint", metavar="FILE", help="its checkpoint, or weights of --model")
     sub.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
     sub.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     sub.add_argument("--score-threshold", type=float, default=0.3, help="draw objects from here on (default: 0.3)")

@@ -50,7 +50,7 @@ def printable(text: str) -> str:
 
 
 def _sentence(error: UserError) -> str:
-    text = str(error)
+    text = error.for_tools or str(error)
     if "DataLoader worker process" in text:
         # torch hands on a worker's error with the worker's traceback as its text; the sentence is the last line.
         text = text.strip().splitlines()[-1].partition(": ")[2]

@@ -8,7 +8,15 @@ class UserError(Exception):
     """A mistake in what was typed, configured or installed; its text is one complete sentence for that person.
 
     The command-line tools print the sentence and stop; every other exception is a bug and keeps its traceback.
+
+    Attributes:
+        for_tools: The sentence for a person who runs a tool and knows its options, where it else names arguments of
+            Python.
     """
+
+    def __init__(self, *args: object, for_tools: str | None = None):
+        super().__init__(*args)
+        self.for_tools = for_tools
 
 
 class MissingExtraError(UserError, ImportError):

@@ -14,7 +14,16 @@ from typing import Any
 
 from ._errors import UserError
 
-__all__ = ["RECORD", "FileError", "whole_file", "whole_folder", "write_atomically", "write_beside"]
+__all__ = [
+    "RECORD",
+    "FileError",
+    "FreeNames",
+    "require_writable",
+    "whole_file",
+    "whole_folder",
+    "write_atomically",
+    "write_beside",
+]
 
 RECORD = "prepared.json"
 
@@ -25,7 +34,7 @@ class FileError(UserError, OSError):
 
 def _own_prefix(path: Path) -> str:
     # A name has at most 255 bytes.
-    stem = path.stem.encode()[:120].decode(errors="ignore")
+    stem = os.fsencode(path.stem)[:120].decode(errors="ignore")
     return f".{stem}.{zlib.crc32(socket.gethostname().encode()):08x}-"
 
 
@@ -96,6 +105,53 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         raise
     except OSError as error:
         raise FileError(f"The file '{path}' cannot be written: {error.strerror or error}.") from error
+
+
+def require_writable(path: str | os.PathLike, folder: bool = False) -> None:
+    """Refuse a place that cannot be written, before there is work that would be lost; nothing is left there.
+
+    Args:
+        path: A file, or a folder for files, that need not exist yet; nor need those that it is in.
+        folder: Whether it is a folder.
+
+    Raises:
+        FileError: Nothing can be written there.
+    """
+    path = Path(path).absolute()
+    what = f"The {'folder' if folder else 'file'} '{path}' cannot be written"
+    if not folder and path.is_dir():
+        raise FileError(f"{what}: it is a folder.")
+    place = path if folder else path.parent
+    made = []
+    try:
+        for missing in [parent for parent in (*reversed(place.parents), place) if not parent.exists()]:
+            missing.mkdir()
+            made.append(missing)
+        trial = _beside(place / "trial", "part")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise FileError(f"{what}: {error.strerror or error}.") from error
+    finally:
+        for empty in reversed(made):
+            empty.rmdir()
+
+
+class FreeNames:
+    """Names for files that no other has: ``a``, ``a_2``, ``a_3`` ..., however many there are."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._last: dict[str, int] = {}
+
+    def __call__(self, name: str) -> str:
+        """Return ``name``, or a name that begins with it, and take it."""
+        free = name
+        while free in self._taken:
+            self._last[name] = self._last.get(name, 1) + 1
+            free = f"{name}_{self._last[name]}"
+        self._taken.add(free)
+        return free
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

@@ -35,10 +35,12 @@ class NamedModel:
     Attributes:
         name: Its name there.
         pretrained: Whether its published weights are loaded.
+        checkpoint: A file with its weights, instead of the published ones.
     """
 
     name: str
     pretrained: bool = False
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Wanted:
         out: A folder for answers that are files.
         topk: How many classes are named for an image.
         batch_size: Images per forward pass.
-        score_threshold: Objects below are not drawn.
-        json_file: A file for answers that are a table.
+        score_threshold: Objects below are left out.
+        json_file: A file for answers as numbers.
         csv_file: A file for answers that are a table.
     """
 

@@ -2,14 +2,20 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
 
 import pytest
+import timm
 import torch
 
 from vssm._cli import run
+from vssm._errors import UserError
+from vssm.classify import Predictor
+from vssm.engine.config import explain_config_mistakes
+from vssm.models.create import create_model
 
 from .conftest import REPO, logged_losses
 
@@ -180,6 +186,67 @@ def test_predicting_by_name(image_folder, capsys):
     assert "random weights" in err
     words = out.splitlines()[1].split("%")[1]
     assert not words.strip().isdigit(), "ImageNet's class names are missing"
+
+
+def test_predicting_by_name_with_a_file(trained, image_folder, tmp_path, capsys):
+    """The file of a run says how many classes there are and what they are called."""
+    image, weights = image_folder / "val" / "class_0" / "0.png", trained[1] / "epoch_2.pth"
+    words = ["--model", "vmamba_pico", "--checkpoint", weights, image, "--json", tmp_path / "a.json"]
+    assert call(predict_tool, *words) == 0
+    by_name = json.loads((tmp_path / "a.json").read_text())
+    assert capsys.readouterr().err == ""
+    assert call(predict_tool, trained[0], weights, image, "--json", tmp_path / "b.json") == 0
+    assert set(by_name[0]["classes"]) == {"class_0", "class_1", "class_2"}
+    model = Predictor.from_name("vmamba_pico", checkpoint=weights).model
+    stored = torch.load(weights, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, stored[f"model.{name}"]) for name, value in model.state_dict().items())
+    capsys.readouterr()
+    said = sentence(capsys, predict_tool, "--model", "vmamba_pico", "--checkpoint", tmp_path / "none.pth", image)
+    assert "none.pth' does not exist" in said
+    with pytest.raises(UserError, match="exclude each other"):
+        Predictor.from_name("vmamba_pico", pretrained=True, checkpoint=weights)
+
+
+def test_tools_name_their_own_options(image_folder, capsys):
+    image = image_folder / "val" / "class_0" / "0.png"
+    said = sentence(capsys, predict_tool, "--model", "spatialmamba_tiny", "--pretrained", image)
+    assert "give it with --checkpoint instead of --pretrained" in said and "pretrained_cfg_overlay" not in said
+    with pytest.raises(ValueError, match=r"pretrained_cfg_overlay=dict\(file=...\)"):
+        timm.create_model("spatialmamba_tiny", pretrained=True)
+    # In a config, arguments of Python are keys.
+    with pytest.raises(UserError) as caught, explain_config_mistakes():
+        create_model("spatialmamba_tiny", pretrained=True)
+    assert caught.value.for_tools is None and "pretrained_cfg_overlay" in str(caught.value)
+
+
+def test_names_that_are_not_utf8(image_folder, tmp_path, run_tool):
+    """They are answered like others, on the terminal, in JSON, from which Python gets them back, and in CSV."""
+    folder = tmp_path / "mixed"
+    shutil.copytree(image_folder / "val" / "class_1", folder)
+    odd = os.fsdecode(os.fsencode(folder) + b"/a\xff.png")
+    os.rename(folder / "0.png", odd)
+    with open(os.fsencode(folder) + b"/b\xff.png", "wb") as file:
+        file.write(b"no image")
+    (folder / "film.mpg").write_bytes(b"\0\0\1\xb3")
+    words = ["--model", "test_convnext", folder, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
+    done = run_tool("predict.py", *words, env={"PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert r"b\udcff.png' cannot be read" in done.stderr and "1 others are not (film.mpg)" in done.stderr
+    assert r"/a\udcff.png" in done.stdout
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert len(answers) == 5 and sum(answer["error"] is None for answer in answers) == 4
+    assert odd in {answer["image"] for answer in answers}
+    assert r"/a\udcff.png" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+
+
+def test_an_unwritable_place_is_said_first(image_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vssm.classify.predict.Predictor.from_name", None)  # not reached
+    (tmp_path / "file").write_bytes(b"")
+    image = image_folder / "val" / "class_0" / "0.png"
+    for option, place in (("--json", tmp_path), ("--csv", tmp_path / "file" / "a.csv")):
+        said = sentence(capsys, predict_tool, "--model", "test_convnext", image, option, place)
+        assert "cannot be written" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def sentence(capsys, tool, *words):

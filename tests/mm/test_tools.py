@@ -1,15 +1,19 @@
 """Detectors and segmentors through the tools: train, resume, test, predict."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from vssm._errors import UserError
 from vssm.engine import CheckpointError, load_config, read_checkpoint, run
+from vssm.mm.results import CocoNumbers
 
 METRICS = {"detection": ("coco/bbox_mAP", "coco/segm_mAP"), "segmentation": ("mIoU", "mAcc")}
 FILES = {"detection": "epoch_{}.pth", "segmentation": "iter_{}.pth"}
@@ -75,9 +79,91 @@ def test_weights_alone_have_the_names_of_the_data_set(task, own, classes, dense_
     assert found and {word.rpartition(" ")[0] for word in found.strip().split(", ")} <= classes
 
 
-def test_predict_needs_a_folder(dense_config, dense_data):
-    with pytest.raises(UserError, match="give --out DIR"):
-        run.predict([str(dense_config("detection")), "none.pth", str(dense_data / "images")])
+def test_predict_needs_a_place_for_answers(dense_config, dense_data, tmp_path):
+    words = [str(dense_config("detection")), "none.pth", str(dense_data / "images")]
+    with pytest.raises(UserError, match="give --out DIR or --json FILE, no --csv"):
+        run.predict(words)
+    (tmp_path / "file").write_bytes(b"")
+    for place in (dict(out=str(tmp_path / "file")), dict(json_file=str(tmp_path / "file" / "a.json"))):
+        with pytest.raises(UserError, match="cannot be written"):
+            run.predict(words, **place)
+
+
+def weights_of(config, path):
+    cfg = load_config(config)
+    init_default_scope(cfg.default_scope)
+    torch.save(MODELS.build(cfg.model).state_dict(), path)
+    return str(path)
+
+
+def test_a_detector_answers_in_cocos_result_form(dense_config, dense_data, tmp_path, capsys):
+    """Readable by pycocotools against the set's own annotations; names that are not UTF-8 are no obstacle."""
+    from pycocotools.coco import COCO
+
+    annotations = json.loads((dense_data / "annotations.json").read_text())
+    for category in annotations["categories"]:
+        category["id"] += 6
+    for annotation in annotations["annotations"]:
+        annotation["category_id"] += 6
+    for image in annotations["images"]:
+        image["id"] += 100
+    for annotation in annotations["annotations"]:
+        annotation["image_id"] += 100
+    (tmp_path / "own.json").write_text(json.dumps(annotations))
+    more = f'test_dataloader["dataset"]["ann_file"] = "{tmp_path}/own.json"'
+    config = str(dense_config("detection", more=more))
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b.png")
+    shutil.copy(dense_data / "images" / "0.png", odd)
+    words = [config, weights_of(config, tmp_path / "w.pth"), str(dense_data / "images" / "1.png"), odd]
+    place = dict(out=str(tmp_path / "drawn"), json_file=str(tmp_path / "a.json"))
+    assert run.predict(words, score_threshold=0.0, **place) == 0
+    assert r"\udcff\x1b.png" in capsys.readouterr().out and len(list((tmp_path / "drawn").iterdir())) == 2
+    results = json.loads((tmp_path / "a.json").read_text())
+    assert {result["image_id"] for result in results} == {101, 104}
+    assert {result["file_name"] for result in results} == {words[2], odd}
+    assert {(result["category_id"], result["category_name"]) for result in results} <= {(7, "square"), (8, "bar")}
+    (tmp_path / "known.json").write_text(json.dumps([result for result in results if result["image_id"] == 101]))
+    truth = COCO(str(tmp_path / "own.json"))
+    loaded = truth.loadRes(str(tmp_path / "known.json"))
+    for result in loaded.anns.values():
+        left, top, width, height = result["bbox"]
+        assert 0 <= left <= left + width <= 80 and 0 <= top <= top + height <= 64
+        assert loaded.annToMask(result).shape == (64, 80) and 0 <= result["score"] <= 1
+
+
+def test_classes_are_numbered_as_coco_does():
+    names = CocoDataset.METAINFO["classes"]
+    numbers = CocoNumbers({}, names, names)
+    given = dict(zip(names, numbers.categories, strict=True))
+    assert (given["person"], given["stop sign"], given["toothbrush"]) == (1, 13, 90)
+    assert CocoNumbers({"ann_file": "none.json"}, ("a", "b"), names).categories == [1, 2]
+    assert [numbers.image_id(name) for name in ("x.png", "y.png", "x.png")] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("with_out", [True, False])
+def test_a_segmentor_answers_with_label_maps(with_out, dense_config, dense_data, tmp_path, capsys):
+    config = str(dense_config("segmentation"))
+    broken = tmp_path / "1.png"
+    broken.write_bytes(b"no image")
+    shutil.copy(dense_data / "images" / "0.png", tmp_path / "0.png")
+    words = [config, weights_of(config, tmp_path / "w.pth"), str(dense_data / "images" / "0.png"), str(broken)]
+    words.append(str(tmp_path / "0.png"))  # of the same name
+    out = str(tmp_path / "drawn") if with_out else None
+    assert run.predict(words, out=out, json_file=str(tmp_path / "a.json")) == 1
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert answers["categories"] == [
+        {"id": 0, "name": "ground", "color": [0, 0, 0]}, {"id": 1, "name": "thing", "color": [255, 0, 0]},
+    ]  # fmt: skip
+    first, failed, second = answers["images"]
+    folder = tmp_path / "drawn" / "labels" if with_out else tmp_path / "a_labels"
+    assert [first["label_map"], second["label_map"]] == [str(folder / "0.png"), str(folder / "0_2.png")]
+    assert failed["file_name"] == str(broken) and "cannot be read" in failed["error"]
+    with Image.open(first["label_map"]) as labels:
+        assert labels.mode == "P" and labels.size == (first["width"], first["height"]) == (80, 64)
+        assert labels.getpalette()[:6] == [0, 0, 0, 255, 0, 0]
+        share = (np.asarray(labels) == 1).mean()
+    assert first["shares"].get("thing", 0.0) == pytest.approx(share, abs=1e-6)
+    assert (tmp_path / "drawn").exists() == with_out
 
 
 def test_missing_data_is_one_sentence(dense_config, tmp_path):

@@ -12,10 +12,11 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from torch import Tensor, nn
 
 from .._errors import UserError
+from ..checkpoint import read_checkpoint
 from ..engine.config import test_data
 from ..engine.images import find_images, open_image
 from ..engine.models import build_trained
-from ..models.create import create_model
+from ..models.create import ModelError, create_model, create_trained_model
 
 __all__ = ["Prediction", "Predictor", "find_images"]
 
@@ -79,16 +80,43 @@ class Predictor:
         return cls(model, kind.transform_from(dataset), _readable(classes), device)
 
     @classmethod
-    def from_name(cls, name: str, pretrained: bool = False, device: str | None = None) -> "Predictor":
-        """Take a timm model by name, with the transform of its configuration and ImageNet's class names.
+    def from_name(
+        cls,
+        name: str,
+        pretrained: bool = False,
+        device: str | None = None,
+        checkpoint: str | os.PathLike | None = None,
+    ) -> "Predictor":
+        """Take a timm model by name, with the transform of its configuration.
+
+        The classes' names are those that the checkpoint holds, else ImageNet's, if it has as many classes.
+
+        Args:
+            name: A name of timm's registry.
+            pretrained: Load the published weights.
+            device: Where to run; None: a GPU if there is one.
+            checkpoint: A file with the weights, published or of a run, instead; it decides on the number of classes.
 
         Raises:
-            ModelError: The name is unknown, or its weights cannot be had.
+            ModelError: The name is unknown, or its weights cannot be had, or both kinds are asked for.
         """
-        model = create_model(name, pretrained=pretrained)
+        classes = None
+        if checkpoint is None:
+            model = create_model(name, pretrained=pretrained)
+        elif pretrained:
+            raise ModelError(
+                "The published weights and those of a file exclude each other: say pretrained or checkpoint.",
+                for_tools="--pretrained and --checkpoint exclude each other.",
+            )
+        else:
+            model = create_trained_model(name, checkpoint)
+            meta = read_checkpoint(checkpoint).get("meta")
+            classes = (meta.get("dataset_meta") or {}).get("classes") if isinstance(meta, dict) else None
         transform = create_transform(**resolve_model_data_config(model), is_training=False)
         subset = infer_imagenet_subset(model)
-        return cls(model, transform, ImageNetInfo(subset).label_descriptions() if subset else None, device)
+        if not classes and subset:
+            classes = ImageNetInfo(subset).label_descriptions()
+        return cls(model, transform, _readable(classes), device)
 
     @torch.inference_mode()
     def __call__(self, files: Sequence[str], topk: int = 5, batch_size: int = 32) -> Iterator[Prediction]:

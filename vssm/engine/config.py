@@ -189,6 +189,10 @@ def explain_config_mistakes() -> Iterator[None]:
     """
     try:
         yield
+    except UserError as error:
+        # Arguments of Python are keys of the config here.
+        error.for_tools = None
+        raise
     except (KeyError, TypeError) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         if Path(last.filename).name != "build_functions.py":

@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 
 from .._cli import say
 from .._errors import UserError
+from .._files import require_writable
 from .._tasks import NamedModel, Run, Wanted, find_task, task_of, task_of_names
 from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
@@ -202,6 +203,7 @@ def predict(
     options: Sequence[str] | None = None,
     out: str | None = None,
     score_threshold: float = 0.3,
+    checkpoint: str | None = None,
 ) -> int:
     """Answer for images and volumes as the task of a config, or of a model's name, does it.
 
@@ -212,11 +214,12 @@ def predict(
         topk: How many classes to name per image.
         batch_size: Images per forward pass.
         device: Where to run; None: a GPU if there is one.
-        json_file: A file for answers that are a table.
+        json_file: A file for answers as numbers.
         csv_file: A file for answers that are a table.
         options: ``KEY=VALUE`` words laid over the config.
         out: A folder for answers that are files: drawings or labels.
-        score_threshold: Objects below are not drawn.
+        score_threshold: Objects below are left out.
+        checkpoint: A file with the weights of ``model``, instead of the published ones.
 
     Returns:
         0, or 1 when an image could not be read; the others are answered all the same.
@@ -224,9 +227,13 @@ def predict(
     Raises:
         UserError: The model, config, checkpoint or a folder cannot be used.
     """
+    for file in filter(None, (json_file, csv_file)):
+        require_writable(file)
+    if out:
+        require_writable(out, folder=True)
     wanted = Wanted(device, out, topk, batch_size, score_threshold, json_file, csv_file)
     if model is not None:
-        return task_of_names().predict(NamedModel(model, pretrained), paths, wanted)
+        return task_of_names().predict(NamedModel(model, pretrained, checkpoint), paths, wanted)
     cfg = load_config(paths[0], parse_options(options))
     return task_of(cfg).predict(Run(cfg, paths[1]), paths[2:], wanted)
 

@@ -1,8 +1,9 @@
-"""Draw what a trained detector or segmentor finds in image files."""
+"""What a trained detector or segmentor finds in image files, as drawings and as numbers."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
-from PIL import ImageOps
 from torch import nn
 
 from .._errors import UserError
+from .._files import FreeNames, write_beside
 from ..engine.config import ConfigError, explain_config_mistakes
 from ..engine.images import open_image
 from ..engine.models import build_trained
+from .results import CocoNumbers, coco_results, save_label_map
 
 _SCOPES = ("mmdet", "mmseg")
 
@@ -30,16 +32,20 @@ class DensePrediction:
 
     Attributes:
         image: The file.
-        drawing: The file with the picture, None without an answer.
+        drawing: The file with the picture, None without one.
         found: Of a detector, the class and the score of each object drawn, the surest first; of a segmentor, the
             classes and their shares of the pixels, the largest first.
         error: Why there is no answer.
+        label_map: The file with a segmentor's class of each pixel, None without one.
+        numbers: The answer as it goes into a file, see :meth:`DensePredictor.in_numbers`.
     """
 
     image: str
     drawing: str | None = None
     found: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    label_map: str | None = None
+    numbers: tuple[dict[str, Any], ...] = ()
 
 
 class DensePredictor:
@@ -49,7 +55,7 @@ class DensePredictor:
         cfg: The run's config, of scope mmdet or mmseg.
         checkpoint: Its checkpoint, official names of a backbone included.
         device: Where to run; None: a GPU if there is one.
-        score_threshold: Objects below are not drawn.
+        score_threshold: Objects below are left out.
 
     Raises:
         ConfigError: The config lacks what prediction needs.
@@ -82,24 +88,35 @@ class DensePredictor:
             self.meta["classes"] = ("background", *self.meta["classes"])
             self.meta["palette"] = [[0, 0, 0], *self.meta["palette"][:1]]
         self.visualizer.dataset_meta = self.meta
+        self._coco: CocoNumbers | None = None
+        self._dataset = dataset
 
     @torch.inference_mode()
-    def __call__(self, files: Sequence[str], out: str | os.PathLike) -> Iterator[DensePrediction]:
-        """Draw boxes and masks, or a segmentation, on each image.
+    def __call__(
+        self,
+        files: Sequence[str],
+        out: str | os.PathLike | None = None,
+        label_maps: str | os.PathLike | None = None,
+        numbers: bool = False,
+    ) -> Iterator[DensePrediction]:
+        """Find objects, or a class for each pixel, in image files.
 
         Args:
             files: Image files.
-            out: A folder for the drawings, named like the images; it is created.
+            out: A folder for drawings of boxes and masks, or of a segmentation, named like the images.
+            label_maps: A folder for a segmentor's label maps, named like the images.
+            numbers: Answer with numbers too.
 
         Yields:
             One :class:`DensePrediction` per file, in order; for a file that cannot be read, one with ``error``.
+
+        Raises:
+            FileError: An answer cannot be written.
         """
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        taken: set[str] = set()
+        free_name = FreeNames()
         for file in files:
             try:
-                image = np.asarray(ImageOps.exif_transpose(open_image(file)))
+                image = np.asarray(open_image(file))
             except UserError as error:
                 yield DensePrediction(file, error=str(error))
                 continue
@@ -110,21 +127,60 @@ class DensePredictor:
             if self.scope == "mmseg":
                 # Of one output channel mmseg makes 0 and 1 as floats.
                 sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
-            drawing = folder / _free_name(Path(file).stem, taken)
-            part = drawing.with_name(f".{drawing.stem}.part.png")
-            self._draw(image, sample, str(part))
-            os.replace(part, drawing)
-            yield DensePrediction(file, str(drawing), self._found(sample))
+            else:
+                sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= self.score_threshold]
+            name = f"{free_name(Path(file).stem)}.png"
+            drawing = None if out is None else Path(out) / name
+            if drawing:
+                write_beside(drawing, partial(self._draw, image, sample))
+            label_map = None if label_maps is None else Path(label_maps) / name
+            if label_map:
+                save_label_map(sample.pred_sem_seg.data.squeeze(0).numpy(), self.meta["palette"], label_map)
+            answer = DensePrediction(file, _text(drawing), self._found(sample), label_map=_text(label_map))
+            yield replace(answer, numbers=self._numbers(answer, sample)) if numbers else answer
 
-    def _draw(self, image: np.ndarray, sample: Any, path: str) -> None:
+    def in_numbers(self, answers: Iterable[DensePrediction]) -> Any:
+        """Return answers in the form in which they are written as JSON.
+
+        Args:
+            answers: Those that were asked for with ``numbers``.
+
+        Returns:
+            Of a detector, COCO's result form: a list of objects, see :func:`~vssm.mm.results.coco_results`. Of a
+            segmentor, ``categories``, by number, and ``images``: for each file its label map, or an ``error``.
+        """
+        if self.scope == "mmdet":
+            return [entry for answer in answers for entry in answer.numbers]
+        images: list[dict[str, Any]] = []
+        for answer in answers:
+            images += [dict(file_name=answer.image, error=answer.error)] if answer.error else answer.numbers
+        categories = [
+            dict(id=number, name=name, color=[int(value) for value in color])
+            for number, (name, color) in enumerate(zip(self.meta["classes"], self.meta["palette"], strict=True))
+        ]
+        return dict(categories=categories, images=images)
+
+    def _numbers(self, answer: DensePrediction, sample: Any) -> tuple[dict[str, Any], ...]:
+        if self.scope == "mmseg":
+            height, width = sample.pred_sem_seg.data.shape[-2:]
+            entry = dict(file_name=answer.image, width=width, height=height, label_map=answer.label_map)
+            return (dict(entry, shares=dict(answer.found)),)
+        names = self.meta["classes"]
+        if self._coco is None:
+            with DATASETS.switch_scope_and_registry(self.scope) as registry:
+                coco = registry.get("CocoDataset").METAINFO["classes"]
+            self._coco = CocoNumbers(self._dataset, names, coco)
+        image_id = self._coco.image_id(answer.image)
+        return tuple(coco_results(sample.pred_instances, answer.image, image_id, self._coco.categories, names))
+
+    def _draw(self, image: np.ndarray, sample: Any, path: Path) -> None:
         options = {"pred_score_thr": self.score_threshold} if self.scope == "mmdet" else {}
-        self.visualizer.add_datasample("image", image, sample, draw_gt=False, out_file=path, **options)
+        self.visualizer.add_datasample("image", image, sample, draw_gt=False, out_file=str(path), **options)
 
     def _found(self, sample: Any) -> tuple[tuple[str, float], ...]:
         classes = self.meta["classes"]
         if self.scope == "mmdet":
             objects = sample.pred_instances
-            objects = objects[objects.scores >= self.score_threshold]
             pairs = zip(objects.labels.tolist(), objects.scores.tolist(), strict=True)
         else:
             labels = sample.pred_sem_seg.data.flatten()
@@ -163,10 +219,5 @@ def _meta(dataset: dict, stored: dict, scope: str) -> dict[str, Any]:
     return known
 
 
-def _free_name(stem: str, taken: set[str]) -> str:
-    name, number = f"{stem}.png", 1
-    while name in taken:
-        number += 1
-        name = f"{stem}_{number}.png"
-    taken.add(name)
-    return name
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -9,6 +9,7 @@ from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._hub import download_cached_file
 from torch import nn
 
+from .._errors import UserError
 from ..checkpoint import CheckpointError, adapt_to, count_classes, read_checkpoint, unwrap_state_dict
 
 __all__ = ["build_model", "imagenet_cfg", "published_weights"]
@@ -30,6 +31,14 @@ def imagenet_cfg(**fields) -> dict[str, Any]:
     return common | fields
 
 
+class _NoDownloadError(UserError, ValueError):
+    """Weights were not published in a way that a program can fetch them."""
+
+
+class _DownloadError(UserError, RuntimeError):
+    """Weights could not be fetched."""
+
+
 def published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) -> dict[str, Any] | None:
     """Read the checkpoint that a pretrained config names; None when timm finds it by itself (a hub, a directory)."""
     if cfg.get("source") in ("hf-hub", "local-dir") or cfg.get("state_dict"):
@@ -40,17 +49,19 @@ def published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) 
         return None
     if not cfg.get("url"):
         where = f" ({cfg['description'].rstrip('.')})" if cfg.get("description") else ""
-        raise ValueError(
-            f"{variant} has no published weights that can be downloaded directly{where}; use pretrained=False, or "
-            f"pretrained_cfg_overlay=dict(file=...) to load a file of your own"
+        reason = f"{variant} has no published weights that can be downloaded directly{where}"
+        raise _NoDownloadError(
+            f"{reason}; use pretrained=False, or pretrained_cfg_overlay=dict(file=...) to load a file of your own",
+            for_tools=f"{reason}; fetch the file by hand and give it with --checkpoint instead of --pretrained",
         )
     try:
         # The file name carries the hash where one is known.
         path = download_cached_file(cfg["url"], check_hash=True, progress=True, cache_dir=cache_dir)
     except (URLError, OSError) as error:
-        raise RuntimeError(
-            f"cannot download the weights of {variant} from {cfg['url']} ({error}); fetch the file by hand and pass "
-            f"pretrained_cfg_overlay=dict(file=...)"
+        reason = f"cannot download the weights of {variant} from {cfg['url']} ({error}); fetch the file by hand and "
+        raise _DownloadError(
+            f"{reason}pass pretrained_cfg_overlay=dict(file=...)",
+            for_tools=f"{reason}give it with --checkpoint instead of --pretrained",
         ) from None
     return read_checkpoint(path)
 

@@ -39,7 +39,9 @@ def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
             raise
         raise ModelError(f"Model '{name}' does not take all of the options {sorted(options)}: {error}.") from error
     except UserError as error:
-        raise ModelError(f"The weights of '{name}' could not be loaded: {str(error).rstrip('.')}.") from error
+        start = f"The weights of '{name}' could not be loaded: "
+        for_tools = error.for_tools and f"{start}{error.for_tools.rstrip('.')}."
+        raise ModelError(f"{start}{str(error).rstrip('.')}.", for_tools=for_tools) from error
     except Exception as error:
         # Hub clients raise many unrelated types when there is no network, no such file or no such tag.
         if not pretrained and "Invalid pretrained tag" not in str(error):

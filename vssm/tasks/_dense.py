@@ -1,17 +1,20 @@
 """Common parts of detection and segmentation with mmdet and mmseg."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from .._cli import say
+from .._files import write_atomically
 from .._tasks import NamedModel, Run, Task, Wanted
 
 __all__ = ["DenseTask"]
 
 
 class DenseTask(Task):
-    """A task whose configs belong to a scope of mmengine's registries, and whose answers are drawings.
+    """A task whose configs belong to a scope of mmengine's registries, and whose answers are drawings and numbers.
 
     Attributes:
         scope: The scope.
@@ -30,25 +33,35 @@ class DenseTask(Task):
         return mm
 
     def predict(self, model: Run | NamedModel, paths: Sequence[str], wanted: Wanted) -> int:
-        """Draw what is found in each image, and print it."""
+        """Print what is found in each image; draw it, and write it as numbers, where that is wanted."""
         from ..engine.config import ConfigError
         from ..engine.images import find_images
 
         files = find_images(paths)
-        if wanted.out is None or wanted.json_file or wanted.csv_file:
-            raise ConfigError("Detectors and segmentors answer with drawings: give --out DIR, no --json or --csv.")
+        if wanted.csv_file or not (wanted.out or wanted.json_file):
+            raise ConfigError(
+                "Detectors and segmentors answer with drawings and numbers: give --out DIR or --json FILE, no --csv."
+            )
         from ..mm.predict import DensePredictor
 
         predictor = DensePredictor(model.cfg, model.checkpoint, wanted.device, wanted.score_threshold)
-        failed = False
-        for answer in predictor(files, wanted.out):
+        maps = None
+        if wanted.json_file and predictor.scope == "mmseg":
+            path = Path(wanted.json_file)
+            maps = Path(wanted.out) / "labels" if wanted.out else path.with_name(f"{path.stem}_labels")
+        answers = []
+        for answer in predictor(files, wanted.out, maps, bool(wanted.json_file)):
+            answers.append(answer)
             if answer.error:
-                failed = True
                 say(answer.error, error=True)
             else:
                 found = ", ".join(f"{name} {value:.1%}" for name, value in answer.found[:10]) or "nothing"
-                say(f"{answer.image} -> {answer.drawing}: {found}")
-        return 1 if failed else 0
+                target = answer.drawing or answer.label_map
+                say(f"{answer.image}{f' -> {target}' if target else ''}: {found}")
+        if wanted.json_file:
+            text = json.dumps(predictor.in_numbers(answers), indent=1) + "\n"
+            write_atomically(wanted.json_file, text.encode())
+        return 1 if any(answer.error for answer in answers) else 0
 
     def count(self, cfg: Mapping[str, Any], name: str) -> Any:
         from ..mm.subjects import counted_subject

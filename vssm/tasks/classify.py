@@ -1,6 +1,7 @@
 """The task of naming what an image shows."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,7 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .._cli import say
+from .._cli import printable, say
+from .._files import write_atomically
 from .._tasks import NamedModel, Run, Task, Wanted
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ class Classify(Task):
 
     def predict(self, model: Run | NamedModel, paths: Sequence[str], wanted: Wanted) -> int:
         """Print a table of the most probable classes, and write it as JSON or CSV where that is wanted."""
-        from ..engine.checkpoint import write_atomically
         from ..engine.config import ConfigError
         from ..engine.images import find_images
 
@@ -52,9 +53,10 @@ class Classify(Task):
         if wanted.out is not None:
             raise ConfigError("--out DIR is for detectors, segmentors and medical runs; classes go to --json or --csv.")
         predictor = self._predictor(model, wanted.device)
-        if isinstance(model, NamedModel) and not model.pretrained:
-            say(f"Warning: {model.name} has random weights, because --pretrained was not given.", error=True)
-        width = max(len("image"), *(len(file) for file in files))
+        if isinstance(model, NamedModel) and not (model.pretrained or model.checkpoint):
+            words = "because neither --pretrained nor --checkpoint was given"
+            say(f"Warning: {model.name} has random weights, {words}.", error=True)
+        width = max(len("image"), *(len(printable(file)) for file in files))
         say(f"{'image':<{width}}  probability  class")
         answers: list[Prediction] = []
         for answer in predictor(files, wanted.topk, wanted.batch_size):
@@ -62,7 +64,7 @@ class Classify(Task):
             if answer.error:
                 say(answer.error, error=True)
             for rank, (name, probability) in enumerate(zip(answer.classes, answer.probabilities, strict=True)):
-                say(f"{answer.image if rank == 0 else '':<{width}}  {probability:>10.2%}   {name}")
+                say(f"{printable(answer.image) if rank == 0 else '':<{width}}  {probability:>10.2%}   {name}")
         if wanted.json_file:
             text = json.dumps([asdict(answer) for answer in answers], indent=2) + "\n"
             write_atomically(wanted.json_file, text.encode())
@@ -99,16 +101,18 @@ class Classify(Task):
         from ..classify.predict import Predictor
 
         if isinstance(model, NamedModel):
-            return Predictor.from_name(model.name, model.pretrained, device)
+            return Predictor.from_name(model.name, model.pretrained, device, model.checkpoint)
         return Predictor.from_run(model.cfg, model.checkpoint, device)
 
 
 def _write_csv(path: str, answers: Sequence["Prediction"]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "rank", "class", "probability", "error"])
-        for answer in answers:
-            if answer.error:
-                writer.writerow([answer.image, "", "", "", answer.error])
-            for rank, (name, probability) in enumerate(zip(answer.classes, answer.probabilities, strict=True), 1):
-                writer.writerow([answer.image, rank, name, probability, ""])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["image", "rank", "class", "probability", "error"])
+    for answer in answers:
+        image = printable(answer.image)
+        if answer.error:
+            writer.writerow([image, "", "", "", printable(answer.error)])
+        for rank, (name, probability) in enumerate(zip(answer.classes, answer.probabilities, strict=True), 1):
+            writer.writerow([image, rank, name, probability, ""])
+    write_atomically(path, table.getvalue().encode())

@@ -9,6 +9,7 @@ import torch
 
 from .._cli import say
 from .._errors import UserError, did_you_mean
+from .._files import FreeNames
 from .._tasks import NamedModel, Run, Wanted, task_of, task_of_names
 from ..engine.config import load_config
 from ..engine.images import find_images
@@ -60,7 +61,7 @@ def _each_image(
         0, or 1 when an image could not be read; the others are drawn all the same.
     """
     failed = False
-    taken: set[str] = set()
+    free_name = FreeNames()
     for file in _files(images):
         for subject in subjects:
             try:
@@ -69,11 +70,7 @@ def _each_image(
                 say(f"{error}", error=True)
                 failed = True
                 break
-            stem = Path(file).stem + (f"_{subject.name}" if len(subjects) > 1 else "")
-            name, number = stem, 2
-            while name in taken:
-                name, number = f"{stem}_{number}", number + 1
-            taken.add(name)
+            name = free_name(Path(file).stem + (f"_{subject.name}" if len(subjects) > 1 else ""))
             with _explain(subject, view.inputs.shape[2:]):
                 say(draw(subject, view, Path(out) / f"{name}.{suffix}"))
     return 1 if failed else 0
@@ -235,7 +232,7 @@ def draw_overlays(
         model: A model of timm's registry by name.
         pretrained: With its published weights.
         config: A run's config, instead of ``model``.
-        checkpoint: The run's checkpoint.
+        checkpoint: The run's checkpoint, or a file with the weights of ``model``.
         device: Where to run.
         options: ``KEY=VALUE`` words laid over the config.
         score_threshold: Objects below are not drawn.
@@ -251,7 +248,7 @@ def draw_overlays(
         raise UserError("Name one model with --model, or one run with --config and --checkpoint.")
     wanted = Wanted(device, str(out), topk, score_threshold=score_threshold)
     if config is None:
-        return task_of_names().draw(NamedModel(model, pretrained), images or sample_photographs(), wanted)
+        return task_of_names().draw(NamedModel(model, pretrained, checkpoint), images or sample_photographs(), wanted)
     if checkpoint is None:
         raise UserError("A run's answers come from its weights: give --checkpoint FILE.")
     cfg = load_config(config, parse_options(options))
