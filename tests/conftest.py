@@ -23,7 +23,7 @@ def pytest_addoption(parser):
 
 
 def pytest_runtest_setup(item):
-    """What is measured from now on belongs to the official model whose record the test takes, if it takes one."""
+    """Assigns what is measured from now on to the official model whose record the test takes, if any."""
     key = item.callspec.params.get("key") if hasattr(item, "callspec") else None
     parity.measure(key)
 

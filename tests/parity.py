@@ -137,7 +137,7 @@ def check_forward(model: torch.nn.Module, case: dict, tolerance: float) -> None:
         output = model.forward_head(features)
         assert list(output.shape) == case["output_shape"]
         check_summary(output, case["output"], tolerance, "output")
-    summaries = case.get("features") or [None] * len(maps)  # a few cases record the output alone
+    summaries = case.get("features") or [None] * len(maps)  # a few cases record only the output
     for i, (summary, got) in enumerate(zip(summaries, maps, strict=True)):
         if summary is not None:
             check_summary(got, summary, tolerance, f"feature {i}")

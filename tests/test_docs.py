@@ -18,7 +18,7 @@ PAGES = sorted(
 )
 # A block of commands behind this comment is run as it stands, in a folder of its own.
 RUN_MARK = "<!-- the tests run this -->\n"
-# Tools that are not the repository's, of which we know no options.
+# Programs that are not the repository's; their options are not checked.
 OTHER_PROGRAMS = {"pre-commit"}
 
 

@@ -42,7 +42,7 @@ def test_import_is_cheap_silent_and_without_extras():
         cost, *extras = done.stderr.split()
         assert extras == []
         costs.append(float(cost))
-    assert min(costs) < 0.3  # seconds of processor time: other tests run beside this one
+    assert min(costs) < 0.3  # seconds of processor time: other tests run at the same time
 
 
 def test_models_are_registered_and_listed():

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     how.add_argument("--reparam", action="store_true", help="merge batch norms and kernels first, where a model can")
     how.add_argument("--tf32", choices=("on", "off"), default="off", help="of float32 on CUDA (default: off)")
     how.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    written = parser.add_argument_group("what is written, beside the table on the terminal")
+    written = parser.add_argument_group("files to write, besides the table on the terminal")
     for form in ("csv", "json", "markdown"):
         written.add_argument(f"--{form}", type=Path, metavar="FILE")
     written.add_argument(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Give an official checkpoint the names of this package, keep the weights alone, and write them to a new file.
+"""Write the weights of an official checkpoint to a new file, under the names of this package.
 
 python tools/convert_checkpoint.py vssm1_tiny_0230s_ckpt_epoch_264.pth vmamba_tiny_s1l8.safetensors \
     --model vmamba_tiny_s1l8

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     args = parser.parse_args(argv)
     if args.backward and args.count == "paper":
-        parser.error("the papers count the forward pass alone: --backward goes with --count macs or --count flops")
+        parser.error("the papers count only the forward pass: --backward goes with --count macs or --count flops")
     if args.depth is not None and args.depth < 0:
         parser.error("--depth must be at least 0")
 

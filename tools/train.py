@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Train a model from a config.
 
+In one process, and in eight:
+
     python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
-    torchrun --nproc-per-node 8 tools/train.py configs/classification/vmamba-tiny-s1l8_8xb128_in1k.py \
-        --launcher pytorch --amp
+    torchrun --nproc-per-node 8 tools/train.py configs/classification/vmamba-tiny-s1l8_8xb128_in1k.py --launcher pytorch
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
     args = parser.parse_args(argv)
 
-    # Here, not above: a missing extra is then one sentence like any other mistake.
+    # Imported here, so that a missing extra is reported in one sentence like any other mistake.
     from vssm.engine.run import train
 
     train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher)

@@ -69,7 +69,7 @@ class _InertList(Inert, list):
 
 def _stand_in(name: str, kind: str) -> type:
     if kind == "dict":
-        # PyTorch's restricted reader fills plain dicts alone.
+        # PyTorch's restricted reader fills only plain dicts.
         def new(cls: type, *args: Any, **kwargs: Any) -> OrderedDict:
             node = OrderedDict()
             node.__dict__["_inert"] = name

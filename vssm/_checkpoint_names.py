@@ -48,7 +48,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], averaged: bool = True, whol
     Args:
         checkpoint: as `read_checkpoint` gives it.
         averaged: where there are both, take the weights averaged over training; else the raw ones.
-        whole: give all weights of a detector or segmentor, not its backbone's alone.
+        whole: give all weights of a detector or segmentor, not only its backbone's.
 
     Raises:
         CheckpointError: it holds no tensors, or tensors under names that are not text or that are twice there.

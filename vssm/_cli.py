@@ -45,7 +45,7 @@ def say(line: str, error: bool = False) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text with control characters and surrogates as Python writes them, ``\\x1b`` for example."""
+    r"""Return a text with control characters and surrogates as Python writes them, ``\x1b`` for example."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 

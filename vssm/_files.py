@@ -83,7 +83,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         path: The file; its folder is created. Whatever other processes write to it, its content is that of one writer.
 
     Yields:
-        The temporary path, beside ``path`` and with its suffix. After an error nothing of it is left.
+        The temporary path, next to ``path`` and with its suffix. After an error nothing of it is left.
 
     Raises:
         FileError: The disk is full, or the file cannot be written.
@@ -192,7 +192,7 @@ def whole_folder(out: str | os.PathLike, record: Mapping[str, Any], overwrite: b
         overwrite: Replace an existing folder, if it holds such a record: nothing else is ever deleted.
 
     Yields:
-        The temporary folder, beside ``out``.
+        The temporary folder, next to ``out``.
 
     Raises:
         UserError: ``out`` is a file, or a folder that is not empty and may not be replaced; or it cannot be written.

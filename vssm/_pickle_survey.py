@@ -67,7 +67,7 @@ class _Named:
 
 
 class _Made:
-    """What a call, or the creation of an object, would give."""
+    """The result that a call, or the creation of an object, would give."""
 
     def __init__(self, of: str):
         self.of = of
@@ -83,7 +83,7 @@ class _Plain:
 
 
 class Survey:
-    """What a pickle consists of.
+    """The contents of a pickle.
 
     Args:
         data: The pickle.
@@ -265,7 +265,7 @@ def _is_class(name: str) -> bool:
 
 
 def _code(name: str) -> str:
-    return f"holds code ({shown(name)}), so it is refused; a state dict, with tensors alone, is what to save"
+    return f"holds code ({shown(name)}), so it is refused; save a state dict, which has only tensors"
 
 
 def shown(text: Any, limit: int = 80) -> str:

@@ -72,7 +72,7 @@ class Task(ABC):
     Attributes:
         name: A verb and what it is done to, for messages.
         models: Types of the models that its configs name; subclasses of them are its too.
-        takes_names: Whether a model of timm's registry alone, without a config, can do it.
+        takes_names: Whether a model of timm's registry can do it without a config.
         inherits: Packages whose configs its configs may inherit, and the extra of ours that installs each.
         headlines: What its runs are judged by: a metric's name in the log, and its title in a picture.
         formerly: Public names that another package gave before they moved into the task's own, by package. Old configs
@@ -182,7 +182,7 @@ def task_of(cfg: Mapping[str, Any]) -> Task:
 
 
 def task_of_names() -> Task:
-    """Return the task of models that are given by their names alone.
+    """Return the task of models that are given by their names, without a config.
 
     Raises:
         UserError: There is none.
@@ -190,7 +190,7 @@ def task_of_names() -> Task:
     for task in tasks():
         if task.takes_names:
             return task
-    raise UserError(f"No task takes a model by its name alone; give a config. There are {_names(tasks())}.")
+    raise UserError(f"No task takes a model by its name; give a config. There are {_names(tasks())}.")
 
 
 def _names(some: Sequence[Task]) -> str:

@@ -91,7 +91,7 @@ def reshape_like(
     Args:
         weights: changed in place.
         own: a model's state dict.
-        but: tells which names to leave alone.
+        but: says which names not to change.
         stacked: endings of the names whose first two sizes, one for each route, may also be joined into one or split.
     """
     for name, value in weights.items():
@@ -162,7 +162,7 @@ def check_fit(
     Args:
         weights: in the model's own names.
         model: the model they are meant for.
-        optional: tells of a key whether it may be missing, unexpected, or of another shape.
+        optional: says of a key whether it may be missing, unexpected, or of another shape.
         free: names, optional or not, whose shape may differ in the size with this number and in no other.
 
     Raises:
@@ -170,7 +170,7 @@ def check_fit(
             a weight's: sparse, quantised, without values, of another kind of numbers, NaN or infinite.
     """
     own = model.state_dict()
-    # Of a model cut down to its feature maps, these are gone or without use.
+    # A model cut down to its feature maps has or needs these no longer.
     pruned = tuple(part + "." for part in getattr(model, "pruned_parts", ()))
 
     def needed(name: str) -> bool:
@@ -337,7 +337,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], new: Collectio
 
 
 def class_layers(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Name the layers that differ between a model and weights in their number of classes alone.
+    """Name the layers that differ between a model and weights only in their number of classes.
 
     In a timm model those are its classifier's; outside of timm models, such as in the heads of a detector, all that
     differ in their first size.

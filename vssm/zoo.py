@@ -45,7 +45,7 @@ _INTRODUCTION = """\
 Written by `make zoo`; not edited by hand. Every family also has a `_pico` for demos and tests, which is not listed.
 
 - **px**: side of the square images; **M**: parameters in millions.
-- **GFLOPs**: counted here as the papers count (`vssm.profiling.paper_flops`), with what was **printed** beside it.
+- **GFLOPs**: counted here as the papers count (`vssm.profiling.paper_flops`), with what was **printed** next to it.
   Where the two are not the same to the last printed digit, a note says why.
 - **top-1**: published by the authors for ImageNet-1k's validation set, per cent; not measured here.
 - **weights**: `pretrained=True` downloads a file, or loads it from the hub; what has to be fetched by hand is loaded
@@ -70,7 +70,7 @@ _MEDICAL_NETWORKS = """\
 ## Medical networks
 
 In `vssm.medical`. The results in the second table are published, not measured here; HD95 is in
-voxels, and mIoU the lesion's alone.
+voxels, and mIoU counts only the lesion.
 """
 _BY_HAND = (
     "no direct download: `pretrained=True` says where the file is, `pretrained_cfg_overlay=dict(file=...)` loads it"
@@ -83,13 +83,13 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 class _Notes:
-    """What is said below a table, numbered in the order of the marks."""
+    """The notes below a table, numbered in the order of their marks."""
 
     def __init__(self):
         self.texts: list[str] = []
 
     def mark(self, *texts: str | None) -> str:
-        """What a cell ends in to point at notes; nothing where there are none."""
+        """The marks at the end of a cell that point at notes; empty where there are none."""
         numbers = []
         for text in filter(None, texts):
             if text not in self.texts:
@@ -232,7 +232,7 @@ class _Measured:
         return sorted({(device, row["batch"]) for device, rows in self.rows.items() for row in rows})
 
     def __str__(self) -> str:
-        """What was measured where."""
+        """A sentence that says what was measured and on which machine."""
         lines = [f"- **deviation** measured in {self._about('parity', self.parity['environment'])}."]
         for device in ("cpu", "cuda"):
             rows = self.rows.get(device)
@@ -247,7 +247,7 @@ class _Measured:
 
 
 def _shortest(by_dtype: dict[str, float]) -> str:
-    """The deviation in float32, or in float64 where the tests run in that alone."""
+    """The deviation in float32, or in float64 where the tests run only in that."""
     if not by_dtype:
         return _NONE
     dtype = "float32" if "float32" in by_dtype else "float64"
@@ -336,7 +336,7 @@ def _whose(collection: Collection, cfg: PretrainedCfg, notes: _Notes) -> tuple[s
 
 
 def _run(repo: Path, path: Path) -> PublishedRun | None:
-    """What was published for a config."""
+    """The published figures of a config."""
     return data.RUNS.get(str(path.relative_to(repo)))
 
 

@@ -1,4 +1,4 @@
-"""Selective scans of other projects, timed beside ours where they are installed."""
+"""Selective scans of other projects, timed together with ours where they are installed."""
 
 from collections.abc import Callable
 

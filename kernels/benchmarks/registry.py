@@ -1,4 +1,4 @@
-"""What a benchmark of an op is, and the list of them."""
+"""The benchmarks of ops: their form, and the list of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

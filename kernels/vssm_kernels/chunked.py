@@ -218,7 +218,7 @@ def _segment_sums(log_decay: Tensor) -> Tensor:
 
 
 class _Chunks:
-    """What forward and backward of the SSD share: chunked inputs, in-chunk decays and the state before every chunk.
+    """Shared by forward and backward of the SSD: chunked inputs, in-chunk decays and the state before every chunk.
 
     Letters: b batch, c chunk, l and s position in the chunk, g group, r head in the group, p channel, n state.
     """

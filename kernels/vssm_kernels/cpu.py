@@ -54,7 +54,7 @@ def _library_files() -> list[Path]:
 
 
 def _gomp_parallel() -> ctypes.c_void_p:
-    """The entry point of the very OpenMP runtime that PyTorch runs on, so that both share one pool of threads.
+    """The entry point of the OpenMP runtime that PyTorch runs on, so that both share one pool of threads.
 
     Asked of PyTorch's own extension module: the dynamic linker searches what that module depends on, no other copy.
     """

@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["cpu_name", "interleaved", "summary", "timed"]
 
-# A sample is the mean of as many calls as last this long: one call of a millisecond measures the scheduler's whims.
+# A sample is the mean of as many calls as last this long: one call of a millisecond would mostly measure the scheduler.
 SAMPLE_SECONDS = 0.02
 
 

@@ -95,7 +95,7 @@ def test_unknown_transform_option(image_folder):
 
 @pytest.fixture
 def said(monkeypatch, caplog):
-    """What is logged, as if nothing had been before."""
+    """The records that are logged, as if there had been none before."""
     monkeypatch.setattr(_inputs, "_said", set())
     return lambda: [record.getMessage() for record in caplog.records]
 

@@ -125,7 +125,7 @@ def test_the_teacher_is_no_part_of_the_student():
 
 
 def test_the_teacher_follows_the_images(batch, monkeypatch):
-    # The device at hand on any machine; autocast alone does not know it.
+    # This device exists on any machine; only autocast does not know it.
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     student = TimmClassifier(ONE_HEAD, distillation=dict(teacher=TEACHER)).to("meta")
     student.init_weights()

@@ -1,4 +1,4 @@
-"""What every run is checked for before its first step."""
+"""Checks of a run before its first step."""
 
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler

@@ -13,7 +13,7 @@ OPS = torch.ops.vssm
 
 
 def both_forms(op, *args):
-    """What the reference gives, and what the decomposition gives for the same arguments."""
+    """The results of the reference and of the decomposition for the same arguments."""
     return op(*args, "reference"), decompositions()[op.default](*args, "auto")
 
 

@@ -409,7 +409,7 @@ def test_no_size_of_map_compiles_kernels_again():
 
 @pytest.mark.slow
 def test_kernels_compile_for_gpus():
-    """What the interpreter does not see: types, layouts, registers. No GPU is needed for compiling."""
+    """Compiling checks types, layouts and registers, which the interpreter does not. It needs no GPU."""
     triton = pytest.importorskip("triton", minversion="3.3")
     if "nvidia" not in triton.backends.backends:
         pytest.skip("this Triton has no compiler for NVIDIA GPUs")

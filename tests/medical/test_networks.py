@@ -128,7 +128,7 @@ def official(name: str) -> dict[str, torch.Tensor]:
 
 
 def test_layouts_of_msvm_unet(tmp_path):
-    """A Lightning file with a loss beside the network, and one of a parallel run."""
+    """A Lightning file that holds a loss besides the network, and one of a parallel run."""
     weights, net = official("msvm"), msvm_unet_tiny()
     want = checkpoint_filter_fn(weights, net)
     lightning = {f"_model.{k}": v for k, v in weights.items()} | {"loss.weight": torch.ones(9)}

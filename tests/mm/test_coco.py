@@ -125,7 +125,7 @@ def without(*keys):
 
 
 def predictions(data):
-    """What a detector that finds every object would answer."""
+    """The answer of a detector that finds every object."""
     for sample in data.data_list:
         whole = sample["instances"]
         shape = (sample["height"], sample["width"])

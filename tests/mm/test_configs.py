@@ -114,7 +114,7 @@ def test_model(path):
 
 @pytest.mark.parametrize("path", DETECTION, ids=lambda path: path.stem)
 def test_recipe_of_a_detector(path):
-    """What must agree within a config."""
+    """Checks the settings that must agree within a config."""
     cfg = read(path)
     head, schedule = path.stem.split("_")[0], path.stem.split("_")[3]
     steps = cfg.param_scheduler[1]

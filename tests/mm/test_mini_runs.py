@@ -104,7 +104,7 @@ CONSTANT_RATE = "param_scheduler = [dict(type='ConstantLR', factor=1.0, by_epoch
 
 @pytest.fixture(scope="module")
 def learned(config, tmp_path_factory):
-    """What a short training makes of a task: (config, checkpoint, metrics before, metrics after)."""
+    """A short training of a task: (config, checkpoint, metrics before, metrics after)."""
     runs = {}
 
     def learn(task: str, epochs: int) -> tuple[Path, Path, dict, dict]:

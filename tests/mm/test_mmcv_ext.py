@@ -186,7 +186,7 @@ def test_finder_answers_for_one_name():
 
 
 def test_a_compiled_mmcv_is_left_alone(monkeypatch, tmp_path):
-    """What lies where mmcv's compiled module would is found first."""
+    """A module in the place of mmcv's compiled one is found first."""
     monkeypatch.setattr(mmcv, "__path__", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "mmcv._ext")
     assert importlib.util.find_spec("mmcv._ext").origin == str(EXT)

@@ -1,4 +1,4 @@
-"""What every family's numbers are held to: the vectors of its official models in tests/data/parity."""
+"""Comparison of every family with the vectors of its official models in tests/data/parity."""
 
 import functools
 from collections.abc import Mapping

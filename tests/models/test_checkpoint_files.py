@@ -14,7 +14,7 @@ OFFICIAL = Official("vmamba", "vmamba_tiny_s1l8", "vmamba_tiny_s1l8")
 
 
 class _Node(dict):
-    """What yacs keeps a configuration in: a dict subclass with attributes."""
+    """Like the class in which yacs keeps a configuration: a dict with attributes."""
 
 
 def official_file(path, weights: dict, key: str = "model"):

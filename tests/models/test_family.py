@@ -1,4 +1,4 @@
-"""What families declare, and how they are found."""
+"""The declarations of families, and how they are found."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""What timm asks of a backbone, for every name this package registers. A new family is covered the moment it registers.
+"""Checks timm's demands on a backbone for every name that this package registers; a new family is covered at once.
 
 The same demands as timm's own tests/test_models.py makes (its markers base, forward, backward, cfg, features, fx,
 script).

@@ -6,8 +6,10 @@ from .parity_tester import ParityTester
 
 
 class TestVSSD(ParityTester):
-    """Gradients in float64 alone: a LayerNorm right after the sum over all tokens makes those of A_log and dt_bias
-    ill-conditioned, and float32 gets some of them wrong by a tenth, the official model's as well as ours.
+    """Vectors of VSSD, gradients only in float64.
+
+    A LayerNorm right after the sum over all tokens makes those of A_log and dt_bias ill-conditioned: float32 gets some
+    of them wrong by a tenth, in the official model as well as here.
     """
 
     family = FAMILY

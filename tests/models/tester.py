@@ -1,4 +1,4 @@
-"""What every family is held to beside its parity vectors and `test_registry.py`; its test module fills the tables."""
+"""Demands on every family besides its parity vectors and `test_registry.py`; its test module fills the tables."""
 
 import functools
 import re

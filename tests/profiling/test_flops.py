@@ -191,7 +191,7 @@ def test_a_model_that_needs_values_is_run(kind, backward):
     ("arguments", "message"),
     [
         (dict(kind="flop"), r"kind must be one of paper, macs, flops, got 'flop' \(did you mean 'flops'"),
-        (dict(backward=True), "the papers count the forward pass alone"),
+        (dict(backward=True), "the papers count only the forward pass"),
         (dict(input_size=(224, 224)), r"input_size must be \(C, H, W\), three positive integers, got \(224, 224\)"),
         (dict(input_size=(3, 0, 224)), "three positive integers"),
     ],

@@ -11,8 +11,10 @@ SIZES = [(4, 6), (5, 4), (4, 5), (7, 5), (1, 1), (1, 6), (3, 1), (2, 2)]
 
 
 def pixels(k: int, height: int, width: int) -> list[tuple[int, int]]:
-    """Route k over the padded map: even rows of even columns, odd of even, even of odd, odd of odd; 0 and 2 go row by
-    row, 1 and 3 column by column."""
+    """The pixels of route k over the padded map.
+
+    Even rows of even columns, odd of even, even of odd, odd of odd; 0 and 2 go row by row, 1 and 3 column by column.
+    """
     rows = range(k % 2, height + height % 2, 2)
     columns = range(k // 2, width + width % 2, 2)
     if k in (0, 2):

@@ -87,7 +87,7 @@ def scans_of(mixer, x):
 
 
 def without_skip(call):
-    """What an operator gave in a mixer's own forward, routes apart, less its skip D u."""
+    """The result of an operator in a mixer's own forward, for each route, without its skip D u."""
     return torch.ops.vssm.selective_scan_2d(**call | dict(D=None, merge=False, out_dtype=None))
 
 

@@ -1,4 +1,4 @@
-"""Any timm model as an mmengine model, with timm's mixing of images and its losses, teachers included."""
+"""Any timm model as an mmengine model, with timm's mixing of images and losses, and with distillation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -196,7 +196,7 @@ class TimmClassifier(BaseModel):
                         f"Mixup pairs the images of a batch, but this one holds {len(inputs)}: set an even batch_size "
                         "and drop_last=True in train_dataloader."
                     )
-                # Mixup works in place; the caller's batch stays as it was.
+                # Mixup works in place, so it gets a copy of the caller's batch.
                 inputs, labels = self.mixup(inputs.clone(), labels)
             return self._losses(inputs, labels)
         if mode == "predict":

@@ -20,7 +20,7 @@ class MESAHook(Hook):
 
     From its start on, the loss gets ``weight`` times the cross-entropy of the model's logits with the probabilities
     that the run's EMAHook's average gives the same mixed images, in eval mode and without gradients. Whether it has
-    started follows from the iteration alone, so a resumed run goes on as an uninterrupted one.
+    started follows only from the iteration, so a resumed run goes on as an uninterrupted one.
 
     Args:
         weight: Factor of the term.
@@ -65,7 +65,7 @@ class MESAHook(Hook):
         self.classifier.mesa_weight = self.weight if started else 0.0
 
     def after_train(self, runner) -> None:
-        """Let go of the average."""
+        """Drop the average."""
         self.classifier.set_mesa(None)
 
 

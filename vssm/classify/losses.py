@@ -13,7 +13,7 @@ class DistillationLoss(nn.Module):
 
     - ``"hard"``: the cross-entropy with the teacher's most probable class;
     - ``"soft"``: tau^2 / (B K) times the sum of KL(teacher || student) over the batch, both at temperature tau. The
-      division is by images and classes, not by images alone: alpha means something else than in the paper's equation.
+      division is by images and classes, not only by images: alpha differs in meaning from the paper's equation.
 
     Args:
         base: Maps logits (B, K) and targets to a scalar.

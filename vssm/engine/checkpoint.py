@@ -127,7 +127,7 @@ def _is_state_dict(value: Any) -> bool:
 def convert_to_own_names(
     path: str | os.PathLike, model: nn.Module, state_dict: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Let those parts of a model that know official names of their weights (backbones) convert them.
+    """Convert official names of weights, by the parts of a model (backbones) that know them.
 
     Args:
         path: Where the weights come from, for the message.

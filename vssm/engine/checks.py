@@ -17,7 +17,7 @@ _CHECKS: list[Check] = []
 
 
 def register_check(check: Check) -> Check:
-    """Have every run call ``check(model, data set)`` when its training, validation or test loop is built.
+    """Register ``check(model, data set)``, which every run calls when its training, validation or test loop is built.
 
     Args:
         check: Raises a UserError where the two do not fit; it gets the data set inside of wrappers, and the model
@@ -36,7 +36,7 @@ def check_run(model: nn.Module, loader: DataLoader, name: str) -> None:
 
     Args:
         model: The run's model.
-        loader: Of its data.
+        loader: The loader of its data.
         name: The config key of the loader, for the messages.
 
     Raises:

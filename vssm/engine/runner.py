@@ -61,19 +61,21 @@ def _keep_worker_seed(worker_id: int) -> None:
     """Leave a data worker with the seed that torch gave it.
 
     torch seeds each worker from the main process's generator, which EpochSeedHook sets per epoch. mmengine would
-    seed it from the run's seed alone: the same augmentations in every epoch.
+    seed it only from the run's seed: the same augmentations in every epoch.
     """
 
 
 @RUNNERS.register_module("VssmRunner")
 class Runner(MMRunner):
-    """mmengine's Runner; see there for the arguments. It differs in these points:
+    """mmengine's Runner; see there for the arguments.
+
+    It differs in these points:
 
     - Checkpoints are read with ``weights_only=True``, load strictly, and are written atomically, whatever hook the
       config names. Official names of a backbone's weights are converted.
     - Without CUDA, ``launcher="pytorch"`` uses gloo and DDP on the CPU, with BatchNorm for SyncBatchNorm.
     - Data workers keep the seeds that torch gives them, see :class:`~vssm.engine.hooks.EpochSeedHook`.
-    - The console shows progress; the environment, the config and the hooks go to the log file alone.
+    - The console shows progress; the environment, the config and the hooks go only to the log file.
 
     Attributes:
         last_metrics: What the latest evaluation returned, or None.
@@ -212,7 +214,7 @@ class Runner(MMRunner):
 
         Raises:
             CheckpointError: The file cannot be read safely, or does not fit the model exactly; or training is to be
-                resumed from a file that holds weights alone.
+                resumed from a file that holds only weights.
         """
         if not strict:
             raise CheckpointError("Checkpoints load strictly; strict=False is not offered.")

@@ -97,7 +97,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     """
     weights = unwrap_state_dict(state_dict)
     for prefix in ("_model.", "vmunet."):
-        # The training programs keep losses and counters beside the network, so not every key has the prefix.
+        # The training programs keep losses and counters besides the network, so not every key has the prefix.
         inner = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
         weights = inner or weights
     weights = {name: value for name, value in weights.items() if not name.endswith(("total_ops", "total_params"))}
@@ -131,7 +131,7 @@ def load_checkpoint(model: nn.Module, path: str | PathLike) -> None:
 
 
 def imagenet_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """What VM-UNet takes over from an ImageNet checkpoint of the first VMamba, under our names.
+    """Selects the weights that VM-UNet takes from an ImageNet checkpoint of the first VMamba, under our names.
 
     All of the encoder, and the blocks of the decoder, whose stages are taken for the encoder's in reverse. A stage of
     fewer blocks than the checkpoint's takes its first ones. Patch expanding and the head are not in such a file.

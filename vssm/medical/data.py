@@ -72,7 +72,10 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
 
 @FUNCTIONS.register_module()
 def list_collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
-    """Batch volumes of any size: a list for each key. (mmengine's collate functions reach into tuples and dicts.)"""
+    """Batch volumes of any size: a list for each key.
+
+    mmengine's collate functions reach into tuples and dicts.
+    """
     return {key: [sample[key] for sample in samples] for key in samples[0]}
 
 
@@ -193,7 +196,7 @@ class Synapse(MedicalDataset):
     Raises:
         ConfigError: An option is none of its values.
         DataError: A folder, or a file that a list names, is missing.
-        LabelOrderError: The label order cannot be told.
+        LabelOrderError: The label order cannot be determined.
     """
 
     def __init__(

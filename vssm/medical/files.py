@@ -106,7 +106,7 @@ def _read_dataset(file: Any, key: str, path: Path) -> np.ndarray:
 def _check_size(shape: Sequence[int], path: Path) -> None:
     """Refuse shapes that a small compressed file may unfold to."""
     if math.prod(shape) > (MOST_PIXELS if len(shape) == 2 else MOST_VOXELS):
-        raise DataError(f"'{path}' says that its shape is {tuple(shape)}, which is too large to be an honest image.")
+        raise DataError(f"'{path}' says that its shape is {tuple(shape)}, which is more than an image may have.")
 
 
 def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, Any]:

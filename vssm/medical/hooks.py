@@ -20,7 +20,7 @@ from .report import plot_overlays, write_tables
 class FreezeEncoderHook(Hook):
     """Keep the encoder's parameters as they are in the first epochs (MSVM-UNet, arXiv 2408.13735).
 
-    Whether they are frozen follows from the epoch alone, so a resumed run goes on as an uninterrupted one. Frozen
+    Whether they are frozen follows only from the epoch, so a resumed run goes on as an uninterrupted one. Frozen
     parameters get no gradient and so no weight decay either. With several processes the config needs
     ``find_unused_parameters=True``.
 
@@ -51,11 +51,11 @@ class FreezeEncoderHook(Hook):
         self.encoder = found[0]
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Freeze the encoder, or let it go."""
+        """Freeze the encoder, or unfreeze it."""
         self.encoder.requires_grad_(runner.epoch >= self.epochs)
 
     def after_train(self, runner: Any) -> None:
-        """Let the encoder go."""
+        """Unfreeze the encoder."""
         self.encoder.requires_grad_(True)
 
 

@@ -1,4 +1,4 @@
-"""Volumes slice by slice, as TransUNet's protocol has it, and the loops that evaluate data sets that way."""
+"""Prediction of volumes slice by slice, as in TransUNet's protocol, and the loops that evaluate data sets so."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,18 +44,7 @@ def predict_volume(
 
 
 class _Volumes:
-    """Evaluate volumes, see :func:`predict_volume`.
-
-    A batch of the data loader (``collate_fn=dict(type="list_collate")``) is a list of volumes.
-
-    Args:
-        *args: The runner, the data loader and the evaluator, see mmengine's loops.
-        size: Side of the slices that the network gets.
-        mean: Subtracted from the resized slices.
-        std: Divided by, after that.
-        slices: Slices that go through the network at once.
-        **kwargs: See mmengine's loops.
-    """
+    """The evaluation of volumes, for both loops below."""
 
     def __init__(
         self, *args: Any, size: int = 224, mean: float = 0.0, std: float = 1.0, slices: int = 8, **kwargs: Any
@@ -81,9 +70,20 @@ class _Volumes:
 
 @LOOPS.register_module()
 class VolumeValLoop(_Volumes, ValLoop):
-    __doc__ = _Volumes.__doc__
+    """Validate on volumes; arguments as :class:`VolumeTestLoop`."""
 
 
 @LOOPS.register_module()
 class VolumeTestLoop(_Volumes, TestLoop):
-    __doc__ = _Volumes.__doc__
+    """Test on volumes, see :func:`predict_volume`.
+
+    A batch of the data loader (``collate_fn=dict(type="list_collate")``) is a list of volumes.
+
+    Args:
+        *args: The runner, the data loader and the evaluator, see mmengine's loops.
+        size: Side of the slices that the network gets.
+        mean: Subtracted from the resized slices.
+        std: Divided by, after that.
+        slices: Slices that go through the network at once.
+        **kwargs: See mmengine's loops.
+    """

@@ -30,13 +30,13 @@ LABEL_ORDERS: dict[str, dict[int, int]] = {
     # The same file names and organs in the order of the original challenge, its gaps closed: spleen, right kidney,
     # left kidney, gallbladder, liver, stomach, aorta, pancreas.
     "btcv8": dict(enumerate((0, 7, 4, 3, 2, 5, 8, 1, 6))),
-    # The original challenge: 13 organs, of which eight are kept.
+    # The original challenge: 13 organs; eight of them are kept.
     "btcv": dict.fromkeys(range(14), 0) | {8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8},
 }
 
 
 class LabelOrderError(UserError):
-    """Synapse's label order is unknown, or cannot be told from the labels."""
+    """Synapse's label order is unknown, or cannot be determined from the labels."""
 
 
 def load_split(name: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def check_label_order(order: str) -> None:
 
 
 def detect_label_order(counts: Sequence[int] | np.ndarray, where: str) -> str:
-    """Tell Synapse's label order from how many voxels each number has.
+    """Find Synapse's label order by counting the voxels of each number.
 
     Liver and left kidney have the same numbers in both eight-organ orders. The other six are swapped in pairs of a
     small and a large organ: the gallbladder and the right kidney, the aorta and the spleen, the pancreas and the

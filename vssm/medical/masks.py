@@ -17,7 +17,7 @@ _ADVICE = "store it in grey, 0 for the background and 255 for the foreground"
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """Read a mask of a background and a foreground.
 
-    Two values of which one is 0 are the two classes: 0 and 1, 0 and 255, 0 and 65535, true and false, two indices of a
+    Two values, one of them 0, are the two classes: 0 and 1, 0 and 255, 0 and 65535, true and false, two indices of a
     palette (its colours do not matter), black and one colour. All other masks have to be grey pictures, black and white
     but for their edges. Transparent parts are background.
 

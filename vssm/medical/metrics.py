@@ -105,7 +105,7 @@ def score_volume(
         prediction: Class numbers, any number of dimensions.
         truth: The same.
         num_classes: K, the background included.
-        spacing: Size of a voxel in millimetres; where it is given, ``hd95_mm`` and ``asd_mm`` stand beside ``hd95`` and
+        spacing: Size of a voxel in millimetres; where it is given, ``hd95_mm`` and ``asd_mm`` are added to ``hd95`` and
             ``asd``, which always count voxels.
         empty: What an empty mask scores.
         measures: Which of ``MEASURES`` to compute.
@@ -238,7 +238,7 @@ def _cell(value: float) -> str:
 class PooledMetric(BaseMetric):
     """Scores of one foreground class with the pixels of all images in one table, VM-UNet's protocol on ISIC.
 
-    ``iou`` is TP / (TP + FP + FN) of the foreground alone, which the papers call mIoU; ``dice`` its F1. All in per
+    ``iou`` is TP / (TP + FP + FN) of the foreground, which the papers call mIoU; ``dice`` its F1. All in per
     cent.
 
     Args:

@@ -39,7 +39,7 @@ def slice_spacing(image: Any, axis: int = 2) -> tuple[float, float, float]:
     """Size of a voxel in mm along the axes (D, H, W) of :func:`to_slices`."""
     orientation = require("nibabel", "medical").io_orientation(image.affine)
     zooms = [1.0, 1.0, 1.0]
-    # Of the affine, not of the header's own sizes, which may be zero or NaN beside a sound affine.
+    # From the affine, not from the header's own sizes, which may be zero or NaN where the affine is sound.
     for size, (where, _) in zip(np.linalg.norm(image.affine[:3, :3], axis=0), orientation, strict=True):
         zooms[int(where)] = float(size)
     first = zooms.pop(axis)

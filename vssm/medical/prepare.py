@@ -120,7 +120,7 @@ def synapse_from_nifti(images: Path, labels: Path, out: Path, label_order: str =
         return read_nifti_pair(found[0][case], found[1][case], LABEL_ORDERS[label_order], window=CT_WINDOW)
 
     cases = sorted(found[0])
-    # Twice rather than kept: thirty volumes are 16 GB.
+    # Read twice instead of kept in memory: thirty volumes are 16 GB.
     all_or_none(lambda case: read(case) and None, cases)
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for case in cases:

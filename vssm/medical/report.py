@@ -38,7 +38,7 @@ def write_tables(table: Sequence[Sequence[str]], path: str | os.PathLike) -> tup
 
 
 def best_slices(label: np.ndarray, count: int) -> list[int]:
-    """Choose slices with much to see: the fullest of each of ``count`` equal parts of where there are labels.
+    """Choose slices with many labels: the fullest in each of ``count`` equal parts of the range that has labels.
 
     Args:
         label: Class numbers (D, H, W).
@@ -62,7 +62,7 @@ def plot_overlays(
     rows: int = 3,
     flip: bool = True,
 ) -> None:
-    """Draw slices of a volume, each beside itself with one or more label volumes laid over it.
+    """Draw slices of a volume, each next to a copy with one or more label volumes laid over it.
 
     Args:
         image: (D, H, W).

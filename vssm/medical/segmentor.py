@@ -94,7 +94,7 @@ class UNetSegmentor(BaseModel):
         self.threshold = threshold
 
     def init_weights(self) -> None:
-        """Nothing: the network is initialised, and its encoder may hold published weights.
+        """Do nothing: the network is initialised, and its encoder may hold published weights.
 
         mmengine's Runner calls this before training; its own method would start the network's parts once more.
         """

@@ -1,4 +1,4 @@
-"""Detection and segmentation: backbones for mmdet and mmseg, and what their configs may name beside theirs.
+"""Detection and segmentation: backbones for mmdet and mmseg, and further types for their configs.
 
 A config needs ``custom_imports = dict(imports=["vssm.mm"])``. mmdet and mmseg are imported and registered here, without
 the notices that they print about parts of theirs that nobody asked for.

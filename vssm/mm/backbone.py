@@ -28,7 +28,7 @@ class VSSMBackbone(BaseModule):
         pretrained: False for random weights; True for the published ones; or the path of a checkpoint: a classifier,
             or a whole detector or segmentor with a backbone of the same model, official or of this package.
         out_indices: Stages whose maps are wanted, counted from 0.
-        out_norm: Do to the maps what the official detectors and segmentors of the model's family do, see
+        out_norm: Put on the maps the norms of the official detectors and segmentors of the model's family, see
             :class:`vssm.models.DenseMaps`. Most put a LayerNorm (eps 1e-5) on each, ``outnorm0`` and so on, which
             starts afresh after loading a classifier. The maps of models of no family stay as they are. False: no norm.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
@@ -73,7 +73,7 @@ class VSSMBackbone(BaseModule):
         self.norm_eval = norm_eval
         options: dict[str, Any] = dict(model_kwargs, in_chans=in_chans, out_indices=tuple(out_indices))
         if drop_path_rate:
-            # Not every model of timm knows it.
+            # Not every model of timm takes this argument.
             options["drop_path_rate"] = drop_path_rate
         try:
             self.model = create_features(model_name, pretrained is True, out_norm, **options)
@@ -148,7 +148,7 @@ class VSSMBackbone(BaseModule):
             weights: Names relative to the backbone. Those of this module are returned as they are.
 
         Returns:
-            The weights; those of a classifier alone are left out.
+            The weights, without those that only a classifier has.
 
         Raises:
             ValueError: They are not those of this model; the message names what is missing, unexpected or misshapen.
@@ -158,7 +158,7 @@ class VSSMBackbone(BaseModule):
         return {f"model.{name}": value for name, value in trunk.items()} | (norms if self._out_norms else {})
 
     def _freeze(self, frozen_stages: int) -> list[nn.Module]:
-        """Stop gradients; return the largest modules of which nothing trains any more."""
+        """Stop gradients; return the largest modules that no longer have any parameter to train."""
         if frozen_stages < 0:
             return []
         stages = len(self.model.model.feature_info)

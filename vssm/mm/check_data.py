@@ -1,4 +1,4 @@
-"""Look through local copies of COCO and ADE20K, and say all that is wrong with them at once."""
+"""Check local copies of COCO and ADE20K, and report all problems at once."""
 
 import json
 import os
@@ -37,7 +37,7 @@ class _Findings:
         self.sentences.append(sentence)
 
     def note(self, kind: str, example: str) -> None:
-        """Count an example of a kind; ``kind`` is the end of the sentence "N ... : example, example"."""
+        """Count one more problem of a kind; ``kind`` ends the sentence "N ... : example, example"."""
         self._kinds.setdefault(kind, []).append(example)
 
     def all(self) -> list[str]:

@@ -196,7 +196,7 @@ class CheckedCocoMetric(CocoMetric):
 
     @property
     def dataset_meta(self) -> dict | None:
-        """What the data set says about itself; its classes have to be in the annotation file."""
+        """The data set's description of itself; its classes have to be in the annotation file."""
         return BaseMetric.dataset_meta.fget(self)
 
     @dataset_meta.setter
@@ -224,7 +224,7 @@ def check_heads(model: nn.Module, dataset: Any) -> None:
 
     Raises:
         ConfigError: The numbers differ; the message says which option to set.
-        DataError: There is a mask head, and the data have boxes alone.
+        DataError: There is a mask head, and the data have only boxes.
     """
     detector = isinstance(model, BaseDetector) and isinstance(dataset, BaseDetDataset)
     if not detector and not (isinstance(model, BaseSegmentor) and isinstance(dataset, BaseSegDataset)):

@@ -32,7 +32,7 @@ PHOTOGRAPHS = {
     "val": ("flower.jpg", "coffee.png", "camera.png", "brick.png", "coins.png", "retina.jpg"),
 }
 _OF_SKLEARN = ("china.jpg", "flower.jpg")
-# Share of each class that is held out, and the seed that says which: the scenes' own seed leaves them alone.
+# Share of each class that is held out, and the seed that says which: the scenes' own seed does not change them.
 _HELD_OUT, _SPLIT_SEED = 0.2, 0
 # A scan's ink at which a pixel starts to be covered by the digit, and at which it is covered wholly.
 _INK = (0.35, 0.6)

@@ -37,7 +37,7 @@ def dense_outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
         (_PROPOSALS, model.roi_head.bbox_roi_extractor, model.roi_head.bbox_head),
         (_MASKS, getattr(model.roi_head, "mask_roi_extractor", None), getattr(model.roi_head, "mask_head", None)),
     ):
-        if heads is None:  # a detector of boxes alone
+        if heads is None:  # a detector of boxes without masks
             continue
         for extractor, head in zip(_modules(extractors), _modules(heads), strict=True):
             size = extractor.roi_layers[0].output_size

@@ -253,7 +253,7 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
     def missing(*args, **kwargs) -> NoReturn:
         raise MissingExtraError(
             f"mmcv's operator '{name}' is not there: this mmcv was installed without compiled operators, and vssm "
-            "supplies nms, softnms, RoIAlign and the sigmoid focal loss alone; it takes an mmcv built from source "
+            "supplies only nms, softnms, RoIAlign and the sigmoid focal loss; it takes an mmcv built from source "
             "(pip install --no-binary onedl-mmcv --no-build-isolation onedl-mmcv, with a compiler and, for mmcv 2.3.6, "
             "PyTorch 2.12 or older)."
         )

@@ -1,4 +1,4 @@
-"""What the families' models have in common: the part of timm's surface that is not the way from image to logits."""
+"""The common parts of the families' models: timm's surface, without the way from image to logits."""
 
 import functools
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -107,7 +107,7 @@ class Stage(nn.Module):
         return self.forward_blocks(self.downsample(x))
 
     def forward_blocks(self, x: Tensor) -> Tensor:
-        """What follows the downsampling, (B, H', W', C') to the same."""
+        """Applies everything after the downsampling: (B, H', W', C') to the same."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x)
         else:

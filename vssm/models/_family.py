@@ -1,4 +1,4 @@
-"""What a family declares of itself, once, in its own file. Pictures, tables, recipes, counters and tests read it."""
+"""The facts that a family declares once, in its own file. Pictures, tables, recipes, counters and tests read them."""
 
 import enum
 import sys

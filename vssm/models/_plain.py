@@ -90,7 +90,7 @@ class TokenEmbedding(nn.Module):
         return torch.cat([x[:, :i], self.cls_token.expand(x.shape[0], -1, -1), x[:, i:]], dim=1) + positions
 
     def split(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
-        """The patches alone, a map or a sequence (B, h * w, C), and the class token (B, C), or None."""
+        """The patches, a map or a sequence (B, h * w, C), and the class token (B, C), or None."""
         if self.cls_token is None:
             return x, None
         i = token_index(self.position, x.shape[1] - 1)

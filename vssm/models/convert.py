@@ -1,4 +1,4 @@
-"""Official checkpoints to files in this package's names, with the weights alone."""
+"""Converts official checkpoints to files with this package's names and nothing but the weights."""
 
 import os
 from collections.abc import Mapping
@@ -88,7 +88,7 @@ def _convert_classifier(checkpoint: Mapping[str, Any], model_name: str) -> dict[
 
 
 def _convert_detector(weights: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
-    """Rename the backbone alone: necks and heads are mmdet's and mmseg's own, and so are the norms on the maps."""
+    """Rename only the backbone: necks and heads are mmdet's and mmseg's own, and so are the norms on the maps."""
     model = create_features(model_name)
     model = create_features(model_name, out_indices=tuple(range(len(model.feature_info))))
     inner = {name[len(_BACKBONE) :]: value for name, value in weights.items() if name.startswith(_BACKBONE)}

@@ -69,7 +69,7 @@ def convert_features(weights: Mapping[str, Tensor], features: FeatureGetterNet) 
         features: As :func:`create_features` gives it.
 
     Returns:
-        The weights under the names of ``features``; those of a classifier alone are left out.
+        The weights under the names of ``features``, without those that only a classifier has.
 
     Raises:
         CheckpointError: They are not those of this model; the message names what is missing, unexpected or misshapen.

@@ -12,7 +12,7 @@ attributes follow timm's conventions. What differs from timm's port:
 - the distilled models train as the official ones: see `EfficientViMDistilled.distilled_training`;
 - `pretrained=True` loads the longer of the two published trainings (450 epochs; timm's default is 300).
 
-What differs from the official code: images of any size and shape, not square ones alone. The official weight decay
+What differs from the official code: images of any size and shape, not only square ones. The official weight decay
 spares 1-D tensors and biases, so it decays the gates `alpha` and the LayerNorm weights, which it stores with more
 dimensions; here LayerNorm weights are 1-D and spared, and A and D are spared by name, too.
 """
@@ -97,8 +97,9 @@ class EfficientViMBlock(nn.Module):
 
 
 class EfficientViMStage(nn.Module):
-    """Downsampling (none in the first stage), then blocks: (B, H, W, dim) to the map (B, H', W', dim_out) and the
-    states (B, d_state, dim_out) of the last block.
+    """Downsampling (none in the first stage), then blocks.
+
+    (B, H, W, dim) to the map (B, H', W', dim_out) and the states (B, d_state, dim_out) of the last block.
     """
 
     def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):

@@ -1,4 +1,4 @@
-"""EfficientVMamba: atrous selective scans beside convolutions at high resolution, inverted residuals below it.
+"""EfficientVMamba: atrous selective scans next to convolutions at high resolution, inverted residuals below it.
 
 Paper: EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba, arXiv 2403.09977 (AAAI 2025).
 Official code: https://github.com/TerryPei/EfficientVMamba (its README names Apache-2.0, but the licence file that it

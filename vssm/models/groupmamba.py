@@ -7,7 +7,7 @@ checkpoints.
 What differs from the official code:
 - maps are channels-last, and the four groups of a mixer are stacked: one projection, one convolution, one scan;
 - its gradients of the column scans are wrong on maps that are not square; here they are exact on any map;
-- the class block takes the pooled map alone: officially the map is carried along and never read;
+- the class block takes only the pooled map: officially the map is carried along and never read;
 - names say what a thing is (`class_block`, `mixer.gate`); `checkpoint_filter_fn` maps the official layout.
 
 Two heads: trained with distillation (`distilled_training`), the model in training mode returns (class logits,

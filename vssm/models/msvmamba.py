@@ -7,7 +7,7 @@ weights. Written anew from the paper and the shapes of the checkpoints.
 There are two generations, which share the idea and little else. `msvmamba_*` are the nets of the first arXiv version
 (the repository's branch `master`), `msvmambav3_*` those of the NeurIPS version (branch `v2`): inner ratio 1,
 overlapping convolutions as stem and downsampling, one norm after the branches are merged, nearest in place of bilinear
-upsampling, a wider feed-forward layer with its norm behind it, and a gate in `base` alone.
+upsampling, a wider feed-forward layer with its norm behind it, and a gate only in `base`.
 
 What differs from the official code:
 - every map is channels-last and 1 x 1 convolutions are linear layers; the numbers agree to float32 rounding;

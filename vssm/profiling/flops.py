@@ -89,7 +89,7 @@ _OUTPUTS = {"aten::scaled_dot_product_attention": _attention_outputs}
 
 
 def _convolution_backward(grad, x, weight, bias, stride, padding, dilation, transposed, *rest, out_shape=None) -> int:
-    """As much as the forward for each gradient wanted; torch's own formula forgets the groups of a weight's gradient.
+    """Counts the forward once for each gradient wanted; torch's own formula forgets the groups of a weight's gradient.
 
     rest: output padding, groups, and which of the gradients of (x, weight, bias) are wanted.
     """
@@ -114,7 +114,7 @@ def _copy(model: nn.Module, meta: bool) -> nn.Module:
 
 
 def _offsets(model: nn.Module, totals: Counter) -> None:
-    """Make every module add to `totals`, under its name, what its paper counts more than runs here."""
+    """Make every module add to `totals`, under its name, operations that its paper counts but that do not run here."""
     trained = {
         norm
         for module in model.modules()
@@ -317,7 +317,7 @@ def count(
     if len(input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in input_size):
         raise ValueError(f"input_size must be (C, H, W), three positive integers, got {input_size}")
     if backward and kind == "paper":
-        raise ValueError("the papers count the forward pass alone; count a backward pass as 'macs' or 'flops'")
+        raise ValueError("the papers count only the forward pass; count a backward pass as 'macs' or 'flops'")
     if backward and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no parameter that wants a gradient, so it has no backward pass")
     job = partial(_count, model, input_size, kind, backward, forward, uncounted)

@@ -1,4 +1,4 @@
-"""The most memory that a call takes, measured where it is taken."""
+"""Peak memory of a call, measured in the process that makes the call."""
 
 import contextlib
 import gc
@@ -64,14 +64,14 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
 
 
 def output_apart(script: str, *words: str) -> str:
-    """The last line that a script prints in a process of its own, for `peak_memory` to be right there.
+    """Runs a script in a process of its own, where `peak_memory` is right, and returns the last line that it prints.
 
     Args:
         script: A file; or "-m", and the first of `words` is a module's name.
         words: What else the command line holds.
 
     Raises:
-        UserError: The script failed; with the last line that it complained in.
+        UserError: The script failed; the message is the last line of its errors.
     """
     environment = {**os.environ, **_PROMPT_ALLOCATOR}
     done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, env=environment)

@@ -48,7 +48,7 @@ class Setup:
         compile: Through `torch.compile`, once for each shape.
         reparam: Through `timm.utils.reparameterize_model`, which merges batch norms and parallel kernels where a model
             knows how; inference only.
-        tf32: Let CUDA compute float32 convolutions and matrix products in TF32. PyTorch's own default is half of it.
+        tf32: Let CUDA compute float32 convolutions and matrix products in TF32. PyTorch's default: convolutions only.
         threads: CPU threads; PyTorch's choice when None.
     """
 
@@ -62,7 +62,7 @@ class Setup:
     threads: int | None = None
 
     def check(self) -> None:
-        """Raises: UserError: an option that is unknown, makes no sense beside another, or cannot be had here."""
+        """Raises: UserError: an option that is unknown, contradicts another, or is missing here."""
         if self.dtype not in DTYPES:
             raise UserError(f"There is no dtype '{self.dtype}' to measure in; choose one of {', '.join(DTYPES)}.")
         if self.amp and self.dtype == "float32":
@@ -98,7 +98,7 @@ class Setup:
             _, matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
     def place(self, tensors: Any) -> Any:
-        """A model or images, where and as they are to run."""
+        """Moves a model or images to the device and format in which they run."""
         dtype = torch.float32 if self.amp else getattr(torch, self.dtype)
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         return tensors.to(device=self.device, dtype=dtype, memory_format=layout)
@@ -174,7 +174,7 @@ def make_call(model: nn.Module, setup: Setup, mode: str) -> Callable[[Tensor], o
         return infer
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
     scaler = torch.amp.GradScaler(torch.device(setup.device).type, enabled=setup.amp and setup.dtype == "float16")
-    for parameter in model.parameters():  # a step of nothing makes the optimiser's state
+    for parameter in model.parameters():  # a step with zero gradients makes the optimiser's state
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     optimiser.zero_grad()
@@ -195,7 +195,7 @@ def make_call(model: nn.Module, setup: Setup, mode: str) -> Callable[[Tensor], o
 
 
 class _ScanOps(TorchDispatchMode):
-    """Notes which of this package's ops are called."""
+    """A mode that notes which of this package's ops are called."""
 
     def __init__(self):
         super().__init__()
@@ -228,7 +228,7 @@ class _Candidate:
 
 
 class _Job:
-    """A call with a given backend. What goes wrong is kept, and ends only this job's calls."""
+    """Calls the model with a given backend. An error is kept and ends only this job's calls."""
 
     def __init__(self, call: Callable[[], object], backend: str | None, device: torch.device):
         self.call, self.backend, self.device = call, backend, device

@@ -1,4 +1,4 @@
-"""What the authors of the models published, as printed. Nothing here was measured by this package.
+"""Figures that the authors of the models published, as printed. Nothing here was measured by this package.
 
 The figures stand in `vssm/published/<family>.yml` and `medical.yml`, in the form of model-index: `Collections`, what
 the entries of a file share, and `Models`, one for each training, config or network. They are read when they are first
@@ -52,7 +52,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Collection:
-    """What the entries of one paper share.
+    """The facts that the entries of one paper share.
 
     Attributes:
         name: Of the family or of the medical network.
@@ -161,7 +161,7 @@ class PublishedRun:
 
 @dataclass(frozen=True)
 class Records:
-    """What data files say, each by name: collections, trainings of classifiers, medical networks, and runs.
+    """The records of data files, each by name: collections, trainings of classifiers, medical networks, and runs.
 
     Runs go by the paths of their configs in this repository.
     """
@@ -351,7 +351,7 @@ def _input_size(metadata: _Entry) -> tuple[int, int, int]:
 
 @functools.cache
 def _records() -> Records:
-    """What all data files say."""
+    """The records of all data files."""
     records = Records()
     for path in sorted(Path(__file__).parent.glob("*.yml")):
         for kind, found in vars(read_file(path)).items():
@@ -384,7 +384,7 @@ def expand(variants: str) -> list[str]:
 
 
 def published(name: str) -> Published | None:
-    """What was published for a model; for a name without a tag, its default training's; None where there is nothing."""
+    """The published figures of a model, for a name without a tag those of its default training; None without any."""
     from timm.models import get_pretrained_cfg
 
     known = _records().trainings

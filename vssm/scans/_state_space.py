@@ -193,7 +193,7 @@ class StateSpaceMixer(nn.Module):
     def linear_part(
         self, dt: Tensor, B: Tensor, C: Tensor | None, code: List[int], sequences: Tuple[int, int] | None = None
     ) -> Callable[[Tensor], Tensor]:
-        """Give `scan` as a function of its input alone, without the skip, the routes apart.
+        """Give `scan` as a function of nothing but its input, without the skip, the routes apart.
 
         Args:
             dt: As for `scan`, of n maps, and held fixed; so are B and C.

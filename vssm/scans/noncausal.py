@@ -22,7 +22,7 @@ torch.fx.wrap("noncausal_ssd")
 def noncausal_ssd(v: Tensor, weight: Tensor, k: Tensor, q: Tensor, skip: Tensor) -> Tensor:
     """Compute y_l = q_l S + skip v_l, with the one state S = sum over all tokens t of k_t^T (weight_t v_t).
 
-    The heads differ in `weight` and `skip` alone, so they are scaled on the values and all share one product.
+    The heads differ only in `weight` and `skip`, so the values are scaled by these and all heads share one product.
 
     Args:
         v: Values (B, L, D), D = M heads of D / M channels each.

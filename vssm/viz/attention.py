@@ -62,7 +62,7 @@ def freeze_scans(mixer: nn.Module, x: Tensor) -> list[LinearScan]:
         x: Its input (1, H, W, C).
 
     Returns:
-        One scan; of the multi-scale mixer two, of which the second reads a map of half the size.
+        One scan; two for the multi-scale mixer, the second on a map of half the size.
 
     Raises:
         TypeError: The module does not say how it is linear.

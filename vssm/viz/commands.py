@@ -25,7 +25,7 @@ __all__ = ["draw_activations", "draw_attention", "draw_overlays", "draw_receptiv
 
 @contextmanager
 def fixed_seed() -> Iterator[None]:
-    """Random weights that are the same every time, without touching anyone's generator."""
+    """Make random weights that are the same every time, without changing the global generators."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield

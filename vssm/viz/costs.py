@@ -81,7 +81,7 @@ def plot_accuracy(rows: Sequence[Row], path: str | os.PathLike) -> Any:
                     _size_letter(name),
                     (x, y),
                     textcoords="offset points",
-                    # Accuracy falls with speed and rises with FLOPs: beside the line.
+                    # Accuracy falls with speed and rises with FLOPs, so the name stands next to the line.
                     xytext=(5, -9) if ax is axes[-1] else (5, 3),
                     fontsize=6.5,
                     color=colour,

@@ -12,7 +12,7 @@ from .canvas import COLOURS, INK, new_figure, plain_axes, save_figure
 
 __all__ = ["plot_learning_curves", "read_log"]
 
-# What mmengine writes beside the metrics.
+# Keys that mmengine writes next to the metrics.
 _CLOCKS = {"step", "epoch", "iter", "time", "data_time", "memory"}
 
 Records = list[dict[str, float]]

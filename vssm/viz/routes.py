@@ -18,7 +18,7 @@ from .canvas import FAINT, INK, WRONG, hide_axes, new_figure, save_figure, write
 
 __all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes"]
 
-# Of an animation: how long it may be, and its colours, beside one that stands for "as before".
+# How many frames an animation may have, and how many colours, without the one that stands for "as before".
 _MOST_FRAMES, _COLOURS = 500, 96
 
 

@@ -133,7 +133,7 @@ class Subject:
 
 
 def sample_photographs() -> list[str]:
-    """The photographs that scikit-learn's wheel ships.
+    """The photographs in scikit-learn's wheel.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.

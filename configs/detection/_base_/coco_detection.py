@@ -1,4 +1,4 @@
-# COCO 2017 with boxes alone; as coco_instance.py.
+# COCO 2017 with boxes but no masks; otherwise as coco_instance.py.
 _base_ = ["mmdet::_base_/datasets/coco_detection.py"]
 
 # Workers are started anew each epoch, because that is when they are seeded.

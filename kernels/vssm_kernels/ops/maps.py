@@ -105,7 +105,7 @@ def read_map(x: Tensor, routes: Routes, per_sequence: bool = False) -> Tensor:
 def write_map(y: Tensor, routes: Routes, height: int, width: int, merge: bool = True) -> Tensor:
     """Put K sequences of equal length L back on their channels-last map, summed where they meet.
 
-    Letters: as in `read_map`, of which this is the adjoint.
+    Letters: as in `read_map`; this is its adjoint.
 
     Args:
         y: (Bt, L, K, ...). Any dtype and strides.

@@ -1,4 +1,4 @@
-"""What all ops share: registration by schema, checks of inputs, gradients of absent inputs, autocast, FLOP formulas."""
+"""Shared by all ops: registration by schema, checks of inputs, gradients of absent inputs, autocast, FLOP formulas."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ def _defaults(op: torch._ops.OpOverload) -> dict[str, Any]:
 
 
 def arguments(op: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> dict:
-    """Name the arguments of a call and fill in the defaults of the schema, where alone they are written.
+    """Name the arguments of a call and fill in the defaults, which stand only in the schema.
 
     PyTorch hands kernels, formulas and modes positional arguments, and leaves out last ones that equal their default.
 

@@ -1,4 +1,4 @@
-"""What the launches of all scans have in common, on the host."""
+"""Shared by the launches of all scans, on the host."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What the kernels of maps share: which tile, which pixels, and the values of a tile, on the device."""
+"""Shared by the kernels of maps: which tile, which pixels, and the values of a tile, on the device."""
 
 import triton
 import triton.language as tl

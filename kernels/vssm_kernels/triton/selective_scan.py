@@ -5,7 +5,7 @@ positions; between tiles only the state is carried. A tile is [RUN, BLOCK_N, BLO
 Why two axes for the position: Triton lays a tensor out over threads from its last axis on, so here each thread holds
 runs of neighbouring positions in its registers, and LANES threads side by side hold neighbouring runs. The scan within
 a run needs no exchange between threads, and only the totals of the runs are scanned across threads: about an eighth of
-the shuffles of a plain scan over positions. The layout follows from the shapes alone, so L = 49 has it as well.
+the shuffles of a plain scan over positions. The layout follows only from the shapes, so L = 49 has it as well.
 
 Every position that is masked (beyond L, beyond the group's channels, beyond N) is made the identity of the recurrence
 (decay 1, input 0), so the carried state passes through it unharmed and no tail needs code of its own.

@@ -4,7 +4,7 @@ One program owns one image, one sequence and BLOCK_D channels, and walks it in t
 of `selective_scan.py` with LANES = 1: channels lie side by side over the threads, which is how they lie in memory, and
 each thread holds a run of positions in its registers, so the scan needs no exchange between threads at all.
 
-Which pixels a route visits is a table on the device, four bytes a position beside the hundreds that are read there; any
+Which pixels a route visits is a table on the device, four bytes a position next to hundreds that are read there; any
 path will do, and kernels are not compiled again for other routes or sizes of map.
 
 Results that are summed over routes (the merged map, the gradient of a shared input) go to one map for each set of

@@ -33,7 +33,7 @@ def _then_last_input_apart(a1, w1, b1, a2, w2, b2):
 
 @triton.jit
 def _then_last_decay_apart(p1, g1, a1, p2, g2, a2):
-    """As `_then`, but the last position's decay a is yet to be applied.
+    """As `_then`, but the last position's decay a has not been applied yet.
 
     For the gradients of the states, g_t = C_t gy_t + a_{t+1} g_{t+1}: a position's decay acts on the way out of it.
     """
