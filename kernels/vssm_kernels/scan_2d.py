@@ -90,7 +90,10 @@ class _Inputs:
         self.u = walk.read(u, u.dim() == 5)
         self.dt = walk.read(dt, True)
         self.weight = _select(dt_weight, k)
-        delta = self.dt if dt_weight is None else torch.matmul(self.weight.to(self.dt.dtype), self.dt)
+        delta = self.dt
+        if dt_weight is not None:  # in float32 or better, whatever the inputs are: steps decide how fast states decay
+            dtype = compute_dtype(u)
+            delta = torch.matmul(self.weight.to(dtype), self.dt.to(dtype))
         self.B = walk.read(B, True)
         self.C = torch.ones_like(self.B) if C is None else walk.read(C, True)
         self.arguments = {

@@ -298,6 +298,29 @@ def test_scan_2d(backend, routes, merge, form, nan_memory):
             assert relative(ours[k].grad, exact[k].grad) < 5e-5, k
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scan_2d_expands_half_steps_in_float32(backend, dtype):
+    """The weights keep their digits, and so do the gradients of the weights and of other parameters."""
+    streaming = ("u", "dt", "B", "C")
+    inputs = {k: v.to(dtype if k in streaming else torch.float32) for k, v in scan_2d_inputs(CROSS, rank=6).items()}
+    ours, exact = leaves(inputs), leaves({k: v.double() for k, v in inputs.items()})
+    got = selective_scan_2d(**ours, routes=CROSS, out_dtype=torch.float32, backend=backend)
+    want = naive_scan_2d(**exact, routes=CROSS)
+    assert relative(got, want) < 1e-6
+    got.square().sum().backward()
+    want.square().sum().backward()
+    for k in inputs:
+        assert relative(ours[k].grad, exact[k].grad) < (torch.finfo(dtype).eps if k in streaming else 2e-6), k
+
+
+def test_half_steps_may_grow_beyond_half(backend):
+    one = torch.ones(1, 2, 2, 1, 1, dtype=torch.float16)
+    inputs = dict(u=one[..., 0], dt=300 * one.expand(1, 2, 2, 1, 2), A=-torch.ones(1, 1, 1), B=one, C=one)
+    weight = torch.full((1, 1, 2), 200.0)
+    y = selective_scan_2d(**inputs, dt_weight=weight, routes=(Route(),), out_dtype=torch.float32, backend=backend)
+    assert torch.equal(y, torch.full((1, 2, 2, 1), 120000.0))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (2, 3)])
 def test_scan_2d_tiny_maps(backend, size):
     for routes in (CROSS, ATROUS):

@@ -115,7 +115,7 @@ def test_blocks_are_powers_of_two_that_cover_the_states(states, backward):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("out_dtype", "rank"), [(None, 3), (torch.float32, 3), (None, None)])
+@pytest.mark.parametrize(("out_dtype", "rank"), [(None, 3), (torch.float32, 3), (torch.float32, 33), (None, None)])
 def test_half_inputs(triton_device, dtype, out_dtype, rank):
     inputs = make_2d(PAIR, rank=rank, **SMALL)
     for name in ("u", "dt", "B", "C"):
@@ -128,8 +128,9 @@ def test_half_inputs(triton_device, dtype, out_dtype, rank):
             assert x is None
             continue
         assert x.dtype == (out_dtype if i == 0 else dtype if i in (1, 2, 4, 5) else torch.float32)
-        # The weights of the low-rank step size are rounded as its values are.
-        assert (x.double() - ref).abs().max().item() <= 2 * torch.finfo(dtype).eps * scale
+        # Everything is computed in float32, the step size expanded too; what is rounded is the result.
+        tolerance = 3e-6 if x.dtype == torch.float32 else torch.finfo(dtype).eps
+        assert (x.double() - ref).abs().max().item() <= tolerance * scale
 
 
 BACK_AND_FORTH = (Route(reverse=True), Route())

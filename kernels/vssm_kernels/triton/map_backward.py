@@ -92,7 +92,7 @@ def scan_2d_bwd_kernel(
     A, D, bias = load_parameters(A_ptr, D_ptr, bias_ptr, k, channels, states, n, d, n_mask, d_mask)
     r = tl.arange(0, BLOCK_R)
     if weight_ptr is not None:
-        weight = load_weight(weight_ptr, dt_ptr, k, channels, rank, d, d_mask, BLOCK_R)
+        weight = load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R)
         gweight = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
 
     u_row = u_ptr + batch * u_image * u_stride_p + k * u_stride_k
@@ -165,7 +165,6 @@ def scan_2d_bwd_kernel(
             gbias += tl.sum(gdelta, 0)
             store_rows(gu_row, pixel, maps * channels, d, gu, mask, d_mask)
             if weight_ptr is not None:
-                gdelta = gdelta.to(dt_ptr.dtype.element_ty)
                 gdt = dot(gdelta, tl.trans(weight))
                 store_rows(gdt_ptr + (partial + column) * rank, pixel, columns * rank, r, gdt, mask, r < rank)
                 gweight += dot(tl.trans(low_rank), gdelta)

@@ -90,7 +90,7 @@ def scan_2d_kernel(
     A, D, bias = load_parameters(A_ptr, D_ptr, bias_ptr, k, channels, states, n, d, n_mask, d_mask)
     weight = None
     if weight_ptr is not None:
-        weight = load_weight(weight_ptr, dt_ptr, k, channels, rank, d, d_mask, BLOCK_R)
+        weight = load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R)
     A_log2 = A * 1.4426950408889634
     u_row = u_ptr + batch * u_image * u_stride_p + k * u_stride_k
     dt_row = dt_ptr + batch * dt_image * dt_stride_p + k * dt_stride_k
@@ -105,7 +105,7 @@ def scan_2d_kernel(
         )
         twin_weight = None
         if weight_ptr is not None:
-            twin_weight = load_weight(weight_ptr, dt_ptr, twin, channels, rank, d, d_mask, BLOCK_R)
+            twin_weight = load_weight(weight_ptr, twin, channels, rank, d, d_mask, BLOCK_R)
         twin_A_log2 = twin_A * 1.4426950408889634
         D += twin_D
         twin_dt_row = dt_ptr + batch * dt_image * dt_stride_p + twin * dt_stride_k

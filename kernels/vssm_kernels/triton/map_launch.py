@@ -173,6 +173,6 @@ class Launch:
 
 
 def _expand(dt: Tensor, weight: Tensor) -> Tensor:
-    """The step size (Bt, H, W, K, D) of the low-rank one (Bt, H, W, K, R) in its dtype; K lies outermost in memory."""
-    low_rank = dt.flatten(0, 2).transpose(0, 1)
-    return torch.bmm(low_rank, weight.to(dt.dtype).mT).unflatten(1, dt.shape[:3]).permute(1, 2, 3, 0, 4)
+    """The step size (Bt, H, W, K, D) of the low-rank one (Bt, H, W, K, R) in float32; K lies outermost in memory."""
+    low_rank = dt.flatten(0, 2).transpose(0, 1).float()
+    return torch.bmm(low_rank, weight.float().mT).unflatten(1, dt.shape[:3]).permute(1, 2, 3, 0, 4)

@@ -42,9 +42,6 @@ def program(sequences, channels, chunks, BLOCK_D: tl.constexpr):
     return block, k, pid % chunks, (pid // chunks).to(tl.int64), d, d < channels
 
 
-_INTERPRETED = tl.constexpr(not isinstance(program, triton.JITFunction))
-
-
 @triton.jit
 def tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
     """The tiles of a route that lie in a chunk: the first and the one after the last.
@@ -82,27 +79,25 @@ def load_parameters(A_ptr, D_ptr, bias_ptr, k, channels, states, n, d, n_mask, d
 
 
 @triton.jit
-def load_weight(weight_ptr, dt_ptr, k, channels, rank, d, d_mask, BLOCK_R: tl.constexpr):
-    """[R, D] in the dtype of dt."""
+def load_weight(weight_ptr, k, channels, rank, d, d_mask, BLOCK_R: tl.constexpr):
+    """[R, D] in float32."""
     r = tl.arange(0, BLOCK_R)
     at = (k * channels + d)[None, :] * rank + r[:, None]
-    weight = tl.load(weight_ptr + at, mask=d_mask[None, :] & (r < rank)[:, None], other=0.0)
-    return weight.to(dt_ptr.dtype.element_ty)
+    return tl.load(weight_ptr + at, mask=d_mask[None, :] & (r < rank)[:, None], other=0.0)
 
 
 @triton.jit
 def dot(a, b):
-    """A matrix product in full float32 precision."""
-    if _INTERPRETED:  # the interpreter multiplies the bits of bfloat16 as if they were integers
-        a, b = a.to(tl.float32), b.to(tl.float32)
+    """A matrix product of float32 in full precision."""
     return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
 def load_low_rank(dt_row, pixel, stride, rank, mask, BLOCK_R: tl.constexpr):
-    """[RUN, R]: the low-rank step sizes of a tile in their dtype."""
+    """[RUN, R]: the low-rank step sizes of a tile in float32, in which they are expanded."""
     r = tl.arange(0, BLOCK_R)
-    return tl.load(dt_row + (pixel * stride)[:, None] + r[None, :], mask=mask[:, None] & (r < rank)[None, :], other=0.0)
+    at = dt_row + (pixel * stride)[:, None] + r[None, :]
+    return tl.load(at, mask=mask[:, None] & (r < rank)[None, :], other=0.0).to(tl.float32)
 
 
 @triton.jit

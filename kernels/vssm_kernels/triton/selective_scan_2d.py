@@ -148,7 +148,8 @@ def selective_scan_2d_bwd(
     else:
         grad_u = launch.scratch(*shape, walk.maps, channels, dtype=u.dtype, zeros=not walk.maps_covered)
     low_rank = launch.dt_is_low_rank
-    grad_dt = columns(launch.d_blocks, last=rank) if low_rank else columns(last=channels, dtype=dt.dtype)
+    dt_dtype = dt.dtype if dt_weight is None else torch.float32  # of the gradient of the step size in full
+    grad_dt = columns(launch.d_blocks, last=rank) if low_rank else columns(last=channels, dtype=dt_dtype)
     grad_B = columns(launch.d_blocks, last=states)
     grad_C = None if C is None else columns(launch.d_blocks, last=states)
     grad_A, grad_D, grad_bias = parameter(A, states), parameter(D), parameter(delta_bias)
@@ -196,7 +197,7 @@ def selective_scan_2d_bwd(
     if low_rank:
         grad_dt, grad_weight = of_blocks(grad_dt, dt.dtype), of_images(grad_weight).mT.contiguous()
     else:
-        grad_dt = _sum_columns(grad_dt, walk, sequences, dt.dtype)
+        grad_dt = _sum_columns(grad_dt, walk, sequences, dt_dtype)
         if dt_weight is not None:
             grad_dt, grad_weight = _unexpand(grad_dt, dt, dt_weight)
     if launch.own_input:
@@ -219,6 +220,6 @@ def _unexpand(grad: Tensor, dt: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     """The gradients of the two arguments of `expand`."""
     shape = grad.shape[:3]
     grad = grad.flatten(0, 2).transpose(0, 1)  # (K, Bt H W, D)
-    low_rank = dt.flatten(0, 2).transpose(0, 1)
-    grad_dt = torch.bmm(grad, weight.to(grad.dtype)).transpose(0, 1).unflatten(0, shape).contiguous()
-    return grad_dt, torch.bmm(grad.mT, low_rank).to(torch.float32)
+    low_rank = dt.flatten(0, 2).transpose(0, 1).float()
+    grad_dt = torch.bmm(grad, weight.float()).to(dt.dtype).transpose(0, 1).unflatten(0, shape).contiguous()
+    return grad_dt, torch.bmm(grad.mT, low_rank)
