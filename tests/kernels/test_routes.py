@@ -211,3 +211,62 @@ def test_tables_are_bounded_by_bytes(monkeypatch):
     assert route_table(code, 10, 10) is not first
     forget_tables()
     assert routes._kept_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        (None, ValueError, "routes must be a non-empty sequence of Route, got None"),
+        ((), ValueError, "non-empty sequence of Route, got ()"),
+        ("raster", ValueError, "non-empty sequence of Route, got 'raster'"),
+        (Route(), ValueError, "non-empty sequence of Route, got Route("),
+        (("raster",), TypeError, "must hold Route or sequences of Route, got str"),
+        ((None,), TypeError, "must hold Route or sequences of Route, got NoneType"),
+        (((Route(), 3),), TypeError, "must hold Route or sequences of Route, got int"),
+        (((False, False, (1, 1)),), TypeError, "must hold Route or sequences of Route, got bool"),
+        ((Route(), ()), ValueError, "entry 1 of routes is empty"),
+        ((Route(transpose=2),), TypeError, "transpose of a route must be True or False, got 2"),
+        ((Route(reverse="no"),), TypeError, "reverse of a route must be True or False, got 'no'"),
+        ((Route(mirror=True),), TypeError, "mirror of a route must be two of True and False, got True"),
+        ((Route(mirror=(True,)),), TypeError, "mirror of a route must be two of True and False, got (True,)"),
+        ((Route(mirror=(0, 0.5)),), TypeError, "mirror of a route must be two of True and False, got (0, 0.5)"),
+        ((Route(stride=2),), TypeError, "stride of a route must be two integers (rows, columns), got 2"),
+        ((Route(stride=(2, 2, 2)),), TypeError, "two integers (rows, columns), got (2, 2, 2)"),
+        ((Route(stride=(True, 1)),), TypeError, "two integers (rows, columns), got (True, 1)"),
+        ((Route(stride=(1.5, 1)),), TypeError, "two integers (rows, columns), got (1.5, 1)"),
+        ((Route(stride=None),), TypeError, "two integers (rows, columns), got None"),
+        ((Route(offset=(0.0, 0)),), TypeError, "offset of a route must be two integers (rows, columns), got (0.0, 0)"),
+        ((Route(offset="ab"),), TypeError, "offset of a route must be two integers (rows, columns), got 'ab'"),
+        ((Route(stride=(0, 1)),), ValueError, "strides of at least 1"),
+        ((Route(offset=(0, -1)),), ValueError, "offsets of at least 0"),
+        ((Route(stride=(1, 2**70)),), ValueError, "below 2^31"),
+        ((Route(path="zigzag"),), ValueError, "one of raster, snake, diagonal, spiral, got 'zigzag'"),
+        ((Route(path=0),), ValueError, "one of raster, snake, diagonal, spiral, got 0"),
+        ((Route(path=["raster"] * 1000),), ValueError, "..."),
+    ],
+)
+def test_malformed_routes_are_one_short_sentence(given, error, sentence):
+    with pytest.raises(error) as caught:
+        encode_routes(given)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        [0, 0, 0, 0, 1, 0, 0, 0, 0, 0],  # a stride of zero
+        [0, 0, 0, 1, 1, -1, 0, 0, 0, 0],
+        [0, 0, 0, 1, 1, 0, 0, 4, 0, 0],  # no such path
+        [1, 0, 0, 1, 1, 0, 0, 0, 0, 0],  # a second sequence without a first
+        [0, 0, 0, 1, 1, 0, 0, 0, 0],
+    ],
+)
+def test_malformed_codes(code):
+    with pytest.raises(ValueError, match="routes must be encoded by encode_routes"):
+        sequence_lengths(code, 4, 4)
+    ones = torch.ones(1, 4, 4, 1, 1)
+    for op, x in ((torch.ops.vssm.read_map, ones), (torch.ops.vssm.write_map, ones.flatten(1, 2))):
+        with pytest.raises(ValueError, match="routes must be encoded by encode_routes"):
+            op(x, code, *((4, 4) if op is torch.ops.vssm.write_map else ()))
+    with pytest.raises(ValueError, match=r"encode_routes|A must have shape \(2"):
+        torch.ops.vssm.selective_scan_2d(ones[..., 0], ones, -torch.ones(1, 1, 1), ones, routes=code)
