@@ -172,7 +172,7 @@ def test_what_is_no_volume_of_numbers(tmp_path):
             read_nifti(path)
     path = write_nifti(tmp_path / "bomb.nii.gz", VOLUME)
     patch(path, (40, "8h", 3, 32767, 32767, 32767, 1, 1, 1, 1))
-    with pytest.raises(DataError, match=r"shape is \(32767, 32767, 32767\), which is too large"):
+    with pytest.raises(DataError, match=r"shape is \(32767, 32767, 32767\), which is more than"):
         read_nifti(path)
     second = nibabel.Nifti2Image(VOLUME, np.eye(4))
     nibabel.save(second, tmp_path / "two.nii.gz")
