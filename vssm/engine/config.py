@@ -16,6 +16,7 @@ from mmengine.runner import Runner as MMRunner
 
 from .._errors import MissingExtraError, UserError, did_you_mean
 from .._tasks import find_task, tasks
+from .types import only_known_types, remember_packages, unknown_type
 
 # mmengine looks for the configs that `package::` names in distributions whose names it knows, some of which are not the
 # maintained ones. Under its import name a package is found whatever the distribution's name.
@@ -94,9 +95,12 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     except (ImportError, KeyError, NameError, TypeError, ValueError) as error:
         raise ConfigError(f"Config '{path}' cannot be read: {type(error).__name__}: {error}") from error
 
+    remember_packages(cfg)
     known = {*inspect.signature(MMRunner.__init__).parameters, *_EXTRA_NAMES, *cfg} - {"self", "cfg"}
     for key in options or {}:
         name = key.split(".")[0]
+        if name == "custom_imports":
+            raise ConfigError(f"--cfg-options cannot set '{key}': imports are read with the file, write them there.")
         if name not in known:
             # mmengine would store the typo and silently run without it.
             raise ConfigError(f"--cfg-options names '{key}', but no config has '{name}'{did_you_mean(name, known)}.")
@@ -105,6 +109,12 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
             cfg.merge_from_dict(dict(options))
         except (AssertionError, KeyError, TypeError, IndexError) as error:
             raise ConfigError(f"--cfg-options cannot be laid over '{path}': {error}") from error
+    found = unknown_type(dict(cfg.items()))
+    if found:
+        raise ConfigError(
+            f"The config's {found[0]} is '{found[1]}', which is neither registered nor a class of a known package; "
+            "register it, or name its package in the file's custom_imports."
+        )
     task = find_task(cfg)
     if task is not None:
         task.load()
@@ -181,21 +191,26 @@ def on_gpu() -> bool:
 def explain_config_mistakes() -> Iterator[None]:
     """Turn errors that mmengine raises while it builds objects from a config into one sentence.
 
-    Only errors raised by the building call itself count: an unknown type, or arguments that a constructor does not
-    take. Anything raised deeper is not known to be the config's fault and passes through.
+    Only errors raised by the building call itself count: an unknown type, arguments that a constructor does not take,
+    or a value that the constructor itself refuses. Anything raised deeper is not known to be the config's fault and
+    passes through. Types that a config may not name, see `vssm.engine.types`, are not found meanwhile.
 
     Raises:
-        ConfigError: A type or an option of a type is unknown, or a required one is missing.
+        ConfigError: A type or an option of a type is unknown, a required one is missing, or a value is refused.
     """
     try:
-        yield
+        with only_known_types():
+            yield
     except UserError as error:
         # Arguments of Python are keys of the config here.
         error.for_tools = None
         raise
-    except (KeyError, TypeError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        if Path(last.filename).name != "build_functions.py":
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        builders = [Path(frame.filename).name == "build_functions.py" for frame in frames]
+        by_builder = builders[-1] and isinstance(error, KeyError | TypeError)
+        by_constructor = any(builders) and frames[-1].name == "__init__" and not isinstance(error, KeyError | TypeError)
+        if not (by_builder or by_constructor):
             raise
         text = str(error.args[0]) if error.args else str(error)
         raise ConfigError(f"The config cannot be built: {text.split('. Please check')[0].rstrip('.')}.") from error

@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from .checkpoint import write_atomically
-from .config import ConfigError
+from .config import ConfigError, check_options
 
 
 @HOOKS.register_module()
@@ -57,9 +57,14 @@ class AtomicCheckpointHook(CheckpointHook):
 
     Args:
         **kwargs: Arguments of mmengine's CheckpointHook.
+
+    Raises:
+        ConfigError: It has no such argument.
     """
 
     def __init__(self, **kwargs: Any):
+        # mmengine would hand them on when it saves, after an epoch.
+        check_options(CheckpointHook.__init__, kwargs, "default_hooks.checkpoint")
         kwargs.setdefault("backend_args", {"backend": "atomic"})
         super().__init__(**kwargs)
 

@@ -1,5 +1,6 @@
 """Parameter groups as timm makes them, and mixed precision that also runs on a CPU."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -130,3 +131,7 @@ def AutoAmpOptimWrapper(**kwargs: Any) -> OptimWrapper:
         **kwargs: Arguments of mmengine's OptimWrapper.
     """
     return AmpOptimWrapper(**kwargs) if on_gpu() else BFloat16OptimWrapper(**kwargs)
+
+
+# For those who ask which options it takes.
+AutoAmpOptimWrapper.__signature__ = inspect.signature(OptimWrapper)

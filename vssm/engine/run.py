@@ -19,6 +19,8 @@ from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
 from .models import require_checkpoint, without_pretrained
 from .runner import Runner
+from .sections import check_sections
+from .types import only_known_types
 
 T = TypeVar("T")
 
@@ -50,6 +52,8 @@ def _run_config(config: str, work_dir: str | None, options: Sequence[str] | None
         task.load()
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
     cfg.launcher = launcher
+    with only_known_types():
+        check_sections(cfg)
     return cfg
 
 
