@@ -292,7 +292,7 @@ def test_hdf5_files_cannot_point_elsewhere(tmp_path):
         "a link": soft,
         "of 'image' in other": lambda file: file.create_virtual_dataset("image", layout),
         "group": lambda file: file.create_group("image"),
-        "more than an image may have": lambda file: file.create_dataset("image", (40000, 40000), "u1", chunks=(100, 100)),
+        "more than an image may": lambda file: file.create_dataset("image", (40000, 40000), "u1", chunks=(100, 100)),
     }
     for words, make in makers.items():
         with h5py.File(tmp_path / "a.h5", "w") as file:
