@@ -79,10 +79,11 @@ class TestGroupMamba(FamilyTester):
     def test_distilled_training(self):
         torch.manual_seed(0)
         model, x = timm.create_model(PICO, num_classes=5), torch.randn(2, 3, 48, 64)
-        assert model.distilled_training
         for m in model.modules():
             if isinstance(m, torch.nn.BatchNorm2d):
                 m.eval()  # so that both modes see the same statistics
+        assert model(x).shape == (2, 5)  # as timm's models, until distillation is asked for
+        model.set_distilled_training(True)
         y, y_dist = model(x)
         assert y.shape == y_dist.shape == (2, 5) and not torch.allclose(y, y_dist)
         model.set_distilled_training(False)

@@ -139,7 +139,17 @@ def test_fx_graph_is_bit_equal_and_differentiable(model, x):
 def test_torchscript(name, model, depths, x):
     with timm.layers.set_scriptable(True):
         scriptable = share_weights(model, name, depths=depths, num_classes=42)
-    assert torch.allclose(torch.jit.script(scriptable)(x), model(x), rtol=1e-4, atol=1e-5)
+    script = torch.jit.script(scriptable)
+    assert torch.allclose(script(x), model(x), rtol=1e-4, atol=1e-5)
+    # timm's train.py makes its optimiser from the scripted model, which asks it for the names that are not decayed.
+    assert script.no_weight_decay() == model.no_weight_decay()
+
+
+@torch.no_grad()
+def test_torchscript_of_features(name, model, depths, x):
+    backbone = share_weights(model, name, depths=depths, features_only=True)
+    for got, want in zip(torch.jit.script(backbone)(x), backbone(x), strict=True):
+        assert torch.allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_contract(name):

@@ -126,7 +126,7 @@ class TimmClassifier(BaseModel):
             check_options(self._distil, distillation, "model.distillation")
             self._distil(**distillation)
         if hasattr(self.model, "set_distilled_training"):
-            # Models differ in what they do by default; without a teacher the mean of both heads is trained.
+            # Without a teacher the mean of both heads is trained.
             self.model.set_distilled_training(distillation is not None)
 
     def _distil(

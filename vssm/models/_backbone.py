@@ -133,6 +133,8 @@ class Backbone(nn.Module):
     classifier_parts: Tuple[str, ...] = ("head",)
     # Parts that `prune_intermediate_layers` took away; checkpoints may hold them all the same.
     pruned_parts: Tuple[str, ...] = ()
+    # Attributes of the class that a scripted model has, too.
+    __constants__ = ["state_space_parameters"]
 
     def __init__(self, in_chans: int, num_classes: int, drop_rate: float):
         super().__init__()
@@ -192,6 +194,7 @@ class StagedBackbone(Backbone):
 
     # Whether `forward_features` applies the last norm; where it does not, the norm belongs to the head.
     normed_features: bool = True
+    __constants__ = [*Backbone.__constants__, "normed_features"]
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:

@@ -9,7 +9,6 @@ weights (`checkpoint_filter_fn`, `to_timm_state_dict`) and agree to float32 roun
 attributes follow timm's conventions. What differs from timm's port:
 - maps are channels-last and point-wise convolutions are matrix products on them, which is faster on a CPU;
 - downsampling stands at the start of a stage, so that a stage's output is the feature map of its stride;
-- the distilled models train as the official ones: see `EfficientViMDistilled.distilled_training`;
 - `pretrained=True` loads the longer of the two published trainings (450 epochs; timm's default is 300).
 
 What differs from the official code: images of any size and shape, not only square ones. The official weight decay
@@ -305,20 +304,20 @@ class EfficientViM(StagedBackbone):
 class EfficientViMDistilled(EfficientViM):
     """EfficientViM with a second head that learns from a teacher.
 
-    In training mode the model gives the logits of both heads, (z, z_dist), as the official code does, while
-    `distilled_training` is set, which it is from the start (timm's port has it off until asked for). In eval mode and
-    under TorchScript it gives their mean.
+    In training mode the model gives the logits of both heads, (z, z_dist), as the official code does, once
+    `set_distilled_training(True)` has been called. Otherwise, in eval mode and under TorchScript it gives their mean.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.distilled_training = True
+        self.distilled_training = False
 
     def _heads(self) -> List[str]:
         return ["head", "head_dist"]
 
     @torch.jit.ignore
     def set_distilled_training(self, enable: bool = True) -> None:
+        """Whether the model in training mode returns the logits of both heads, for a distillation loss."""
         self.distilled_training = enable
 
     @torch.jit.ignore

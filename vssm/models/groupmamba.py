@@ -10,10 +10,10 @@ What differs from the official code:
 - the class block takes only the pooled map: officially the map is carried along and never read;
 - names say what a thing is (`class_block`, `mixer.gate`); `checkpoint_filter_fn` maps the official layout.
 
-Two heads: trained with distillation (`distilled_training`), the model in training mode returns (class logits,
-distillation logits); in eval mode their mean. Stages 1 to 3 end in a norm, so their features are normalised; `norm`,
-the last one, belongs to the head, where it follows the class block, so the last map is raw. The authors never published
-dense prediction; the trunks that this one descends from apply `norm` to the last map there, as
+Two heads: after `set_distilled_training(True)` the model in training mode returns (class logits, distillation logits),
+as the official one always does; otherwise, and in eval mode, their mean. Stages 1 to 3 end in a norm, so their features
+are normalised; `norm`, the last one, belongs to the head, where it follows the class block, so the last map is raw. The
+authors never published dense prediction; the trunks that this one descends from apply `norm` to the last map there, as
 `forward_intermediates(norm=True)` does.
 
 The official weight decay spares only 1-D tensors and biases, so it decays A_logs and the bias of the step size (2-D
@@ -133,7 +133,7 @@ class GroupMamba(StagedBackbone):
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, drop_rate)
-        self.distilled_training = True
+        self.distilled_training = False
         dims = stage_dims(dims, depths)
         self.stem = GroupMambaStem(in_chans, stem_dim, dims[0], **dd)
         stages = []
