@@ -63,6 +63,18 @@ def test_onnx(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_onnx_by_torch_alone(tmp_path):
+    """`torch.onnx.export` finds the decompositions without being handed them."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x = create("vmamba_pico", num_classes=5, dims=16), torch.randn(1, 3, 32, 32)
+    torch.onnx.export(model, (x,), tmp_path / "a.onnx", dynamo=True, verbose=False, optimize=False)
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_any_batch(tmp_path):
     done = export_model(create("vmamba_pico"), tmp_path / "a.pt2", (2, *SHAPE[1:]), dynamic=["batch"])
     assert [shape[0] for shape in done.shapes] == [2, 1, 4]

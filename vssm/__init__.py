@@ -4,13 +4,15 @@ import fnmatch
 
 import timm
 
-from . import _mmcv, _moved, models, tasks  # noqa: F401  (adds the models to timm's registry, and the tasks to ours)
+from . import _fvcore, _mmcv, _moved, models, tasks  # noqa: F401  (adds the models to timm's registry, and the tasks to ours)
 from ._version import __version__
 
 __all__ = ["__version__", "list_models", "models"]
 
 # From here on `import mmdet` works with an mmcv that was installed without compiled operators.
 _mmcv.install_finder()
+# And `fvcore` counts the scans.
+_fvcore.install_finder()
 # And modules are found under the names that they had before they moved.
 _moved.install_finder()
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from . import chunked
 from .ops import arguments, gated_scan
+from .ops.registration import registered
 from .reference import compute_dtype
 from .routes import read_map_by_slices, write_map_by_slices
 from .scan_2d import scan_2d_fwd
@@ -142,3 +144,23 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
         return lambda *args, **kwargs: form(**arguments(op, args, kwargs))
 
     return {op: by_keyword(op, form) for op, form in forms.items()}
+
+
+def _offer_decompositions() -> None:
+    """Put the forms into PyTorch's own table, where `torch.onnx.export(model, inputs, dynamo=True)` finds them.
+
+    PyTorch asks the same table for the shapes of results where sizes are symbolic. There the op's own answer stands,
+    which holds for all routes.
+    """
+    for op, form in decompositions().items():
+        fake = registered(op._opname).fake
+
+        def decompose(*args, form=form, fake=fake, op=op, **kwargs):
+            if get_proxy_mode() is None:  # no program is being written
+                return fake(*arguments(op, args, kwargs).values())
+            return form(*args, **kwargs)
+
+        torch._decomp.decomposition_table[op] = decompose
+
+
+_offer_decompositions()

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.kernels.test_ops import LENGTHS, scan_inputs
 from tests.scan_2d import CROSS, ROUTES, make_2d
-from vssm_kernels import decompositions, encode_routes, selective_scan_2d
+from vssm_kernels import Route, decompositions, encode_routes, selective_scan_2d
 from vssm_kernels.functional import linear_scan
 
 OPS = torch.ops.vssm
@@ -79,3 +79,21 @@ def test_program_without_our_operators():
     for height, width in ((6, 5), (2, 2), (2, 4), (3, 3), (9, 8), (40, 31)):
         u = torch.randn(2, height, width, 3)
         assert torch.allclose(run(u), Scan()(u), rtol=1e-4, atol=1e-5)
+
+
+class AlongASpiral(nn.Module):
+    def forward(self, x):
+        return selective_scan_2d(x, x[..., None, :], -torch.ones(1, 2, 1), x[..., None, :1], routes=SPIRAL)
+
+
+SPIRAL = (Route(path="spiral"),)
+
+
+def test_pytorchs_own_table_serves_writers_of_programs_alone():
+    """There the decompositions are found. Shapes of symbolic sizes, and a program's default form, take the ops."""
+    assert all(op in torch._decomp.decomposition_table for op in decompositions())
+    x, other = torch.randn(1, 4, 6, 2), torch.randn(1, 7, 5, 2)
+    sizes = {1: torch.export.Dim("h", min=2, max=64), 2: torch.export.Dim("w", min=2, max=64)}
+    program = torch.export.export(AlongASpiral(), (x,), dynamic_shapes=(sizes,)).run_decompositions()
+    assert OPS.selective_scan_2d.default in {node.target for node in program.graph.nodes}
+    assert torch.equal(program.module()(other), AlongASpiral()(other))

@@ -1,5 +1,8 @@
 """Counts of operations: what each kind counts, and that no backend matters. Published ones are in tests/test_zoo.py."""
 
+import importlib
+import sys
+
 import pytest
 import timm
 import torch
@@ -7,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import vssm
+from vssm._fvcore import install_finder
 from vssm.models import Family, family_of
 from vssm.profiling import count, paper_flops
 from vssm.profiling.throughput import scan_backend
@@ -204,3 +208,23 @@ def test_refusals(arguments, message):
 def test_nothing_to_train():
     with pytest.raises(ValueError, match="no parameter that wants a gradient"):
         count(net().requires_grad_(False), (3, 16, 12), "flops", backward=True)
+
+
+@pytest.mark.parametrize("imported_before", [True, False])
+def test_fvcore_by_itself_counts_the_scans(monkeypatch, imported_before):
+    if imported_before:
+        module = importlib.import_module("fvcore.nn.flop_count")
+        known = {name: x for name, x in module._DEFAULT_SUPPORTED_OPS.items() if not name.startswith("vssm::")}
+        monkeypatch.setattr(module, "_DEFAULT_SUPPORTED_OPS", known)
+        install_finder()
+    else:
+        monkeypatch.delitem(sys.modules, "fvcore.nn.flop_count")
+        module = importlib.import_module("fvcore.nn.flop_count")
+    model = timm.create_model("vmamba_pico")
+    counted = module.FlopCountAnalysis(model, torch.zeros(1, 3, 32, 32))
+    counted.unsupported_ops_warnings(False).tracer_warnings("none")
+    with_scan, without = (
+        count(model, (3, 32, 32), "paper", uncounted=left_out).flops for left_out in ((), ["vssm::selective_scan_2d"])
+    )
+    assert counted.by_operator()["selective_scan_2d"] == with_scan - without > 0
+    assert not any(name.startswith("vssm::") for name in counted.unsupported_ops())

@@ -21,10 +21,8 @@ from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flops
-from vssm_kernels.routes import sequence_lengths
-
 from .._errors import did_you_mean
+from .._fvcore import HANDLES, traced_shape
 from .._optional import require
 from ..models import family_of
 from .cost import UNITS, Cost, ModuleCost
@@ -35,55 +33,22 @@ aten = torch.ops.aten
 Forward = Callable[[nn.Module, Tensor], Tensor | Sequence[Tensor]]
 
 
-def _shape(value) -> list[int] | None:
-    """Sizes of a traced tensor; None for an argument that was not given."""
-    return value.type().sizes() if value.isCompleteTensor() else None
-
-
-def _named(op: torch._ops.OpOverload, inputs) -> dict[str, torch._C.Value]:
-    """The traced inputs of one of our operators by name; a trace holds all of them, defaults too."""
-    return dict(zip((argument.name for argument in op._schema.arguments), inputs, strict=True))
-
-
-def _selective_scan(inputs, outputs) -> int:
-    given = _named(torch.ops.vssm.selective_scan.default, inputs)
-    u, A, D, z = (_shape(given[name]) for name in ("u", "A", "D", "z"))
-    return selective_scan_flops(u[0], u[2], u[1], A[1], with_D=D is not None, with_z=z is not None)
-
-
-def _selective_scan_2d(inputs, outputs) -> int:
-    given = _named(torch.ops.vssm.selective_scan_2d.default, inputs)
-    u, A, C, D, dt_weight = (_shape(given[name]) for name in ("u", "A", "C", "D", "dt_weight"))
-    routes = [value.toIValue() for value in given["routes"].node().inputs()]
-    lengths = sequence_lengths(routes, u[1], u[2])
-    rank = None if dt_weight is None else dt_weight[2]
-    return selective_scan_2d_flops(u[0], lengths, u[-1], A[2], rank, C is not None, D is not None)
-
-
-def _ssd(inputs, outputs) -> int:
-    given = _named(torch.ops.vssm.ssd.default, inputs)
-    x, B, D = (_shape(given[name]) for name in ("x", "B", "D"))
-    return ssd_flops(*x, B[3], with_D=D is not None)
-
-
 def _attention(inputs, outputs) -> int:
-    q, k, v = map(_shape, inputs[:3])
+    q, k, v = map(traced_shape, inputs[:3])
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])  # its two matrix products; fvcore skips the fused op
 
 
 def _attention_outputs(inputs, outputs) -> int:
-    q, k, v = map(_shape, inputs[:3])
+    q, k, v = map(traced_shape, inputs[:3])
     return math.prod(q[:-1]) * (k[-2] + v[-1])
 
 
 # fvcore's handles, by operator: functions of the traced inputs and outputs. These are added to its own.
 _PAPER = {
-    "vssm::selective_scan": _selective_scan,
-    "vssm::selective_scan_2d": _selective_scan_2d,
-    "vssm::ssd": _ssd,
+    **HANDLES,
     "aten::scaled_dot_product_attention": _attention,
     # fvcore counts a pooling layer one per input element; over a channels-last map the pool is a mean.
-    "aten::mean": lambda inputs, outputs: math.prod(_shape(inputs[0])),
+    "aten::mean": lambda inputs, outputs: math.prod(traced_shape(inputs[0])),
 }
 _OUTPUTS = {"aten::scaled_dot_product_attention": _attention_outputs}
 

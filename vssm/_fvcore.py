@@ -1,0 +1,86 @@
+"""Let fvcore count the scans: a plain `FlopCountAnalysis(model, x)` of a user then knows our operators."""
+
+import importlib.machinery
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import torch
+
+from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flops
+from vssm_kernels.routes import sequence_lengths
+
+__all__ = ["HANDLES", "install_finder", "traced_shape"]
+
+_MODULE = "fvcore.nn.flop_count"
+
+
+def traced_shape(value: torch._C.Value) -> list[int] | None:
+    """Sizes of a traced tensor; None for an argument that was not given."""
+    return value.type().sizes() if value.isCompleteTensor() else None
+
+
+def _named(op: torch._ops.OpOverload, inputs) -> dict[str, torch._C.Value]:
+    """The traced inputs of one of our operators by name; a trace holds all of them, defaults too."""
+    return dict(zip((argument.name for argument in op._schema.arguments), inputs, strict=True))
+
+
+def _selective_scan(inputs, outputs) -> int:
+    given = _named(torch.ops.vssm.selective_scan.default, inputs)
+    u, A, D, z = (traced_shape(given[name]) for name in ("u", "A", "D", "z"))
+    return selective_scan_flops(u[0], u[2], u[1], A[1], with_D=D is not None, with_z=z is not None)
+
+
+def _selective_scan_2d(inputs, outputs) -> int:
+    given = _named(torch.ops.vssm.selective_scan_2d.default, inputs)
+    u, A, C, D, dt_weight = (traced_shape(given[name]) for name in ("u", "A", "C", "D", "dt_weight"))
+    routes = [value.toIValue() for value in given["routes"].node().inputs()]
+    lengths = sequence_lengths(routes, u[1], u[2])
+    rank = None if dt_weight is None else dt_weight[2]
+    return selective_scan_2d_flops(u[0], lengths, u[-1], A[2], rank, C is not None, D is not None)
+
+
+def _ssd(inputs, outputs) -> int:
+    given = _named(torch.ops.vssm.ssd.default, inputs)
+    x, B, D = (traced_shape(given[name]) for name in ("x", "B", "D"))
+    return ssd_flops(*x, B[3], with_D=D is not None)
+
+
+# fvcore's handles, by operator: functions of the traced inputs and outputs.
+HANDLES = {
+    "vssm::selective_scan": _selective_scan,
+    "vssm::selective_scan_2d": _selective_scan_2d,
+    "vssm::ssd": _ssd,
+}
+
+
+def _add_handles(module: ModuleType) -> None:
+    for name, handle in HANDLES.items():
+        module._DEFAULT_SUPPORTED_OPS.setdefault(name, handle)
+
+
+class HandlesFinder(MetaPathFinder):
+    """Finds fvcore's counter where it is, and adds our operators to those that it knows when it has been imported."""
+
+    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
+        """Return the module's own spec, with a loader that does this besides; None for any other name."""
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path) if fullname == _MODULE else None
+        if spec is None or spec.loader is None:
+            return None
+        run = spec.loader.exec_module
+
+        def run_and_add(module: ModuleType) -> None:
+            run(module)
+            _add_handles(module)
+
+        spec.loader.exec_module = run_and_add
+        return spec
+
+
+def install_finder() -> None:
+    """Put the finder before the others in ``sys.meta_path``, once, or add the handles if fvcore is there already."""
+    if _MODULE in sys.modules:
+        _add_handles(sys.modules[_MODULE])
+    elif not any(isinstance(finder, HandlesFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, HandlesFinder())
