@@ -49,6 +49,16 @@ def test_photographs_are_turned_alike(orientation, tmp_path):
     exif[0x0112] = orientation
     photo.save(tmp_path / "x.jpg", exif=exif, quality=95)
     assert load(tmp_path / "x.jpg")["img_shape"] == open_image(tmp_path / "x.jpg").size[::-1]
+    for suffix in ("png", "tiff", "webp"):
+        photo.save(tmp_path / f"x.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+        image = load(tmp_path / f"x.{suffix}")["img"][..., ::-1]
+        assert np.array_equal(image, open_image(tmp_path / f"x.{suffix}")), suffix
+
+
+def test_every_scope_has_the_one_loader():
+    for scope in ("mmdet", "mmseg", "mmengine"):
+        with TRANSFORMS.switch_scope_and_registry(scope) as registry:
+            assert registry.get("LoadImageFromFile") is vssm.mm.LoadImage
 
 
 def test_ordinary_photographs_are_decoded_as_ever(tmp_path):

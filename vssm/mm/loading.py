@@ -9,13 +9,16 @@ from PIL import Image
 
 from .._inputs import read_rgb, require_file
 
+_ORIENTATION = 0x0112
+
 
 @TRANSFORMS.register_module(name="LoadImageFromFile", force=True)
 class LoadImage(LoadImageFromFile):
     """mmcv's transform under its name, see there for the arguments.
 
-    mmcv's own decoder clips pixels deeper than 8 bits and does not know all formats. Where it is asked for colours of a
-    local file, such files are read by :func:`~vssm._inputs.read_rgb`, which prediction uses; all others as ever.
+    mmcv's own decoder clips pixels deeper than 8 bits, does not know all formats, and turns photographs of few formats
+    alone. Where it is asked for colours of a local file, :func:`~vssm._inputs.read_rgb`, which prediction uses, reads
+    such files; all others are read as ever.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
@@ -29,7 +32,7 @@ class LoadImage(LoadImageFromFile):
         if elsewhere or self.ignore_empty or self.color_type != "color":
             return super().transform(results)
         require_file(path, "Image")
-        if not _is_deep(path):
+        if not _is_beyond_opencv(path):
             try:
                 return super().transform(results)
             except Exception:
@@ -41,10 +44,12 @@ class LoadImage(LoadImageFromFile):
         return results
 
 
-def _is_deep(path: str) -> bool:
+def _is_beyond_opencv(path: str) -> bool:
+    """Whether an image is deep, or to be turned as its EXIF data say in a format in which OpenCV does not look."""
     try:
         with Image.open(path) as image:
-            return image.mode[0] in "IF"
+            looks = image.format in ("JPEG", "MPO", "PNG", "TIFF")
+            return image.mode[0] in "IF" or (not looks and image.getexif().get(_ORIENTATION, 1) != 1)
     except Exception:
         # Whatever Pillow does not know may be OpenCV's.
         return False
