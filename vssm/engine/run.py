@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from .._files import require_writable
 from .._tasks import NamedModel, Run, Wanted, find_task, task_of, task_of_names
 from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
+from .lock import work_dir_of_one_run
 from .models import require_checkpoint, without_pretrained
 from .runner import Runner
 from .sections import check_sections
@@ -101,22 +103,24 @@ def train(
         raise ConfigError(f"Config '{config}' has no train_dataloader, there is nothing to train on.")
     if amp:
         use_amp(cfg)
-    notes: list[str] = []
     if resume is None and cfg.get("resume") and not cfg.get("load_from"):
         resume = "auto"
-    if resume == "auto":
-        path, notes = find_resumable(cfg.work_dir)
-        cfg.resume, cfg.load_from = path is not None, None if path is None else str(path)
-        notes.append(
-            f"Resuming from {path}." if path else f"No readable checkpoint in {cfg.work_dir}: starting from scratch."
-        )
-    elif resume:
+    if resume and resume != "auto":
         cfg.resume, cfg.load_from = True, resume
-
-    if cfg.get("load_from"):
+    if cfg.get("load_from") and resume != "auto":
         require_checkpoint(cfg.load_from)
 
     def job() -> dict[str, float]:
+        notes: list[str] = []
+        if resume == "auto":
+            path, notes = find_resumable(cfg.work_dir)
+            cfg.resume, cfg.load_from = path is not None, None if path is None else str(path)
+            found = (
+                f"Resuming from {path}."
+                if path
+                else f"No readable checkpoint in {cfg.work_dir}: starting from scratch."
+            )
+            notes.append(found)
         if cfg.get("runner_type") == "FlexibleRunner":
             # mmengine's runner for sharded training; its evaluations are in the log.
             if cfg.get("load_from"):
@@ -132,7 +136,9 @@ def train(
         _report(metrics)
         return metrics
 
-    return _in_processes(job)
+    rank = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}.get(launcher, "")
+    with work_dir_of_one_run(cfg.work_dir, main=os.environ.get(rank, "0") == "0"):
+        return _in_processes(job)
 
 
 def test(
