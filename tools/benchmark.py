@@ -32,6 +32,7 @@ def show(stage: str, done: int, total: int) -> None:
 
 def files_of(args: argparse.Namespace) -> dict[Path, Callable[[Path, list], object]]:
     """Return the files to write, each with its writer; files are refused before anything is measured, not after."""
+    from vssm._files import require_writable
     from vssm._optional import require
     from vssm.profiling.results import as_csv, as_json, as_markdown, write_text
 
@@ -48,9 +49,7 @@ def files_of(args: argparse.Namespace) -> dict[Path, Callable[[Path, list], obje
 
         files[args.plot] = lambda file, rows: plot_costs(rows, file)
     for file in files:
-        folder = file.absolute().parent
-        if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UserError(f"'{file}' cannot be written: it is a folder, or the folder '{folder}' is not writable.")
+        require_writable(file)
     return files
 
 

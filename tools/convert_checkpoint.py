@@ -19,8 +19,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="the model, for example vmamba_tiny_s1l8")
     args = parser.parse_args(argv)
 
+    from vssm._files import require_writable
     from vssm.models.convert import convert_checkpoint
 
+    require_writable(args.target)
     print(convert_checkpoint(args.source, args.target, args.model))
 
 

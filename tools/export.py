@@ -43,9 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.img_size and len(args.img_size) > 2:
         parser.error("--img-size takes one number or two")
 
+    from vssm._files import require_writable
     from vssm.export import FORMATS, export_model
     from vssm.models.create import create_model, create_trained_model
 
+    require_writable(args.file)
     options = {"features_only": True} if args.features else {}
     if args.checkpoint:
         model = create_trained_model(args.model, args.checkpoint, **options)

@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
     def command(function, help: str, out: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(function.__name__, help=help, description=help)
-        sub.set_defaults(run=function)
+        sub.set_defaults(run=function, out_is_folder=out == "DIR")
         sub.add_argument("--out", required=True, metavar=out)
         return sub
 
@@ -161,6 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for name in ("size", "img_size"):
         if getattr(args, name, None) and (len(getattr(args, name)) > 2 or min(getattr(args, name)) < 1):
             parser.error(f"--{name.replace('_', '-')} takes one or two positive numbers")
+
+    from vssm._files import require_writable
+
+    require_writable(args.out, folder=args.out_is_folder)
     return args.run(args)
 
 

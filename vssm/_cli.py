@@ -1,5 +1,6 @@
 """Speak to a person who runs a tool: lines on the terminal, and a mistake as one sentence and an exit code."""
 
+import errno
 import os
 import re
 import sys
@@ -10,6 +11,9 @@ from ._errors import UserError
 # Control characters can move a terminal's cursor; surrogates stand for the bytes of names that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+# Whatever is being written then, logs of libraries too, it is no bug.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Call a tool's ``main`` and return the process's exit code.
@@ -19,18 +23,27 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         argv: Arguments without the program's name.
 
     Returns:
-        0 on success, 2 after a :class:`~vssm._errors.UserError`, 130 after Ctrl-C; other exceptions pass through,
-        because a traceback is what the report of a bug needs.
+        0 on success, 2 after a :class:`~vssm._errors.UserError` or where a disk is full, 130 after Ctrl-C; other
+        exceptions pass through, because a traceback is what the report of a bug needs.
     """
     try:
         return main(argv) or 0
     except UserError as error:
-        program = os.path.basename(sys.argv[0]) or "vssm"
-        say(f"{program}: error: {_sentence(error)}", error=True)
-        return 2
+        return _fail(_sentence(error))
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f"'{error.filename}'" if error.filename else "A file"
+        return _fail(f"{where} cannot be written: {error.strerror}.")
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130
+
+
+def _fail(sentence: str) -> int:
+    program = os.path.basename(sys.argv[0]) or "vssm"
+    say(f"{program}: error: {sentence}", error=True)
+    return 2
 
 
 def say(line: str, error: bool = False) -> None:

@@ -58,6 +58,8 @@ def test_a_folder_is_free_again_after_an_error(tmp_path):
 
 def test_what_is_no_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match="The folder '.*file/x' cannot be written to: "):
-        with work_dir_of_one_run(tmp_path / "file" / "x"):
-            pass
+    with (
+        pytest.raises(FileError, match="The folder '.*file/x' cannot be written to: "),
+        work_dir_of_one_run(tmp_path / "file" / "x"),
+    ):
+        pass

@@ -59,6 +59,12 @@ def _run_config(config: str, work_dir: str | None, options: Sequence[str] | None
     return cfg
 
 
+def _speaks(launcher: str) -> bool:
+    """Whether this process is the first of its run, which is known before they have joined."""
+    rank = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}.get(launcher, "")
+    return os.environ.get(rank, "0") == "0"
+
+
 def _in_processes(job: Callable[[], T]) -> T:
     """Run a job that may join other processes, and leave them properly whatever happens."""
     try:
@@ -136,8 +142,7 @@ def train(
         _report(metrics)
         return metrics
 
-    rank = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}.get(launcher, "")
-    with work_dir_of_one_run(cfg.work_dir, main=os.environ.get(rank, "0") == "0"):
+    with work_dir_of_one_run(cfg.work_dir, main=_speaks(launcher)):
         return _in_processes(job)
 
 
@@ -176,6 +181,10 @@ def test(
         )
     if checkpoint is not None:
         require_checkpoint(checkpoint)
+    if _speaks(launcher):
+        require_writable(cfg.work_dir, folder=True)
+        if out:
+            require_writable(out)
     if tta:
         use_tta(cfg)
     cfg.resume, cfg.load_from = False, checkpoint
