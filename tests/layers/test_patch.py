@@ -29,3 +29,10 @@ def test_patch_merging_order_and_padding():
         layer.reduction.weight.copy_(torch.eye(4))
     x = torch.arange(1.0, 7.0).view(1, 2, 3, 1)
     assert layer(x)[0].tolist() == [[[1, 4, 2, 5], [3, 6, 0, 0]]]
+
+
+@pytest.mark.parametrize(("stem", "smallest"), [(PatchStem, 4), (ConvStem, 1)])
+def test_images_that_are_too_small(stem, smallest):
+    given = smallest - 1
+    with pytest.raises(ValueError, match=f"^images must be at least {smallest} x {smallest} pixels, got 9 x {given}$"):
+        stem(3, 8)(torch.zeros(1, 3, 9, given))

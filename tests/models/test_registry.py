@@ -6,6 +6,7 @@ script).
 
 import fnmatch
 import math
+import re
 import subprocess
 import sys
 
@@ -67,6 +68,27 @@ def test_odd_size_and_batch_of_one(model):
     for info, m in zip(model.feature_info, maps, strict=True):
         for size, got in zip(x.shape[-2:], m.shape[-2:], strict=True):
             assert size // info["reduction"] <= got <= math.ceil(size / info["reduction"]) + 1
+
+
+@torch.no_grad()
+def test_an_empty_batch(name, model, depths):
+    """Gives empty results, as in timm's models."""
+    x = torch.zeros(0, 3, SIZE, SIZE)
+    assert model(x).shape == (0, 42)
+    assert model.train()(x).shape == (0, 42)
+    model.eval()
+    assert all(b.isfinite().all() for b in model.buffers())
+    whole = share_weights(model, name, depths=depths, features_only=True)
+    assert [m.shape[0] for m in whole(x)] == [0] * len(model.feature_info)
+    assert [m.shape[1] for m in whole(x)] == whole.feature_info.channels()
+
+
+def test_images_that_no_stem_takes(model):
+    for shape in ((3, SIZE, SIZE), (2, 1, SIZE, SIZE), (2, SIZE, SIZE, 3)):
+        with pytest.raises(ValueError, match=re.escape(f"images must have the shape (B, 3, H, W), got {shape}")):
+            model(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"images must be at least (1 x 1|4 x 4) pixels, got 64 x 0$"):
+        model(torch.zeros(2, 3, 64, 0))
 
 
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16-autocast"])

@@ -4,7 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vssm.scans import BIDIRECTIONAL, CROSS, DIAGONAL, SNAKE, SPIRAL, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
+from vssm.scans import (
+    BIDIRECTIONAL,
+    CROSS,
+    DIAGONAL,
+    SNAKE,
+    SPIRAL,
+    SS2D,
+    SSD2D,
+    UNIDIRECTIONAL,
+    CascadeSS2D,
+    MultiHeadSS2D,
+)
 from vssm_kernels import Route, read_map, reference, route_order
 
 
@@ -111,6 +122,17 @@ def test_ssd2d(routes):
         out = reference.ssd_fwd(heads, dt, A, B[:, :, None], C[:, :, None], D, bias, dt_softplus=True)
         y = y + write(out.flatten(2), route, 5, 4)
     assert torch.allclose(mixer(x), mixer.out_proj(mixer.out_norm(y)), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("mixer", [SS2D, CascadeSS2D, SSD2D, MultiHeadSS2D])
+def test_an_empty_batch(mixer):
+    """Gives an empty result, and every parameter a gradient of zeros."""
+    mixer = mixer(16)
+    x = torch.zeros(0, 5, 4, 16, requires_grad=True)
+    y = mixer(x)
+    y.sum().backward()
+    assert y.shape == x.shape == x.grad.shape
+    assert all(p.grad.count_nonzero() == 0 for p in mixer.parameters())
 
 
 def test_heads_must_divide():

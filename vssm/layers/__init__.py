@@ -6,7 +6,7 @@ from .conv_norm import ConvNorm, ConvNormDownsample, ConvNormStem, LinearNorm, L
 from .fused_head import FusedHead
 from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
-from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem
+from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, check_images
 
 __all__ = [
     "CONV_BLOCK_NORMS",
@@ -27,4 +27,5 @@ __all__ = [
     "PatchMerging",
     "PatchStem",
     "ResidualConvStem",
+    "check_images",
 ]

@@ -8,6 +8,8 @@ import torch.nn as nn
 from timm.layers import ConvNormAct, DropPath, Mlp
 from torch import Tensor
 
+from .patch import check_images
+
 __all__ = ["CONV_BLOCK_NORMS", "CONV_BLOCK_RENAMES", "ConvMixerBlock", "InvertedDownsample", "ResidualConvStem"]
 
 # The names of the batch norms in the stem and the downsampling, as parts of parameters' names.
@@ -60,6 +62,7 @@ class ResidualConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
+        check_images(x, self.conv1.conv.in_channels)
         x = self.conv1(x)
         x = x + self.conv2(x)
         # Channels-last in memory too, once: every layer that follows keeps the layout it is given.

@@ -6,6 +6,8 @@ from timm.layers import BatchNormAct2d, SqueezeExcite
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from .patch import check_images
+
 __all__ = ["ConvNorm", "ConvNormDownsample", "ConvNormStem", "LinearNorm", "LinearNormMlp"]
 
 
@@ -102,10 +104,12 @@ class ConvNormStem(nn.Module):
     def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        self.in_chans = in_chans
         dims = [in_chans, dim // 8, dim // 4, dim // 2, dim]
         self.convs = nn.Sequential(*[ConvNorm(dims[i], dims[i + 1], stride=2, act=i < 3, **dd) for i in range(4)])
 
     def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_chans)
         # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
         return self.convs(x.permute(0, 2, 3, 1).contiguous())
 

@@ -5,7 +5,33 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem"]
+__all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem", "check_images"]
+
+
+def check_images(images: Tensor, in_chans: int, smallest: int = 1) -> None:
+    """Refuse what a stem cannot take. Models that are traced, scripted or compiled go without the check.
+
+    Args:
+        images: What was given.
+        in_chans: Channels of the image.
+        smallest: Height and width of the smallest image.
+
+    Raises:
+        ValueError: Not (B, in_chans, H, W), or H or W is below the smallest.
+    """
+    if not torch.jit.is_scripting():  # nor does it compile this
+        _check_images(images, in_chans, smallest)
+
+
+def _check_images(images: Tensor, in_chans: int, smallest: int) -> None:
+    # FX hands over a proxy; a condition on a size would become a demand of an exported program.
+    if not isinstance(images, Tensor) or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] != in_chans:
+        raise ValueError(f"images must have the shape (B, {in_chans}, H, W), got {shape}")
+    if min(shape[2:]) < smallest:
+        raise ValueError(f"images must be at least {smallest} x {smallest} pixels, got {shape[2]} x {shape[3]}")
 
 
 class PatchStem(nn.Module):
@@ -25,7 +51,8 @@ class PatchStem(nn.Module):
         self.norm = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed images (B, in_chans, H, W)."""
+        """Embed images (B, in_chans, H, W) of at least 4 x 4 pixels."""
+        check_images(x, self.conv.in_channels, 4)
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
@@ -50,6 +77,7 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
+        check_images(x, self.conv1.in_channels)
         x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._errors import did_you_mean
+from ..layers import check_images
 from ..models import Backbone
 from .decoders import MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder
 from .encoders import create_encoder
@@ -61,7 +62,7 @@ class UNet(nn.Module):
         """The image as the encoder takes it: its channels repeated, its size padded.
 
         Raises:
-            ValueError: not (B, in_chans, H, W).
+            ValueError: not (B, in_chans, H, W), or an image without pixels.
         """
         repeat = x.ndim == 4 and self.in_chans == 3 and x.shape[1] == 1
         if x.ndim != 4 or not (repeat or x.shape[1] == self.in_chans):
@@ -69,6 +70,7 @@ class UNet(nn.Module):
                 f"{type(self).__name__} takes images (B, {self.in_chans}, H, W)"
                 f"{' or (B, 1, H, W)' if self.in_chans == 3 else ''}, got {tuple(x.shape)}"
             )
+        check_images(x, x.shape[1])
         if repeat:
             x = x.expand(-1, self.in_chans, -1, -1)
         bottom, right = -x.shape[2] % self.stride, -x.shape[3] % self.stride

@@ -30,7 +30,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import ConvDownsample, DepthwiseMlp
+from ..layers import ConvDownsample, DepthwiseMlp, check_images
 from ..scans import CROSS, GroupedSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -51,6 +51,7 @@ class GroupMambaStem(nn.Module):
         self.downsample = ConvDownsample(hidden_dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.conv1.conv.in_channels)
         return self.downsample(self.conv3(self.conv2(self.conv1(x))).permute(0, 2, 3, 1))
 
 

@@ -10,6 +10,7 @@ from typing import List, Tuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
@@ -21,6 +22,8 @@ __all__ = [
     "init_linear",
     "init_projection",
     "init_step_bias",
+    "no_maps",
+    "one_more",
     "outside_autocast",
     "split_projection",
     "state_matrix",
@@ -58,6 +61,22 @@ def split_projection(projected: Tensor, rank: int, states: int) -> Tuple[Tensor,
     """Split (..., R + 2 N) into the step size (..., R), B and C (..., N)."""
     dt, B, C = projected.split([rank, states, states], dim=-1)
     return dt, B, C
+
+
+def no_maps(x: Tensor) -> bool:
+    """Tell whether a batch is empty. The ops take no empty tensors: of such a batch one map of zeros is scanned.
+
+    While FX or the tracer of TorchScript follow a model they are told that it is not.
+    """
+    if torch.jit.is_scripting():
+        return x.shape[0] == 0
+    else:  # TorchScript compiles one of the two
+        return isinstance(x, Tensor) and not torch.jit.is_tracing() and x.shape[0] == 0
+
+
+def one_more(x: Tensor) -> Tensor:
+    """Append zeros (1, ...) to (B, ...), with a gradient, so that no parameter goes without one."""
+    return F.pad(x, [0, 0] * (x.dim() - 1) + [0, 1])
 
 
 @torch.no_grad()
@@ -175,8 +194,12 @@ class StateSpaceMixer(nn.Module):
         if self.scan_float32:
             u, dt, B = at_least_float32(u), at_least_float32(dt), at_least_float32(B)
             C = at_least_float32(C) if C is not None else None
+        empty = no_maps(u)
+        if empty:
+            u, dt, B = one_more(u), one_more(dt), one_more(B)
+            C = one_more(C) if C is not None else None
         # The op itself rather than vssm_kernels.selective_scan_2d: TorchScript and FX see one node.
-        return torch.ops.vssm.selective_scan_2d(
+        y = torch.ops.vssm.selective_scan_2d(
             u,
             dt=dt,
             A=A,
@@ -189,6 +212,7 @@ class StateSpaceMixer(nn.Module):
             merge=merge,
             out_dtype=out_dtype,
         )
+        return y[:0] if empty else y
 
     def linear_part(
         self, dt: Tensor, B: Tensor, C: Tensor | None, code: List[int], sequences: Tuple[int, int] | None = None

@@ -54,7 +54,8 @@ class AtrousSS2D(SS2D):
         # torch.export can follow them and not those of unflatten(-1, 2).
         phases = x.reshape(batch, height // 2, 2, width // 2, 2, inner)
         weight = self.x_proj.weight.unflatten(0, (2, 2, -1))
-        projected = torch.einsum("bhiwjd,jipd->bhiwjp", phases, weight).reshape(batch, height, width, 1, -1)
+        size = self.dt_rank + 2 * self.d_state
+        projected = torch.einsum("bhiwjd,jipd->bhiwjp", phases, weight).reshape(batch, height, width, 1, size)
         dt, B, C = split_projection(projected, self.dt_rank, self.d_state)
         every = [-1, -1, -1, self.num_routes, -1]
         return dt.expand(every), B.expand(every), C.expand(every)

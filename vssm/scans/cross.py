@@ -12,7 +12,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._state_space import StateSpaceMixer, init_linear, init_projection, split_projection, state_matrix
+from ._state_space import (
+    StateSpaceMixer,
+    init_linear,
+    init_projection,
+    no_maps,
+    one_more,
+    split_projection,
+    state_matrix,
+)
 from .linear import LinearScan, repeat_batch, route_names
 from .routes import CROSS, Route, encode_routes
 
@@ -168,7 +176,7 @@ class CascadeSS2D(SS2D):
         dt, B, C = self.project_lines(x, first)
         out_dtype = self.out_norm.weight.dtype
         y = self.scan(self.both_ways(x), dt, B, C, self.row_code, out_dtype=out_dtype, sequences=(first, first + 2))
-        return y.view(x.shape[0], -1, x.shape[2], self.d_inner)
+        return y.view(x.shape[0], x.shape[1], x.shape[2], self.d_inner)
 
     def mix(self, x: Tensor) -> Tensor:
         """Scan rows, then columns: (B, H, W, D) to (B, H, W, D)."""
@@ -306,8 +314,12 @@ class SSD2D(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
+        empty = no_maps(x)
+        if empty:
+            x = one_more(x)
         dt, B, C = self.project(x)
-        return self.scan(x, dt, B, C)
+        y = self.scan(x, dt, B, C)
+        return y[:0] if empty else y
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve and activate: (B, H, W, D) to (B, H, W, D)."""
