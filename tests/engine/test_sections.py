@@ -135,6 +135,7 @@ def test_classes_of_known_packages_and_of_imported_ones_may_be_named(tmp_path, m
         return load_config(str(config))
 
     load("model = dict(type='torch.nn.Linear', norm=dict(type='timm.layers.LayerNorm2d'))")
+    load("model = dict(wrap=dict(type='torch.distributed.fsdp.wrap.size_based_auto_wrap_policy'))")
     load("from torch.nn import Linear\nmodel = dict(type=Linear)")
     with pytest.raises(ConfigError, match="model.type is 'my_parts.Mine'"):
         load("model = dict(type='my_parts.Mine')")

@@ -1,7 +1,7 @@
 """The types that a config may name: what is registered, and classes of packages that models and data are made with.
 
 mmengine's registries also take any dotted path, so that ``type="os.system"`` would run a command. Here such a path, or
-an object in its place, has to be registered or be a class of a known package.
+an object in its place, has to be registered, a class of a known package, or one of the functions that only compute.
 """
 
 import inspect
@@ -23,6 +23,8 @@ _KNOWN = {
     *("torchvision", "timm", "segmentation_models_pytorch", "albumentations"),
     *("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "vssm"),
 }
+# Modules whose functions only compute; classes there are known anyway.
+_COMPUTING = ("torch.nn.functional.", "torch.utils.data.", "torch.distributed.fsdp.wrap.", "torchvision.transforms.")
 # Keys whose values are looked up in a registry.
 _KEYS = ("type", "constructor", "runner_type")
 
@@ -90,6 +92,8 @@ def _look_up(path: str) -> Any:
 def _may_be_used(kind: Any) -> bool:
     if any(kind is known for known in _registered()):
         return True
+    if inspect.isfunction(kind):
+        return f"{kind.__module__}.".startswith(_COMPUTING)
     return inspect.isclass(kind) and _is_within(f"{kind.__module__}.{kind.__qualname__}")
 
 
