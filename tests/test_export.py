@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -60,6 +61,13 @@ def test_onnx(name, tmp_path):
     x = torch.randn(SHAPE)
     (y,) = onnxruntime.InferenceSession(done.path).run(None, {"images": x.numpy()})
     assert torch.allclose(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-5)
+    onnx.checker.check_model(done.path, full_check=True)
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    quantization.shape_inference.quant_pre_process(done.path, tmp_path / "prepared.onnx")
+    for source in (done.path, tmp_path / "prepared.onnx"):
+        quantization.quantize_dynamic(source, tmp_path / "quantised.onnx")
+        (rounded,) = onnxruntime.InferenceSession(tmp_path / "quantised.onnx").run(None, {"images": x.numpy()})
+        assert np.linalg.norm(rounded - y) < 0.1 * np.linalg.norm(y)
 
 
 @pytest.mark.slow

@@ -218,13 +218,20 @@ def _write_onnx(program: torch.export.ExportedProgram, example: Tensor, path: Pa
     outputs = ["logits"] if count == 1 else [f"features_{i}" for i in range(count)]
     # The exporter's own optimiser takes minutes for the many small operators of a scan, most of them in search of
     # attention and the like. Runtimes optimise for themselves; folding constants is what some of them expect.
-    onnx = torch.onnx.export(
+    exported = torch.onnx.export(
         program, dynamo=True, input_names=["images"], output_names=outputs, optimize=False, verbose=False
     )
     optimizer = require("onnxscript.optimizer", "export")
-    optimizer.fold_constants(onnx.model)
-    optimizer.remove_unused_nodes(onnx.model)
-    onnx.save(str(path), external_data=False)
+    optimizer.fold_constants(exported.model)
+    optimizer.remove_unused_nodes(exported.model)
+    # Of the short forms of constants, onnxruntime's preparation for quantisation knows none.
+    passes = require("onnx_ir.passes.common", "export")
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(exported.model)
+    proto = exported.model_proto
+    # What is noted of the shapes describes weights, too, which quantisers transpose, and values that were folded away.
+    del proto.graph.value_info[:]
+    onnx = require("onnx", "export")
+    onnx.save(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True), str(path))
 
 
 def _write_program(program: torch.export.ExportedProgram, example: Tensor, path: Path) -> None:
