@@ -120,6 +120,29 @@ def test_weights_of_other_classes_start_a_run_when_told_so(trained, make_config,
     assert "start afresh: model.head.fc.weight, model.head.fc.bias" in "".join(capsys.readouterr())
 
 
+def test_resume_passes_over_what_only_the_optimiser_can_tell(trained, tmp_path, capsys):
+    config, work_dir = trained
+    shutil.copytree(work_dir, tmp_path / "wd")
+    again = tmp_path / "over.py"
+    shutil.copy(config, again)
+    newest = tmp_path / "wd" / "epoch_2.pth"
+    state = torch.load(newest, weights_only=True)
+    next(iter(state["optimizer"]["state"].values()))["exp_avg"] = torch.zeros(3)
+    torch.save(state, newest)
+    assert call(train_tool, again, "--work-dir", tmp_path / "wd", "--resume") == 0
+    out = capsys.readouterr().out
+    assert "Skipping it: Checkpoint" in out and "exp_avg has another shape" in out
+    assert "resumed epoch: 1, iter: 3" in out and sorted(logged_losses(tmp_path / "wd")) == [1, 2, 3, 4, 5, 6]
+    # Where none is left, the run does not begin anew over what is there.
+    for number in (1, 2):
+        torch.save(state, tmp_path / "wd" / f"epoch_{number}.pth")
+    last = tmp_path / "last.py"
+    shutil.copy(config, last)
+    assert "epoch_2.pth' cannot be resumed from" in sentence(
+        capsys, train_tool, last, "--work-dir", tmp_path / "wd", "--resume"
+    )
+
+
 def test_resume_with_nothing_there_starts_anew(make_config, tmp_path, capsys):
     assert call(train_tool, make_config(), "--work-dir", tmp_path / "wd", "--resume") == 0
     assert "No readable checkpoint in" in capsys.readouterr().out
