@@ -40,6 +40,9 @@ with _without_notices():
 
         raise MissingExtraError(f"mmdet and mmseg cannot be imported ({_error}): pip install 'vssm[mm]'") from _error
 
+# mmseg warns of a default at every loss that is built; its own configs leave it as it is.
+warnings.filterwarnings("ignore", message="Default ``avg_non_ignore`` is False")
+
 from .. import engine as _engine  # noqa: E402, F401  (registers the hooks and constructors that configs name)
 from .backbone import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
 from .coco import CheckedCocoDataset, CheckedCocoMetric  # noqa: E402
