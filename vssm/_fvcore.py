@@ -1,19 +1,14 @@
 """Let fvcore count the scans: a plain `FlopCountAnalysis(model, x)` of a user then knows our operators."""
 
-import importlib.machinery
-import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import torch
 
 from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flops
+from vssm_kernels.after_import import call_after_import
 from vssm_kernels.routes import sequence_lengths
 
 __all__ = ["HANDLES", "install_finder", "traced_shape"]
-
-_MODULE = "fvcore.nn.flop_count"
 
 
 def traced_shape(value: torch._C.Value) -> list[int] | None:
@@ -60,27 +55,6 @@ def _add_handles(module: ModuleType) -> None:
         module._DEFAULT_SUPPORTED_OPS.setdefault(name, handle)
 
 
-class HandlesFinder(MetaPathFinder):
-    """Finds fvcore's counter where it is, and adds our operators to those that it knows when it has been imported."""
-
-    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
-        """Return the module's own spec, with a loader that does this besides; None for any other name."""
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path) if fullname == _MODULE else None
-        if spec is None or spec.loader is None:
-            return None
-        run = spec.loader.exec_module
-
-        def run_and_add(module: ModuleType) -> None:
-            run(module)
-            _add_handles(module)
-
-        spec.loader.exec_module = run_and_add
-        return spec
-
-
 def install_finder() -> None:
-    """Put the finder before the others in ``sys.meta_path``, once, or add the handles if fvcore is there already."""
-    if _MODULE in sys.modules:
-        _add_handles(sys.modules[_MODULE])
-    elif not any(isinstance(finder, HandlesFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, HandlesFinder())
+    """Add the handles to fvcore's own when it is imported, or now if it has been already."""
+    call_after_import("fvcore.nn.flop_count", _add_handles)

@@ -4,16 +4,17 @@ A file for another runtime holds PyTorch's own operators only. Sizes may be symb
 depends on one.
 """
 
+import functools
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from . import chunked
+from .after_import import call_after_import
 from .ops import arguments, gated_scan
-from .ops.registration import registered
 from .reference import compute_dtype
 from .routes import read_map_by_slices, write_map_by_slices
 from .scan_2d import scan_2d_fwd
@@ -146,21 +147,19 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     return {op: by_keyword(op, form) for op, form in forms.items()}
 
 
-def _offer_decompositions() -> None:
-    """Put the forms into PyTorch's own table, where `torch.onnx.export(model, inputs, dynamo=True)` finds them.
+def _offer_decompositions(exporter: ModuleType) -> None:
+    """Add the forms to those that `torch.onnx.export(model, inputs, dynamo=True)` applies.
 
-    PyTorch asks the same table for the shapes of results where sizes are symbolic. There the op's own answer stands,
-    which holds for all routes.
+    They are not put into PyTorch's global table: `torch.compile` would take them for its own, and PyTorch asks that
+    table for the shapes of results where sizes are symbolic.
     """
-    for op, form in decompositions().items():
-        fake = registered(op._opname).fake
+    create = exporter.create_onnx_friendly_decomposition_table
 
-        def decompose(*args, form=form, fake=fake, op=op, **kwargs):
-            if get_proxy_mode() is None:  # no program is being written
-                return fake(*arguments(op, args, kwargs).values())
-            return form(*args, **kwargs)
+    @functools.wraps(create)
+    def create_with_ours(*args, **kwargs):
+        return {**decompositions(), **create(*args, **kwargs)}
 
-        torch._decomp.decomposition_table[op] = decompose
+    exporter.create_onnx_friendly_decomposition_table = create_with_ours
 
 
-_offer_decompositions()
+call_after_import("torch.onnx._internal.exporter._decomp", _offer_decompositions)
