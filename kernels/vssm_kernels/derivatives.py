@@ -66,7 +66,7 @@ def _write_map(*, y, routes, height, width, merge):
 
 
 def _gradients(form: Callable, cotangents: Sequence[str], inputs: Sequence[str], given: dict[str, Any]) -> list[Tensor]:
-    """What a backward op gives, by differentiating the plain form of its forward.
+    """The result of a backward op, by differentiating the plain form of its forward.
 
     Args:
         form: The plain form.

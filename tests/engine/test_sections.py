@@ -1,4 +1,4 @@
-"""What is wrong in a section of a config is one sentence before the run starts."""
+"""A mistake in a section of a config is one sentence before the run starts."""
 
 import re
 

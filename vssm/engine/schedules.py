@@ -87,7 +87,7 @@ def _walk(schedulers: Sequence[_ParamScheduler], epochs: int, iterations: int) -
 
 
 def _values(scheduler: _ParamScheduler) -> list[dict[str, Any]]:
-    """What a scheduler sets in each group, and where it began."""
+    """The values that a scheduler sets in each group, and those it began with."""
     names = (scheduler.param_name, f"initial_{scheduler.param_name}")
     return [{name: group[name] for name in names if name in group} for group in scheduler.optimizer.param_groups]
 

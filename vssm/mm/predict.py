@@ -1,4 +1,4 @@
-"""What a trained detector or segmentor finds in image files, as drawings and as numbers."""
+"""Find objects or classes in image files with a trained detector or segmentor, as drawings and as numbers."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
