@@ -12,7 +12,7 @@ __all__ = ["__version__", "list_models", "models"]
 # From here on `import mmdet` works with an mmcv that was installed without compiled operators.
 _mmcv.install_finder()
 # And `fvcore` counts the scans.
-_fvcore.install_finder()
+_fvcore.offer_handles()
 # And modules are found under the names that they had before they moved.
 _moved.install_finder()
 

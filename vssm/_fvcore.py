@@ -8,7 +8,7 @@ from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flop
 from vssm_kernels.after_import import call_after_import
 from vssm_kernels.routes import sequence_lengths
 
-__all__ = ["HANDLES", "install_finder", "traced_shape"]
+__all__ = ["HANDLES", "offer_handles", "traced_shape"]
 
 
 def traced_shape(value: torch._C.Value) -> list[int] | None:
@@ -55,6 +55,6 @@ def _add_handles(module: ModuleType) -> None:
         module._DEFAULT_SUPPORTED_OPS.setdefault(name, handle)
 
 
-def install_finder() -> None:
+def offer_handles() -> None:
     """Add the handles to fvcore's own when it is imported, or now if it has been already."""
     call_after_import("fvcore.nn.flop_count", _add_handles)

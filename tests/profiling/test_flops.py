@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import vssm
-from vssm._fvcore import install_finder
+from vssm._fvcore import offer_handles
 from vssm.models import Family, family_of
 from vssm.profiling import count, paper_flops
 from vssm.profiling.throughput import scan_backend
@@ -216,7 +216,7 @@ def test_fvcore_by_itself_counts_the_scans(monkeypatch, imported_before):
         module = importlib.import_module("fvcore.nn.flop_count")
         known = {name: x for name, x in module._DEFAULT_SUPPORTED_OPS.items() if not name.startswith("vssm::")}
         monkeypatch.setattr(module, "_DEFAULT_SUPPORTED_OPS", known)
-        install_finder()
+        offer_handles()
     else:
         monkeypatch.delitem(sys.modules, "fvcore.nn.flop_count")
         module = importlib.import_module("fvcore.nn.flop_count")
