@@ -1,11 +1,12 @@
 """Builds the optional CPU library; everything else about the package is in pyproject.toml."""
 
 import os
-import platform
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
@@ -36,7 +37,15 @@ class BuildOptional(build_ext):
         try:
             self._build(ext)
         except Exception as error:
+            # What an earlier build left is of other sources.
+            if os.path.exists(output := self.get_ext_fullpath(ext.name)):
+                os.remove(output)
             self._explain(error)
+
+    def get_ext_filename(self, fullname):
+        """Without the tag of a Python version: ctypes opens it, so one file serves all of them."""
+        folder, name = os.path.split(super().get_ext_filename(fullname))
+        return os.path.join(folder, name.split(".")[0] + os.path.splitext(name)[1])
 
     def get_export_symbols(self, ext):
         return []  # a plain library: no PyInit function to export
@@ -45,17 +54,20 @@ class BuildOptional(build_ext):
         reason = "the compiler failed" if isinstance(error, CompileError | LinkError) else error
         self.warn(
             f"vssm's CPU library was not built ({reason}). Everything works without it, only slower; "
-            "to have it, install a C++ compiler (GCC or Clang) and reinstall."
+            "to have it, install a C++ compiler (GCC or Clang) and reinstall (docs/install.md)."
         )
 
     def _build(self, ext):
         if self.compiler.compiler_type == "msvc":
             raise RuntimeError("it needs GCC or Clang")
         output = self.get_ext_fullpath(ext.name)
+        for other in set(glob(os.path.join(os.path.dirname(output), "_cpu_scan*"))) - {output}:
+            os.remove(other)  # an earlier version of this file named it after a Python version
         built = os.path.getmtime(output) if os.path.exists(output) else 0
         if not self.force and all(os.path.getmtime(path) <= built for path in ext.sources + ext.depends):
             return
-        variants = X86_VARIANTS if platform.machine().lower() in ("x86_64", "amd64") else {}
+        # Of what is built for, which on macOS need not be what it is built on.
+        variants = X86_VARIANTS if sysconfig.get_platform().endswith(("x86_64", "amd64")) else {}
         with ThreadPoolExecutor() as pool:
             baseline = pool.submit(self._compile, "scan_baseline", [])
             extra = {name: pool.submit(self._compile, f"scan_{name}", flags) for name, flags in variants.items()}
@@ -75,6 +87,19 @@ class BuildOptional(build_ext):
         )
 
 
+class Wheel(bdist_wheel):
+    """Names the wheel after what is in it: a library for one platform and every Python, or none at all."""
+
+    def get_tag(self):
+        self.root_is_pure = not self._has_library()
+        # Of the platform alone; the base class would add this Python and its ABI.
+        return "py3", "none", super().get_tag()[2]
+
+    def _has_library(self):
+        build_ext = self.get_finalized_command("build_ext")
+        return any(os.path.exists(build_ext.get_ext_fullpath(ext.name)) for ext in self.distribution.ext_modules)
+
+
 library = Extension(
     "vssm_kernels._cpu_scan",
     sources=sorted(glob(f"{CSRC}/*.cpp")),
@@ -87,5 +112,5 @@ setup(
     packages=find_packages(".", include=["vssm", "vssm.*"])
     + find_packages("kernels", include=["vssm_kernels", "vssm_kernels.*"]),
     ext_modules=[library],
-    cmdclass={"build_ext": BuildOptional},
+    cmdclass={"build_ext": BuildOptional, "bdist_wheel": Wheel},
 )
