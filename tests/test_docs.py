@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vssm_kernels.install import SOURCE, install_command
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     str(path.relative_to(ROOT))
@@ -19,7 +21,7 @@ PAGES = sorted(
 # A block of commands behind this comment is run as it stands, in a folder of its own.
 RUN_MARK = "<!-- the tests run this -->\n"
 # Programs that are not the repository's; their options are not checked.
-OTHER_PROGRAMS = {"pre-commit"}
+OTHER_PROGRAMS = {"pre-commit", "pip", "cd", "source"}
 
 
 def blocks(page, language):
@@ -113,11 +115,6 @@ def check_command(words, monkeypatch):
     elif program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(rest) <= set(targets), rest
-    elif program == "pip":
-        known = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
-        for extras in re.findall(r"vssm\[(.+?)\]", " ".join(rest)):
-            for extra in extras.split(","):
-                assert re.search(rf"^{extra} = ", known, re.MULTILINE), extra
     else:
         assert program in OTHER_PROGRAMS, f"no check knows the command {shlex.join(words)}"
 
@@ -169,6 +166,19 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "selective_scan_2d" in scan and "the step size" in scan
     pages = [page.read_text() for page in tmp_path.rglob("*.html")]
     assert not [text for text in pages if re.search(r'(?:src|href)="https://(?:fonts|cdn|unpkg)', text)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_install_as_the_messages_say(page):
+    known = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    text = (ROOT / page).read_text()
+    for quoted, extras in re.findall(r"('[^'\s]*\[([a-z,]+)\]')", text):
+        extras = extras.split(",")
+        assert install_command(*extras) == f"pip install {quoted}"
+        for extra in extras:
+            assert re.search(rf"^{extra} = ", known, re.MULTILINE), extra
+    if SOURCE == ".":  # the name is not on the index
+        assert not re.search(r"pip install(?: -\S+)* '?vssm", text)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -6,6 +6,7 @@ always (Bt, G, N, L); the 2-D ones take what those of `scan_2d.py` take.
 """
 
 import ctypes
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .install import how_to_build
 from .routes import keep_tables, route_table
 
 ABI_VERSION = 2
-_INSTALL = "install a C++ compiler (GCC or Clang) and reinstall vssm"
+_INSTALL = f"install a C++ compiler (GCC or Clang) and reinstall: {how_to_build()}"
+if sys.platform == "win32":
+    _INSTALL = "it is not built on Windows"
 _HALVES = (torch.bfloat16, torch.float16)
 
 _lock = threading.Lock()
@@ -48,7 +52,7 @@ class _Scan2d(ctypes.Structure):
 
 
 def _library_files() -> list[Path]:
-    """The newest first: an editable installation keeps one per Python version side by side."""
+    """The newest first: earlier versions kept one per Python version, and those may still lie beside it."""
     found = (p for p in Path(__file__).parent.glob("_cpu_scan*") if p.suffix in (".so", ".dylib", ".dll", ".pyd"))
     return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
 

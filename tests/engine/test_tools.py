@@ -16,6 +16,7 @@ from vssm._errors import UserError
 from vssm.classify import Predictor
 from vssm.engine.config import explain_config_mistakes
 from vssm.models.create import create_model
+from vssm_kernels.install import how_to_install
 
 from .conftest import REPO, logged_losses
 
@@ -334,4 +335,4 @@ def test_in_a_process_of_its_own(run_tool, tmp_path):
     (tmp_path / "mmengine" / "__init__.py").write_text("raise ModuleNotFoundError('none', name='mmengine')")
     done = run_tool("train.py", "a.py", path=[tmp_path])
     assert done.returncode == 2
-    assert done.stderr == "train.py: error: mmengine needs the [train] extra: pip install 'vssm[train]'\n"
+    assert done.stderr == f"train.py: error: mmengine needs the [train] extra: {how_to_install('train')}\n"

@@ -37,6 +37,7 @@ from vssm.mm import fill_widths  # noqa: E402
 from vssm.models import family_of  # noqa: E402
 from vssm.models._backbone import Backbone  # noqa: E402
 from vssm.zoo import recipes  # noqa: E402
+from vssm_kernels.install import install_command  # noqa: E402
 
 REPO = Path(__file__).parents[2]
 # Those of the small sets have no published figures; test_mini_runs.py trains them.
@@ -379,5 +380,5 @@ def test_the_many_scales():
 
 def test_without_mmdet_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr("mmengine.config.config.is_installed", lambda package: False)
-    with pytest.raises(MissingExtraError, match=r"needs the \[mm\] extra: pip install 'vssm\[mm\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(f"needs the [mm] extra: {install_command('mm')}")):
         load_config(str(DETECTION[0]))

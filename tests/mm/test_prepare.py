@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from vssm._errors import UserError  # noqa: E402
 from vssm._files import RECORD, whole_folder  # noqa: E402
 from vssm.mm.digit_scenes import PHOTOGRAPHS, Scenes, load_scans  # noqa: E402
 from vssm.mm.prepare import run_lengths  # noqa: E402
+from vssm_kernels.install import install_command  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import prepare_data  # noqa: E402
@@ -244,7 +246,7 @@ def test_a_failure_leaves_nothing(tmp_path):
 
 def test_missing_scikit_image_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(UserError, match=r"pip install 'vssm\[data\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("data"))):
         Scenes("train", 1)
 
 

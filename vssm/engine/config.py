@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner as MMRunner
 
 from .._errors import MissingExtraError, UserError, did_you_mean
+from .._optional import needs_extra
 from .._tasks import find_task, tasks
 from .types import only_known_types, remember_packages, unknown_type
 
@@ -89,9 +90,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         extra = next((task.inherits[package] for task in tasks() if package in task.inherits), None)
         if extra is None:
             raise ConfigError(f"Config '{path}' inherits from {package}, which is not installed.") from error
-        raise MissingExtraError(
-            f"Config '{path}' inherits from {package}, which needs the [{extra}] extra: pip install 'vssm[{extra}]'"
-        ) from error
+        raise MissingExtraError(f"Config '{path}' inherits from {package}, which {needs_extra(extra)}") from error
     except (ImportError, KeyError, NameError, TypeError, ValueError) as error:
         raise ConfigError(f"Config '{path}' cannot be read: {type(error).__name__}: {error}") from error
 

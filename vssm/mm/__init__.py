@@ -10,6 +10,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+from vssm_kernels.install import how_to_install
+
 from .._optional import require
 
 
@@ -38,7 +40,7 @@ with _without_notices():
     except ImportError as _error:
         from .._errors import MissingExtraError
 
-        raise MissingExtraError(f"mmdet and mmseg cannot be imported ({_error}): pip install 'vssm[mm]'") from _error
+        raise MissingExtraError(f"mmdet and mmseg cannot be imported ({_error}): {how_to_install('mm')}") from _error
 
 # mmseg warns of a default at every loss that is built; its own configs leave it as it is.
 warnings.filterwarnings("ignore", message="Default ``avg_non_ignore`` is False")
