@@ -1,72 +1,12 @@
 #!/usr/bin/env python
-"""Write a model to an ONNX, torch.export or TorchScript file, and compare what the file computes with the model.
+"""The same as `vssm export`."""
 
-python tools/export.py vmamba_tiny_s1l8 vmamba.onnx --pretrained
-python tools/export.py vmamba_tiny_s1l8 flowers.pt2 --checkpoint work_dirs/flowers/epoch_30.pth --dynamic batch
-"""
-
-import argparse
 import sys
-from collections.abc import Sequence
 
 from vssm._cli import run
+from vssm.commands import export, main_of
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="a name of timm's registry")
-    parser.add_argument("file", metavar="FILE", help="the file to write: .onnx, .pt2 (torch.export) or .torchscript")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--pretrained", action="store_true", help="load the published weights")
-    weights.add_argument(
-        "--checkpoint", metavar="PATH", help="load the weights of a file, of tools/train.py for example"
-    )
-    parser.add_argument("--features", action="store_true", help="export the feature maps of all stages, no classifier")
-    parser.add_argument(
-        "--img-size", type=int, nargs="+", metavar="N", help="side, or height and width (default: its own)"
-    )
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images (default: 1)")
-    parser.add_argument(
-        "--dynamic",
-        nargs="+",
-        choices=("batch", "size"),
-        default=[],
-        help="take any batch; any multiple of 32 as size (with --keep-ops)",
-    )
-    parser.add_argument(
-        "--keep-ops", action="store_true", help="keep vssm's own operators, which need `import vssm_kernels` to run"
-    )
-    parser.add_argument(
-        "--tolerance", type=float, default=1e-4, help="deviation allowed, of the largest output (default: 1e-4)"
-    )
-    args = parser.parse_args(argv)
-    if args.img_size and len(args.img_size) > 2:
-        parser.error("--img-size takes one number or two")
-
-    from vssm._files import require_writable
-    from vssm.export import FORMATS, export_model
-    from vssm.models.create import create_model, create_trained_model
-
-    require_writable(args.file)
-    options = {"features_only": True} if args.features else {}
-    if args.checkpoint:
-        model = create_trained_model(args.model, args.checkpoint, **options)
-    else:
-        model = create_model(args.model, pretrained=args.pretrained, **options)
-        if not args.pretrained:
-            print(f"Warning: {args.model} has random weights.", file=sys.stderr)
-    cfg = model.pretrained_cfg if not args.features else model.default_cfg
-    chans, *size = cfg["input_size"]
-    height, width = (args.img_size * 2)[:2] if args.img_size else size
-    shape = (args.batch_size, chans, height, width)
-    done = export_model(model, args.file, shape, args.dynamic, args.keep_ops, args.tolerance)
-    mean, std = (tuple(round(x, 4) for x in cfg[key]) for key in ("mean", "std"))
-    print(f"{done.path}: {FORMATS[done.path.suffix]}, {done.path.stat().st_size / 1e6:.1f} MB")
-    print(f"images: float32 {shape}, RGB from 0 to 1, minus {mean}, over {std}")
-    compared = ", ".join("x".join(map(str, s)) for s in done.shapes)
-    share = f"{done.relative:.1e} of the largest output"
-    print(f"largest deviation from the model: {done.deviation:.1e}, {share} ({compared})")
-
+main = main_of(export)
 
 if __name__ == "__main__":
     sys.exit(run(main))

@@ -8,6 +8,13 @@ from collections.abc import Callable, Sequence
 
 from ._errors import UserError
 
+__all__ = ["UsageError", "printable", "program", "run", "say"]
+
+
+class UsageError(UserError):
+    """Arguments that do not go together; who parsed them shows the usage too."""
+
+
 # Control characters can move a terminal's cursor; surrogates stand for the bytes of names that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -41,9 +48,14 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
 
 
 def _fail(sentence: str) -> int:
-    program = os.path.basename(sys.argv[0]) or "vssm"
-    say(f"{program}: error: {sentence}", error=True)
+    say(f"{program()}: error: {sentence}", error=True)
     return 2
+
+
+def program() -> str:
+    """Return the name that messages begin with: a script's own, else "vssm"."""
+    name = os.path.basename(sys.argv[0])
+    return name if name not in ("", "-c", "-m", "__main__.py") else "vssm"
 
 
 def say(line: str, error: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Turn NIfTI volumes into the layouts that the data sets read."""
+"""Turn NIfTI volumes into the layouts that the data sets read: the work of ``vssm prepare``."""
 
 import argparse
 import re
@@ -21,50 +21,21 @@ from .nifti import window_intensities
 MNI152_SLABS = {"train": (40, 96), "val": (104, 114), "test": (122, 138)}
 
 
-def add_commands(subparsers: argparse._SubParsersAction) -> None:
-    """Add this module's commands to ``tools/prepare_data.py``."""
-    synapse = subparsers.add_parser(
-        "synapse-nifti",
-        help="BTCV's abdominal CT (NIfTI) to slices and volumes as TransUNet lays them out",
-    )
-    synapse.add_argument("images", type=Path, metavar="IMAGES", help="folder with img0001.nii.gz and so on")
-    synapse.add_argument("labels", type=Path, metavar="LABELS", help="folder with label0001.nii.gz and so on")
-    synapse.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    synapse.add_argument(
-        "--label-order",
-        choices=sorted(LABEL_ORDERS),
-        default="btcv",
-        help="what the numbers in LABELS stand for (default: btcv, the challenge's 13 organs)",
-    )
-    synapse.set_defaults(command=_synapse)
-
-    acdc = subparsers.add_parser("acdc-nifti", help="ACDC's training patients (NIfTI) to slices and volumes")
-    acdc.add_argument("root", type=Path, metavar="ROOT", help="folder with patient001/ to patient100/")
-    acdc.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    acdc.set_defaults(command=_acdc)
-
-    mni = subparsers.add_parser(
-        "mni152",
-        help="the MNI152 brain template that nilearn ships, in slabs, with grey and white matter",
-    )
-    mni.add_argument("out", type=Path, metavar="OUT", help="folder to write: OUT/nifti and OUT/synapse")
-    mni.set_defaults(command=_mni152)
-    for parser in (synapse, acdc, mni):
-        parser.add_argument("--overwrite", action="store_true", help="replace a data set that this tool made")
-
-
-def _synapse(args: argparse.Namespace) -> None:
+def prepare_synapse(args: argparse.Namespace) -> None:
+    """Make the set of ``vssm prepare synapse-nifti``."""
     record = {"command": "synapse-nifti", "label_order": args.label_order}
     with whole_folder(args.out, record, args.overwrite) as out:
         synapse_from_nifti(args.images, args.labels, out, args.label_order)
 
 
-def _acdc(args: argparse.Namespace) -> None:
+def prepare_acdc(args: argparse.Namespace) -> None:
+    """Make the set of ``vssm prepare acdc-nifti``."""
     with whole_folder(args.out, {"command": "acdc-nifti"}, args.overwrite) as out:
         acdc_from_nifti(args.root, out)
 
 
-def _mni152(args: argparse.Namespace) -> None:
+def prepare_mni152(args: argparse.Namespace) -> None:
+    """Make the set of ``vssm prepare mni152``."""
     with whole_folder(args.out, {"command": "mni152", "slabs": MNI152_SLABS}, args.overwrite) as out:
         mni152(out)
     _say(f"{args.out}: slices " + ", ".join(f"{a} to {b - 1} ({name})" for name, (a, b) in MNI152_SLABS.items()))

@@ -1,6 +1,6 @@
 """Data for detection and segmentation: make small real sets in COCO's and ADE20K's layouts, and check local copies.
 
-Part of ``tools/prepare_data.py``.
+The work of ``vssm prepare``, which parses the arguments.
 """
 
 import argparse
@@ -25,61 +25,8 @@ _UNLABELLED = 0
 _COVERED, _RIM = 0.5, (0.2, 0.8)
 
 
-def add_commands(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``digits-coco``, ``digits-ade`` and ``check`` to a tool's subcommands.
-
-    Each sets ``command`` in the parsed arguments to a function of them that returns an exit code or None.
-    """
-    # A segmentor learns the classes from single pixels: more digits in an image make it learn in fewer steps.
-    for name, command, layout, train, digits, sides in (
-        ("digits-coco", digits_coco, "COCO", 1200, (2, 6), (20, 60)),
-        ("digits-ade", digits_ade, "ADE20K", 2400, (6, 12), (26, 44)),
-    ):
-        about = f"handwritten digits on photographs, in {layout}'s layout; downloads nothing"
-        parser = subparsers.add_parser(name, help=about, description=about)
-        parser.add_argument("out", metavar="OUT", help="the folder to make")
-        parser.add_argument("--train", type=int, default=train, metavar="N", help=f"training images (default: {train})")
-        parser.add_argument("--val", type=int, default=200, metavar="N", help="held-out images (default: 200)")
-        parser.add_argument("--size", type=int, default=128, metavar="PX", help="side of an image (default: 128)")
-        parser.add_argument(
-            "--digit-size",
-            type=int,
-            nargs=2,
-            default=sides,
-            metavar=("MIN", "MAX"),
-            help=f"sides of the enlarged scans in pixels (default: {sides[0]} {sides[1]})",
-        )
-        parser.add_argument(
-            "--digits",
-            type=int,
-            nargs=2,
-            default=digits,
-            metavar=("MIN", "MAX"),
-            help=f"digits in an image, as far as they find a place (default: {digits[0]} {digits[1]})",
-        )
-        parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
-        parser.add_argument("--overwrite", action="store_true", help="replace a data set that this tool made")
-        parser.set_defaults(command=command)
-
-    about = "check a local copy of COCO or ADE20K, or of a set in its layout"
-    parser = subparsers.add_parser("check", help=about, description=about)
-    parser.add_argument("layout", choices=("coco", "ade20k"))
-    parser.add_argument("path", metavar="PATH", help="the data set's folder")
-    parser.add_argument(
-        "--counts",
-        type=int,
-        nargs=2,
-        metavar=("TRAIN", "VAL"),
-        help=f"images expected (default: {COCO_COUNTS} for coco, {ADE20K_COUNTS} for ade20k)",
-    )
-    parser.add_argument(
-        "--sample", type=int, default=200, metavar="N", help="files of each part to open (default: 200)"
-    )
-    parser.set_defaults(command=check)
-
-
 def digits_coco(args: argparse.Namespace) -> None:
-    """Make a data set in COCO's layout; see :func:`add_commands` for the arguments.
+    """Make a data set in COCO's layout; the arguments are those of `vssm prepare`.
 
     Raises:
         UserError: The folder may not be written, or a number is out of range.
@@ -187,7 +134,7 @@ def _polygons(coverage: np.ndarray) -> list[list[float]] | None:
 
 
 def digits_ade(args: argparse.Namespace) -> None:
-    """Make a data set in ADE20K's layout; see :func:`add_commands` for the arguments.
+    """Make a data set in ADE20K's layout; the arguments are those of `vssm prepare`.
 
     Raises:
         UserError: The folder may not be written, or a number is out of range.

@@ -1,0 +1,129 @@
+"""Make small data sets from what installed packages ship, and check local copies of large ones.
+
+vssm prepare digits-coco data/digits-coco
+vssm prepare check coco data/coco
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _digits_coco(args: argparse.Namespace) -> None:
+    from ..mm.prepare import digits_coco
+
+    digits_coco(args)
+
+
+def _digits_ade(args: argparse.Namespace) -> None:
+    from ..mm.prepare import digits_ade
+
+    digits_ade(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ..mm.prepare import check
+
+    return check(args)
+
+
+def _synapse_nifti(args: argparse.Namespace) -> None:
+    from ..medical.prepare import prepare_synapse
+
+    prepare_synapse(args)
+
+
+def _acdc_nifti(args: argparse.Namespace) -> None:
+    from ..medical.prepare import prepare_acdc
+
+    prepare_acdc(args)
+
+
+def _mni152(args: argparse.Namespace) -> None:
+    from ..medical.prepare import prepare_mni152
+
+    prepare_mni152(args)
+
+
+def _add_digits(parser: argparse.ArgumentParser, train: int, digits: tuple[int, int], sides: tuple[int, int]) -> None:
+    parser.add_argument("out", metavar="OUT", help="the folder to make")
+    parser.add_argument("--train", type=int, default=train, metavar="N", help=f"training images (default: {train})")
+    parser.add_argument("--val", type=int, default=200, metavar="N", help="held-out images (default: 200)")
+    parser.add_argument("--size", type=int, default=128, metavar="PX", help="side of an image (default: 128)")
+    parser.add_argument(
+        "--digit-size",
+        type=int,
+        nargs=2,
+        default=sides,
+        metavar=("MIN", "MAX"),
+        help=f"sides of the enlarged scans in pixels (default: {sides[0]} {sides[1]})",
+    )
+    parser.add_argument(
+        "--digits",
+        type=int,
+        nargs=2,
+        default=digits,
+        metavar=("MIN", "MAX"),
+        help=f"digits in an image, as far as they find a place (default: {digits[0]} {digits[1]})",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    _add_overwrite(parser)
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that this command made")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    kinds = parser.add_subparsers(required=True, metavar="WHAT")
+
+    def command(name: str, function: Callable, help: str) -> argparse.ArgumentParser:
+        sub = kinds.add_parser(name, help=help, description=help)
+        sub.set_defaults(prepare=function)
+        return sub
+
+    digits = "handwritten digits on photographs, in {}'s layout; downloads nothing"
+    _add_digits(command("digits-coco", _digits_coco, digits.format("COCO")), 1200, digits=(2, 6), sides=(20, 60))
+    # A segmentor learns the classes from single pixels: more digits in an image make it learn in fewer steps.
+    _add_digits(command("digits-ade", _digits_ade, digits.format("ADE20K")), 2400, digits=(6, 12), sides=(26, 44))
+
+    sub = command("check", _check, "check a local copy of COCO or ADE20K, or of a set in its layout")
+    sub.add_argument("layout", choices=("coco", "ade20k"))
+    sub.add_argument("path", metavar="PATH", help="the data set's folder")
+    sub.add_argument(
+        "--counts",
+        type=int,
+        nargs=2,
+        metavar=("TRAIN", "VAL"),
+        help="images expected (default: those of COCO 2017 or ADE20K)",
+    )
+    sub.add_argument("--sample", type=int, default=200, metavar="N", help="files of each part to open (default: 200)")
+
+    about = "BTCV's abdominal CT (NIfTI) to slices and volumes as TransUNet lays them out"
+    sub = command("synapse-nifti", _synapse_nifti, about)
+    sub.add_argument("images", type=Path, metavar="IMAGES", help="folder with img0001.nii.gz and so on")
+    sub.add_argument("labels", type=Path, metavar="LABELS", help="folder with label0001.nii.gz and so on")
+    sub.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    sub.add_argument(
+        "--label-order",
+        choices=("btcv", "btcv8", "transunet"),
+        default="btcv",
+        help="what the numbers in LABELS stand for (default: btcv, the challenge's 13 organs)",
+    )
+    _add_overwrite(sub)
+
+    sub = command("acdc-nifti", _acdc_nifti, "ACDC's training patients (NIfTI) to slices and volumes")
+    sub.add_argument("root", type=Path, metavar="ROOT", help="folder with patient001/ to patient100/")
+    sub.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    _add_overwrite(sub)
+
+    about = "the MNI152 brain template that nilearn ships, in slabs, with grey and white matter"
+    sub = command("mni152", _mni152, about)
+    sub.add_argument("out", type=Path, metavar="OUT", help="folder to write: OUT/nifti and OUT/synapse")
+    _add_overwrite(sub)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Do what the arguments say; return the exit code or None."""
+    return args.prepare(args)
