@@ -8,9 +8,11 @@ import pytest
 import timm
 import torch
 
+from vssm.models import vssd
+
 from .tester import Official, assert_same
 
-OFFICIAL = Official("vmamba", "vmamba_tiny_s1l8", "vmamba_tiny_s1l8")
+OFFICIAL = Official("vmamba", "vmamba_tiny_s1l8")
 
 
 class _Node(dict):
@@ -43,7 +45,7 @@ def test_official_file_with_a_pickled_config(tmp_path):
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "official.pth", weights_only=True)
     overlay = dict(file=str(tmp_path / "official.pth"))
-    model = timm.create_model("vmamba_tiny_s1l8", pretrained=True, pretrained_cfg_overlay=overlay, **OFFICIAL.options)
+    model = OFFICIAL.create(device=None, pretrained=True, pretrained_cfg_overlay=overlay)
     assert_same(model.state_dict(), OFFICIAL.convert(weights))
     assert "state_dict" not in model.pretrained_cfg
 
@@ -86,9 +88,7 @@ def test_pretrained_takes_the_file_of_the_config(tmp_path, monkeypatch):
         (tmp_path / url.rsplit("/", 1)[-1]).rename(path)
 
     monkeypatch.setattr("timm.models._hub.download_url_to_file", download)
-    model = timm.create_model(
-        "vmamba_tiny_s1l8", pretrained=True, cache_dir=str(tmp_path / "cache"), **OFFICIAL.options
-    )
+    model = OFFICIAL.create(device=None, pretrained=True, cache_dir=str(tmp_path / "cache"))
     assert wanted == [timm.get_pretrained_cfg("vmamba_tiny_s1l8").url]
     assert_same(model.state_dict(), OFFICIAL.convert(OFFICIAL.weights()))
 
@@ -107,3 +107,22 @@ def test_unknown_model_and_option():
         timm.create_model("vmamba_gigantic")
     with pytest.raises(TypeError, match="not_an_option"):
         timm.create_model("vmamba_pico", not_an_option=1)
+
+
+@pytest.mark.parametrize(("name", "key"), [("vssd_micro", "model"), ("vssd_tiny", "model_ema")])
+def test_vssd_micro_alone_takes_the_raw_weights(tmp_path, name, key):
+    """Of the published files only micro's is not named after its averaged weights."""
+    options = dict(depths=(1, 1, 1, 1), dims=16, num_heads=(1, 2, 4, 8), d_state=16, num_classes=10)
+    raw = timm.create_model(name, **options).state_dict()
+    both = {"model": raw, "model_ema": {k: v + 1 for k, v in raw.items()}}
+    torch.save(both, tmp_path / "both.pth")
+    overlay = dict(file=str(tmp_path / "both.pth"), num_classes=10)
+    loaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    assert_same(loaded.state_dict(), both[key])
+    only = {"model": both["model_ema"]}
+    assert_same(vssd.checkpoint_filter_fn(only, loaded, averaged=name != "vssd_micro"), both["model_ema"])
+
+
+def test_addresses_that_nobody_could_verify_are_marked():
+    for name in ("efficientvmamba_tiny", "efficientvmamba_small", "efficientvmamba_base"):
+        assert "not verified" in timm.get_pretrained_cfg(name).description

@@ -6,14 +6,16 @@ import torch
 
 import vssm
 
-PICOS = [name for name in vssm.list_models() if name.endswith("_pico")]
+MODELS = [(name, {}) for name in vssm.list_models() if name.endswith("_pico")]
+# Other forms of the scan than the picos have.
+MODELS += [("vmamba_pico", o) for o in (dict(ssd=True, d_state=8), dict(scan="cascade"), dict(gate=True, d_state=4))]
 
 
-@pytest.mark.parametrize("name", PICOS)
+@pytest.mark.parametrize(("name", "options"), MODELS, ids=str)
 @torch.no_grad()
-def test_precisions_agree(name):
+def test_precisions_agree(name, options):
     torch.manual_seed(0)
-    model = timm.create_model(name).eval()
+    model = timm.create_model(name, **options).eval()
     x = torch.randn(1, 3, 75, 101)
     exact = model.double()(x.double())
     scale = exact.std()

@@ -229,3 +229,29 @@ def test_names_do_not_shadow_timm():
     code = "import timm; print('\\n'.join(timm.list_models()))"
     theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(NAMES) & set(theirs)
+
+
+@torch.no_grad()
+def test_encoder_of_segmentation_models():
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    net = smp.Unet("tu-vmamba_pico", encoder_weights=None, classes=3).eval()
+    assert net(torch.randn(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("vmamba_pico", dict(embed_dim=16), dict(dims=16)),
+        ("msvmamba_pico", dict(embed_dim=16, depths=(1, 1)), dict(dims=(16, 32), depths=(1, 1))),
+        ("vssm_efficientvim_pico", dict(embed_dim=(16, 24, 32)), dict(dims=(16, 24, 32))),
+        (
+            "groupmamba_pico",
+            dict(embed_dims=(16, 32, 64, 64), mlp_ratios=(2, 2, 2, 2)),
+            dict(dims=(16, 32, 64, 64), mlp_ratio=(2, 2, 2, 2)),
+        ),
+    ],
+)
+def test_arguments_go_by_their_old_names(name, old, new):
+    models = [timm.create_model(name, device="meta", **options) for options in (old, new, {})]
+    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in models]
+    assert shapes[0] == shapes[1] != shapes[2]

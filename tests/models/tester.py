@@ -1,17 +1,43 @@
-"""Demands on every family besides its parity vectors and `test_registry.py`; its test module fills the tables."""
+"""Demands on every family besides its parity vectors and `test_registry.py`.
+
+A family's test module derives a class from `FamilyTester`, and gives it the family, the records that its official
+checkpoints are made from, and what is its own: see the attributes. Everything else follows from the family and from two
+files of data: `tests/data/parity/<family>.json` (official keys and shapes) and `tests/data/models/<family>.json`, which
+has the parameters of every variant and, by the tag of each pretrained configuration, where its weights are: an address,
+the name of a repository on the hub, or the words that say so; empty for weights that nobody published.
+
+    class TestVMamba(FamilyTester):
+        family = FAMILY
+        checkpoints = {"tiny": Official("vmamba", "vmamba_tiny_s1l8")}
+
+What holds for several families, but not for all, is in a module by theme: `test_distilled.py`, `test_precision.py`,
+`test_initial_parameters.py`, `test_checkpoint_files.py`.
+"""
 
 import functools
+import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from timm.models import group_parameters
 from timm.optim import param_groups_weight_decay
 
 from tests import parity
+from vssm.layers import PatchStem
 from vssm.models import Family, family_of
+
+DATA = Path(__file__).parents[1] / "data" / "models"
+# The last parts of the names of all families' state-space parameters, and of other parameters that are not decayed.
+SPARED = {"A", "A_log", "A_logs", "D", "Ds", "dt_bias", "dt_projs_bias", "cls_token", "pos_embed"}
+
+# Poolings that a head without a choice of them refuses, and what the error names.
+AVERAGE_ONLY = [(dict(global_pool="max"), ("'avg'", "'max'")), (dict(global_pool=""), ("classes", "1000", "''"))]
 
 
 @dataclass(frozen=True)
@@ -21,23 +47,33 @@ class Official:
     Attributes:
         file: of the record.
         key: of the record.
-        model: the registered model that it fits.
-        options: of that model.
-        first_blocks: take the first block of each stage alone, all kinds of keys at a tenth of the cost.
+        model: the registered model that it fits; that of the record if none is given.
+        options: of that model; one block a stage if none are given, all kinds of keys at a tenth of the cost.
         rules: see `tests.parity`.
     """
 
     file: str
     key: str
-    model: str
-    options: Mapping = field(default_factory=lambda: dict(depths=(1, 1, 1, 1)))
-    first_blocks: bool = True
+    model: str = ""
+    options: Mapping = field(default_factory=dict)
     rules: str = "v1"
 
     @functools.cached_property
+    def _record(self) -> dict:
+        return parity.load(self.file)["variants"][self.key]
+
+    @functools.cached_property
+    def name(self) -> str:
+        return self.model or self._record["name"]
+
+    @functools.cached_property
+    def _options(self) -> Mapping:
+        return self.options or dict(depths=(1,) * len(timm.create_model(self.name, device="meta").stages))
+
+    @functools.cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
-        shapes = parity.load(self.file)["variants"][self.key]["state_dict"]
-        if self.first_blocks:
+        shapes = self._record["state_dict"]
+        if not self.options:
             shapes = {k: v for k, v in shapes.items() if not re.search(r"(\bblocks|^block\d)\.[1-9]", k)}
         return parity.state_dict({"state_dict": shapes}, self.rules)
 
@@ -45,11 +81,15 @@ class Official:
         return dict(self._weights)
 
     def create(self, **options) -> torch.nn.Module:
-        return timm.create_model(self.model, device="meta", **{**self.options, **options})
+        return timm.create_model(self.name, **{"device": "meta", **self._options, **options})
+
+    @functools.cached_property
+    def _model(self) -> torch.nn.Module:
+        return self.create()
 
     def convert(self, checkpoint: Mapping, **options) -> dict[str, torch.Tensor]:
         """Through the family's filter, for a model with these options."""
-        model = self.create(**options)
+        model = self.create(**options) if options else self._model
         return family_of(model).module.checkpoint_filter_fn(checkpoint, model)
 
 
@@ -71,35 +111,21 @@ class FamilyTester:
 
     Attributes:
         family: whose models they are.
-        parameters: in all, by the name of every variant.
-        entries: of the official state dict, by the name of a variant, where ours has as many.
         checkpoints: official layouts by a label.
         layouts: other official layouts of a checkpoint: (label, function of the weights).
-        missing: (label, official key to leave out, values named in the error).
-        foreign: (label, key that no model has, values named in the error).
-        misfits: (label, the options of a model that a checkpoint does not fit, values named in the error).
-        urls: by the tag of a pretrained configuration.
-        by_hand: variants without a direct download, and what the error names.
-        refused: (variant, options, values named in the ValueError).
-        spared: names of parameters that `no_weight_decay` spares.
-        maps: sizes of the feature maps by the size of the image.
-        precise: options of the smallest variant, beside none, under which precisions agree.
+        foreign: (label, key that no model has, values named in the error), where the error says more than the key.
+        refused: (variant, options, values named in the ValueError) of options that other families do not have.
     """
 
     family: Family
-    parameters: Mapping[str, int]
-    entries: Mapping[str, int] = {}
     checkpoints: Mapping[str, Official]
     layouts: Sequence[tuple[str, Callable]] = ()
-    missing: Sequence[tuple[str, ...]] = ()
     foreign: Sequence[tuple[str, ...]] = ()
-    misfits: Sequence[tuple[str, dict, tuple[str, ...]]] = ()
-    urls: Mapping[str, str] = {}
-    by_hand: Mapping[str, str] = {}
     refused: Sequence[tuple[str, dict, tuple[str, ...]]] = ()
-    spared = {"A_logs", "Ds", "dt_projs_bias"}
-    maps: Mapping[tuple[int, int], Sequence[tuple[int, int]]] = {}
-    precise: Sequence[dict] = ()
+
+    @functools.cached_property
+    def facts(self) -> dict[str, dict]:
+        return json.loads((DATA / f"{self.family.name}.json").read_text())
 
     @property
     def picos(self) -> list[str]:
@@ -114,65 +140,103 @@ class FamilyTester:
     # ---- structure
 
     def test_parameters(self):
-        assert set(self.parameters) == set(self.family.variants)
-        for name in self.parameters:
+        assert list(self.facts) == list(self.family.variants)
+        for name, facts in self.facts.items():
             model = timm.create_model(name, device="meta")
-            assert sum(p.numel() for p in model.parameters()) == self.parameters[name], name
-            assert len(model.state_dict()) == self.entries.get(name, len(model.state_dict())), name
+            assert sum(p.numel() for p in model.parameters()) == facts["parameters"], name
 
     def test_refused_options(self):
-        for name, options, named in self.refused:
+        stages = len(timm.create_model(self.picos[0], device="meta").stages)
+        unequal = (self.picos[0], dict(dims=(8,) * (stages + 1)), ("dims and depths", str((8,) * (stages + 1))))
+        for name, options, named in (unequal, *self.refused):
             assert_refused(ValueError, named, timm.create_model, name, device="meta", **options)
 
-    def test_feature_maps(self):
-        model = timm.create_model(self.picos[0], features_only=True, device="meta").eval()
-        for size, sizes in self.maps.items():
+    def smallest(self, model: torch.nn.Module) -> int:
+        """The side of the smallest image: a stem that cuts patches without padding takes nothing smaller than one."""
+        return 4 if isinstance(model.stem, PatchStem) else 1
+
+    def test_feature_maps(self, pico):
+        """Images of any size: a stage rounds up what it halves, and a stem does so unless it cuts whole patches."""
+        model = timm.create_model(pico, features_only=True, device="meta").eval()
+        strides, smallest = model.feature_info.reduction(), self.smallest(model.model)
+        for size in ((75, 101), (80, 80), (128, 48), (33, 32), (smallest, smallest)):
+            want = [[math.floor(n / strides[0]) if smallest > 1 else math.ceil(n / strides[0]) for n in size]]
+            for before, stride in zip(strides, strides[1:], strict=False):
+                want.append([math.ceil(n * before / stride) for n in want[-1]])
             maps = model(torch.empty(1, 3, *size, device="meta"))
-            assert [tuple(m.shape[2:]) for m in maps] == list(sizes), size
+            assert [list(m.shape[2:]) for m in maps] == want, size
 
     @torch.no_grad()
     def test_small_images(self, pico):
         torch.manual_seed(0)
         model = timm.create_model(pico, num_classes=3).eval()
-        for size in ((4, 4), (5, 31), (17, 6)):
+        for size in ((self.smallest(model),) * 2, (5, 31), (17, 6)):
             assert model(torch.randn(1, 3, *size)).isfinite().all(), size
 
     def test_stochastic_depth_rises_over_all_blocks(self, pico):
-        model = timm.create_model(pico, drop_path_rate=0.4, device="meta")
-        rates = [getattr(b.drop_path, "drop_prob", 0.0) for s in model.stages for b in s.blocks]
-        assert rates == pytest.approx([0.4 * i / (len(rates) - 1) for i in range(len(rates))])
+        for rate in (0.4, 0.0):
+            model = timm.create_model(pico, drop_path_rate=rate, device="meta")
+            rates = [getattr(b.drop_path, "drop_prob", 0.0) for s in model.stages for b in s.blocks]
+            assert rates == pytest.approx([rate * i / (len(rates) - 1) for i in range(len(rates))])
 
     def test_no_weight_decay(self, pico):
         model = timm.create_model(pico, device="meta")
-        assert {n.rsplit(".", 1)[-1] for n in model.no_weight_decay()} == self.spared
+        names = [n for n, _ in model.named_parameters()]
+        assert model.no_weight_decay() == {n for n in names if n.rsplit(".", 1)[-1] in SPARED} != set()
         groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
         decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
         for n, p in model.named_parameters():
-            spared = p.dim() <= 1 or n.endswith(".bias") or n.rsplit(".", 1)[-1] in self.spared
+            spared = p.dim() <= 1 or n.endswith(".bias") or n in model.no_weight_decay()
             assert (id(p) in decayed) == (not spared), n
 
+    def test_layers_of_the_optimiser(self, pico):
+        """From the stem to the head; a stage's own norm counts as part of its last block."""
+        model = timm.create_model(pico, device="meta")
+        groups = group_parameters(model, model.group_matcher(), reverse=True)
+        layers = [groups[n] for n in groups if n.startswith("stages.") and ".downsample." not in n]
+        assert layers == sorted(layers)
+        for i, stage in enumerate(model.stages):
+            last = f"stages.{i}.blocks.{len(stage.blocks) - 1}."
+            norms = {groups[n] for n in groups if n.startswith(f"stages.{i}.norm.")}
+            assert norms <= {groups[n] for n in groups if n.startswith(last)}
+
+    def test_features_leave_the_head_out_and_train_the_rest(self, pico):
+        model = timm.create_model(pico, features_only=True)
+        heads = model.model.pretrained_cfg["classifier"]
+        heads = (heads,) if isinstance(heads, str) else heads
+        names = [n for n, p in model.named_parameters() if p.requires_grad]
+        assert not [n for n in names if n.removeprefix("model.").startswith(heads)]
+        sum(m.square().mean() for m in model(torch.randn(2, 3, 64, 64))).backward()
+        assert [n for n in names if model.get_parameter(n).grad is None and not n.startswith("model.norm.")] == []
+
     @torch.no_grad()
-    def test_precisions_agree(self):
-        """Under these options; `test_precision.py` has the models as they are."""
-        for options in self.precise:
-            torch.manual_seed(0)
-            model = timm.create_model(self.picos[0], **options).eval()
-            x = torch.randn(1, 3, 45, 61)
-            y, exact = model(x), model.double()(x.double())
-            half = model.bfloat16()(x.bfloat16())
-            assert torch.allclose(y.double(), exact, rtol=1e-4, atol=1e-5), options
-            assert torch.allclose(half.double(), exact, rtol=0.1, atol=0.05), options
+    def test_pruned_to_features(self, pico):
+        """Maps stay as they were, and the rest of the model goes on working: its pooled features, and a new head."""
+        torch.manual_seed(0)
+        whole, x = timm.create_model(pico).eval(), torch.randn(1, 3, 64, 96)
+        for indices in ((0, 1), (0, 2), (0,)):
+            pruned = timm.create_model(pico).eval()
+            pruned.load_state_dict(whole.state_dict())
+            want = whole.forward_intermediates(x, indices, intermediates_only=True)
+            assert pruned.prune_intermediate_layers(indices) == list(indices)
+            got = pruned.forward_intermediates(x, indices, intermediates_only=True)
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), indices
+            pruned.reset_classifier(0, "avg")
+            assert pruned(x).dim() == 2 and pruned(x).isfinite().all()
+            pruned.reset_classifier(3, "avg")
+            assert pruned.get_classifier() and pruned.num_classes == 3
 
     # ---- checkpoints
 
     def test_nested_and_prefixed(self, label):
         official = self.checkpoints[label]
-        model, want = official.create(), official.convert(official.weights())
-        for key in ("model", "model_ema", "ema_model", "state_dict", "state_dict_ema", None):
-            for prefix in ("", "module.", "model.", "module.model.", "module.module.", "module.module.module."):
-                weights = {prefix + k: v for k, v in official.weights().items()}
-                file = {key: weights, "epoch": 3, "max_accuracy_ema": 83.3, "optimizer": {"state": {}}}
-                assert_same(self.family.module.checkpoint_filter_fn(weights if key is None else file, model), want)
+        want = official.convert(official.weights())
+        keys = ("model", "model_ema", "ema_model", "state_dict", "state_dict_ema", None)
+        prefixes = ("", "module.", "model.", "module.model.", "module.module.", "module.module.module.")
+        for key, prefix in [*((key, "module.") for key in keys), *(("model", prefix) for prefix in prefixes)]:
+            weights = {prefix + k: v for k, v in official.weights().items()}
+            file = {key: weights, "epoch": 3, "max_accuracy_ema": 83.3, "optimizer": {"state": {}}}
+            assert_same(official.convert(weights if key is None else file), want)
 
     def test_averaged_weights_win(self, label):
         official = self.checkpoints[label]
@@ -193,22 +257,39 @@ class FamilyTester:
             assert {k: v.shape for k, v in other.items()} != {k: v.shape for k, v in official.weights().items()}
             assert_same(official.convert(other), official.convert(official.weights()))
 
-    def test_damage_is_named(self):
-        for label, key, *named in self.missing:
-            broken = self.checkpoints[label].weights()
-            del broken[key]
-            assert_refused(ValueError, named, self.checkpoints[label].convert, broken)
+    def test_damage_is_named(self, label):
+        """A key that is missing, one that no model has, and a tensor of another shape: by the names of ours."""
+        official = self.checkpoints[label]
+        weights, want = official.weights(), official.convert(official.weights())
+        keys = [k for k, v in weights.items() if v.is_floating_point() and re.search(r"(block|layer|stage)s?\.?\d", k)]
+        for key in keys[3 :: len(keys) // 5]:
+            touched = official.convert({**weights, key: weights[key] + 1})
+            (ours,) = [name for name, value in touched.items() if not torch.equal(value, want[name])]
+            broken = {k: v for k, v in weights.items() if k != key}
+            assert_refused(ValueError, ["missing", ours], official.convert, broken)
+            extra = key.rsplit(".", 1)[0] + ".no_such_part"
+            assert_refused(
+                ValueError, ["unexpected", "no_such_part"], official.convert, {**weights, extra: weights[key]}
+            )
+        first = official.create().pretrained_cfg["first_conv"] + ".weight"
+        key = next(k for k, v in weights.items() if v.shape == want[first].shape and torch.equal(v, want[first]))
+        wide = torch.cat([weights[key]] * 2)
+        named = ["wrong shape", first, "instead of"]
+        assert_refused(ValueError, named, official.convert, {**weights, key: wide})
+        resnet = timm.create_model("test_resnet").state_dict()
+        assert_refused(ValueError, [type(official.create()).__name__, "stem.", "conv1."], official.convert, resnet)
+
+    def test_foreign_keys_are_explained(self):
         for label, key, *named in self.foreign:
             weights = {**self.checkpoints[label].weights(), key: torch.zeros(1)}
             assert_refused(ValueError, named, self.checkpoints[label].convert, weights)
-        resnet = timm.create_model("test_resnet").state_dict()
-        for official in self.checkpoints.values():
-            assert_refused(ValueError, [type(official.create()).__name__, "stem.", "conv1."], official.convert, resnet)
 
-    def test_misfits_are_named(self):
-        for label, options, named in self.misfits:
-            official = self.checkpoints[label]
-            assert_refused(ValueError, named, official.convert, official.weights(), **options)
+    def test_a_deeper_model_is_refused(self, label):
+        official = self.checkpoints[label]
+        depths = [len(stage.blocks) for stage in official.create().stages]
+        named = ["missing", f"stages.2.blocks.{depths[2]}."]
+        depths[2] += 1
+        assert_refused(ValueError, named, official.convert, official.weights(), depths=tuple(depths))
 
     def test_own_checkpoint_passes_through(self, pico):
         model = timm.create_model(pico)
@@ -220,25 +301,30 @@ class FamilyTester:
         torch.save({"model_ema": official.weights(), "epoch": 299}, tmp_path / "official.pth")
         classes = official.create().num_classes
         overlay = dict(file=str(tmp_path / "official.pth"), num_classes=classes)
-        load = functools.partial(timm.create_model, official.model, pretrained=True, pretrained_cfg_overlay=overlay)
-        model = load(**official.options)
+        load = functools.partial(official.create, device=None, pretrained=True, pretrained_cfg_overlay=overlay)
+        model = load()
         assert_same(model.state_dict(), official.convert(official.weights()))
-        other = load(**{**official.options, "num_classes": 5}, in_chans=1)
+        other = load(num_classes=5, in_chans=1)
         first = model.pretrained_cfg["first_conv"] + ".weight"
         summed = model.state_dict()[first].sum(1, keepdim=True)
         assert torch.allclose(other.state_dict()[first], summed, atol=1e-6)
         heads = model.pretrained_cfg["classifier"]
         for head in (heads,) if isinstance(heads, str) else heads:
             assert other.get_submodule(head).weight.shape[0] == 5
-        features = load(**official.options, features_only=True).model.state_dict()
+        features = load(features_only=True).model.state_dict()
         trunk = [name for name in features if name.startswith(("stem.", "stages."))]
         assert trunk and all(torch.equal(features[name], model.state_dict()[name]) for name in trunk)
 
     def test_where_weights_are(self):
-        for tag, url in self.urls.items():
-            assert timm.get_pretrained_cfg(tag).url == url
-        for name, place in {**self.by_hand, **dict.fromkeys(self.picos, "")}.items():
-            assert_refused(ValueError, [name, place], timm.create_model, name, pretrained=True)
+        """The first configuration is the default; weights without an address are refused, and the error says where."""
+        for name, facts in self.facts.items():
+            assert list(facts["weights"]) == list(self.family.module.default_cfgs[name].tags), name
+            assert timm.get_pretrained_cfg(name).tag == next(iter(facts["weights"]))
+            for tag, place in facts["weights"].items():
+                cfg = timm.get_pretrained_cfg(f"{name}.{tag}")
+                assert (cfg.url or cfg.hf_hub_id or "") == ("" if " " in place else place), (name, tag)
+                if " " in place or not place:
+                    assert_refused(ValueError, [name, place], timm.create_model, name, pretrained=True)
 
     @torch.no_grad()
     def test_hub_round_trip(self, pico, tmp_path):
