@@ -4,7 +4,7 @@ from types import ModuleType
 
 import torch
 
-from vssm_kernels import selective_scan_2d_flops, selective_scan_flops, ssd_flops
+from vssm_kernels import neighborhood_attention_macs, selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from vssm_kernels.after_import import call_after_import
 from vssm_kernels.routes import sequence_lengths
 
@@ -42,11 +42,20 @@ def _ssd(inputs, outputs) -> int:
     return ssd_flops(*x, B[3], with_D=D is not None)
 
 
+def _neighborhood_attention(inputs, outputs) -> int:
+    given = _named(torch.ops.vssm.neighborhood_attention.default, inputs)
+    q, v = traced_shape(given["q"]), traced_shape(given["v"])
+    window = given["kernel_size"].toIValue() or [value.toIValue() for value in given["kernel_size"].node().inputs()]
+    macs = neighborhood_attention_macs(*q, v[-1], window)
+    return macs + macs // (q[-1] + v[-1])  # NATTEN's counter adds one for each pair and head
+
+
 # fvcore's handles, by operator: functions of the traced inputs and outputs.
 HANDLES = {
     "vssm::selective_scan": _selective_scan,
     "vssm::selective_scan_2d": _selective_scan_2d,
     "vssm::ssd": _ssd,
+    "vssm::neighborhood_attention": _neighborhood_attention,
 }
 
 

@@ -2,9 +2,9 @@
 
 from . import derivatives  # noqa: F401  (registers what the ops do under transforms)
 from .backends import BACKENDS, available_backends
-from .flops import selective_scan_2d_flops, selective_scan_flops, ssd_flops
+from .flops import neighborhood_attention_macs, selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from .functional import decompositions
-from .ops import read_map, selective_scan, selective_scan_2d, ssd, write_map
+from .ops import neighborhood_attention, read_map, selective_scan, selective_scan_2d, ssd, write_map
 from .routes import Route, encode_routes, route_order
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "available_backends",
     "decompositions",
     "encode_routes",
+    "neighborhood_attention",
+    "neighborhood_attention_macs",
     "read_map",
     "route_order",
     "selective_scan",

@@ -13,8 +13,9 @@ import torch
 
 from . import chunked, cpu, reference
 from . import triton as triton_backend
+from .neighborhood import flex, rule, tiles
 
-__all__ = ["BACKENDS", "available_backends", "choose_backend"]
+__all__ = ["BACKENDS", "available_backends", "choose_attention_backend", "choose_backend", "choose_plain_backend"]
 
 BACKENDS = ("auto", "triton", "cpp", "torch", "reference")
 
@@ -84,6 +85,36 @@ def choose_plain_backend(op: str, name: str) -> str:
     if name not in ("auto", "torch", "reference"):
         raise ValueError(f"{op}: backend must be auto, torch or reference, got '{name}'")
     return "reference" if _asked_for(name)[0] == "reference" else "torch"
+
+
+def choose_attention_backend(name: str, q: torch.Tensor, v: torch.Tensor) -> ModuleType:
+    """Choose the module that runs neighbourhood attention.
+
+    Args:
+        name: "auto", "flex", "torch" or "reference". "auto" takes the variable VSSM_BACKEND when that is "torch" or
+            "reference", else flex where it can run, else torch.
+        q: The queries (B, H, W, n, E).
+        v: The values (B, H, W, n, F).
+
+    Returns:
+        A module with `attention_fwd` and, unless its gradient is that of torch, `attention_bwd`.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: The backend is not available.
+    """
+    modules = {"flex": flex, "torch": tiles, "reference": rule}
+    if name == "auto":
+        asked = _asked_for(name)[0]
+        if asked in modules:
+            return modules[asked]
+        return tiles if flex.unavailable_reason(q, v) else flex
+    if name not in modules:
+        raise ValueError(f"neighborhood_attention: backend must be auto, flex, torch or reference, got '{name}'")
+    reason = flex.unavailable_reason(q, v) if name == "flex" else None
+    if reason is not None:
+        raise RuntimeError(f"backend='flex' cannot run: {reason}")
+    return modules[name]
 
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype, work: int) -> ModuleType:

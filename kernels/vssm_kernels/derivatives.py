@@ -15,7 +15,8 @@ from torch.autograd import forward_ad
 
 from . import chunked, functional, reference
 from . import routes as tables
-from .backends import choose_backend, choose_plain_backend
+from .backends import choose_attention_backend, choose_backend, choose_plain_backend
+from .neighborhood.tiles import attention_in_one_graph
 from .ops import arguments, gated_scan
 from .ops.registration import absent, library, registered, replace_autograd
 from .scan_2d import scan_2d_fwd
@@ -65,6 +66,11 @@ def _write_map(*, y, routes, height, width, merge):
     return tables.write_map(y, routes, height, width, merge)
 
 
+def _attention(*, q, v, scale, backend, **inputs):
+    choose_attention_backend(backend, q, v)  # its checks
+    return attention_in_one_graph(q, v=v, scale=q.shape[-1] ** -0.5 if scale is None else scale, **inputs)
+
+
 def _gradients(form: Callable, cotangents: Sequence[str], inputs: Sequence[str], given: dict[str, Any]) -> list[Tensor]:
     """The result of a backward op, by differentiating the plain form of its forward.
 
@@ -103,6 +109,10 @@ def _scan_2d_backward(**given):
 
 def _ssd_backward(**given):
     return _gradients(_ssd, ("grad",), ("x", "dt", "A", "B", "C", "D", "dt_bias"), given | {"backend": "auto"})
+
+
+def _attention_backward(**given):
+    return _gradients(_attention, ("grad",), ("q", "k", "v", "bias"), given | {"backend": "auto"})
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -206,6 +216,7 @@ for _name, _form, _streaming in (
     ("selective_scan", _scan, ("u", "delta", "B", "C", "z")),
     ("selective_scan_2d", _scan_2d, ("u", "dt", "B", "C")),
     ("ssd", _ssd, ("x", "dt", "B", "C")),
+    ("neighborhood_attention", _attention, ("q", "k", "v")),
     ("read_map", _read_map, ("x",)),
     ("write_map", _write_map, ("y",)),
 ):
@@ -216,6 +227,7 @@ for _name, _form in (
     ("selective_scan_backward", _scan_backward),
     ("selective_scan_2d_backward", _scan_2d_backward),
     ("ssd_backward", _ssd_backward),
+    ("neighborhood_attention_backward", _attention_backward),
 ):
     _register_second_order(_name, _form)
     _register_transforms(_name, _form)

@@ -6,7 +6,7 @@ issue 110). The rest of a network is counted by fvcore with one multiply-add as 
 share.
 """
 
-__all__ = ["selective_scan_2d_flops", "selective_scan_flops", "ssd_flops"]
+__all__ = ["neighborhood_attention_macs", "selective_scan_2d_flops", "selective_scan_flops", "ssd_flops"]
 
 
 def selective_scan_flops(
@@ -47,3 +47,14 @@ def selective_scan_2d_flops(
 def ssd_flops(batch: int, length: int, heads: int, head_dim: int, states: int, with_D: bool = True) -> int:
     """Count the operations of the SSD: 5 per (position, channel, state) and one for dt x, one for the skip."""
     return batch * length * heads * head_dim * (5 * states + 1 + int(with_D))
+
+
+def neighborhood_attention_macs(
+    batch: int, height: int, width: int, heads: int, head_dim: int, value_dim: int, kernel_size: list[int]
+) -> int:
+    """Count the multiply-adds of the scores and of the weighted sums, over the neighbours that a pixel has.
+
+    NATTEN's counter, which the papers use, adds one for each pair of neighbours and head.
+    """
+    neighbours = min(kernel_size[0], height) * min(kernel_size[1], width)
+    return batch * height * width * heads * neighbours * (head_dim + value_dim)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import chunked
 from .after_import import call_after_import
+from .neighborhood.tiles import attention_in_one_graph
 from .ops import arguments, gated_scan
 from .reference import compute_dtype
 from .routes import read_map_by_slices, write_map_by_slices
@@ -123,6 +124,10 @@ def _write_map(*, y, routes, height, width, merge):
     return write_map_by_slices(y, routes, height, width, merge)
 
 
+def _attention(*, q, scale, backend, **inputs):
+    return attention_in_one_graph(q, scale=q.shape[-1] ** -0.5 if scale is None else scale, **inputs)
+
+
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     """Each op's forward as PyTorch's own operators, for `torch.export.ExportedProgram.run_decompositions`.
 
@@ -137,6 +142,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
         ops.selective_scan.default: _scan,
         ops.selective_scan_2d.default: _scan_2d,
         ops.ssd.default: _ssd,
+        ops.neighborhood_attention.default: _attention,
         ops.read_map.default: _read_map,
         ops.write_map.default: _write_map,
     }

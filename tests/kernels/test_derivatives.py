@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp, vmap
 import vssm  # noqa: F401
 from tests.kernels.test_ops import leaves, scan_inputs, ssd_inputs
 from tests.scan_2d import ROUTES, make_2d
-from vssm_kernels import Route, read_map, selective_scan, selective_scan_2d, ssd, write_map
+from vssm_kernels import Route, neighborhood_attention, read_map, selective_scan, selective_scan_2d, ssd, write_map
 from vssm_kernels.routes import forget_tables
 
 # (op, tensors by name, other arguments)
@@ -53,9 +53,18 @@ CASES |= {
     )
     for length, softplus, backend in ((1, True, "auto"), (7, True, "torch"), (9, False, "reference"))
 }
+MAP = (2, 3, 4, 2, 2)
 MAPS = torch.randn(2, 3, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 SNAKES = (Route(path="snake"), Route(transpose=True, path="snake"))
 CASES |= {
+    "neighborhood": (
+        neighborhood_attention,
+        {
+            name: torch.randn(*shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+            for i, (name, shape) in enumerate(dict(q=MAP, k=MAP, v=MAP, bias=(2, 5, 5)).items())
+        },
+        dict(kernel_size=(3, 3), dilation=(1, 2)),
+    ),
     "read_map": (read_map, dict(x=MAPS), dict(routes=SNAKES)),
     "write_map": (
         write_map,

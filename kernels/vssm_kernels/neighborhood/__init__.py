@@ -1,0 +1,1 @@
+"""Neighbourhood attention: the rule, and the forms that compute it."""
