@@ -108,6 +108,11 @@ def unavailable_reason() -> str | None:
     return _reason
 
 
+def library_file() -> Path | None:
+    """Return where the library that is used lies; None when there is none."""
+    return None if unavailable_reason() else Path(_library._name)
+
+
 def variant() -> str:
     """Name the instruction set whose kernels run: "avx512", "avx2" or "baseline"."""
     return _get_library().vssm_variant().decode()
