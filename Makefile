@@ -2,6 +2,7 @@
 # make test   style checks and tests, as CI runs them
 # make zoo    write model_zoo.md and the tables of the configs' pages; CI fails when they are stale
 # make docs   the documentation as a site, in site/
+# make dist   the source archive and the wheel, in dist/
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 comma := ,
 
-.PHONY: demo test zoo parity setup format bench docs clean
+.PHONY: demo test zoo parity setup format bench docs dist clean
 
 demo: $(READY)-train
 	$(BIN)/python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
@@ -58,5 +59,10 @@ bench: $(READY)-profile
 docs: $(READY)-docs
 	$(BIN)/mkdocs build --strict
 
+# The wheel is built from the archive, so what the archive lacks is missed here.
+dist: $(READY)-dist
+	rm -rf dist
+	$(BIN)/python -m build
+
 clean:
-	rm -rf $(VENV) build *.egg-info work_dirs site
+	rm -rf $(VENV) build dist *.egg-info work_dirs site

@@ -118,7 +118,8 @@ def replace_autograd(name: str, choose: Callable[[Callable], Callable]) -> None:
     op, definition, _ = _registered[name]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Oo]verrid", category=UserWarning)
-        library.impl(name, choose(make_autograd_impl(op, definition)), "Autograd", with_keyset=True)
+        # `library.impl` of PyTorch 2.6 refuses a second kernel for the same key; what it calls does not.
+        library.m.impl(name, "Autograd", choose(make_autograd_impl(op, definition)), True)
 
 
 def register_autocast(name: str, streaming: Sequence[str]) -> None:
