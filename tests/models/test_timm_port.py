@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from timm.models import reparameterize_model
+from timm.utils import reparameterize_model
 from torch.nn import BatchNorm2d
 
 from tests import parity

@@ -1,6 +1,7 @@
-"""Print versions, devices and backends: what the report of a bug needs.
+"""Print versions, devices and backends, and why others do not run: what the report of a bug needs.
 
 vssm env
+vssm env --json > environment.json
 """
 
 import argparse
@@ -10,16 +11,14 @@ from .._cli import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say; return the exit code or None."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
+    import json
 
-    for package in ("vssm", "torch", "timm", "numpy", "triton"):
-        try:
-            say(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            say(f"{package} is not installed")
-    say(f"Python {platform.python_version()} on {platform.platform()}")
+    from ..environment import as_text, describe
+
+    about = describe()
+    say(json.dumps(about, indent=1) if args.json else as_text(about))

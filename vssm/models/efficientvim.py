@@ -138,7 +138,7 @@ class EfficientViM(StagedBackbone):
     `forward_features` gives a list, as in timm: for each stage the normalised states (B, C, N) of its last block, then
     the normalised last map (B, C, L), L = ceil(H / 64) * ceil(W / 64). `num_features` is the sum of their widths.
 
-    For deployment `timm.models.reparameterize_model(model.eval())` folds BatchNorm and gated residuals into the
+    For deployment `timm.utils.reparameterize_model(model.eval())` folds BatchNorm and gated residuals into the
     convolutions.
 
     Raises:
