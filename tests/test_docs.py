@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vssm.commands import build_parser
 from vssm_kernels.install import SOURCE, install_command
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +22,7 @@ PAGES = sorted(
 # A block of commands behind this comment is run as it stands, in a folder of its own.
 RUN_MARK = "<!-- the tests run this -->\n"
 # Programs that are not the repository's; their options are not checked.
-OTHER_PROGRAMS = {"pre-commit", "pip", "cd", "source"}
+OTHER_PROGRAMS = {"cibuildwheel", "pip", "pre-commit", "python3", "source"}
 
 
 def blocks(page, language):
@@ -112,6 +113,11 @@ def check_command(words, monkeypatch):
         # dist_train.sh CONFIG GPUS ..., slurm_train.sh PARTITION JOB_NAME CONFIG ...
         config, options = (rest[0], rest[2:]) if "dist" in program else (rest[2], rest[3:])
         parse("tools/train.py", [config, *options], monkeypatch)
+    elif program == "vssm":
+        try:
+            build_parser().parse_args(rest)
+        except SystemExit as stop:
+            raise AssertionError(f"vssm does not take {shlex.join(rest)}") from stop
     elif program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(rest) <= set(targets), rest
@@ -133,6 +139,7 @@ def test_commands_are_ones_that_the_tools_take(page, monkeypatch):
         "python tools/train.py CONFIG --no-such-option",
         "rm README.md",
         "make no",
+        "vssm no",
     ],
 )
 def test_a_wrong_command_is_found(command, monkeypatch):
