@@ -183,12 +183,15 @@ def write_beside(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
 
 
 @contextmanager
-def whole_folder(out: str | os.PathLike, record: Mapping[str, Any], overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(
+    out: str | os.PathLike, record: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> Iterator[Path]:
     """Give a temporary folder to write into, which takes the name ``out`` once the block has ended without an error.
 
     Args:
         out: The folder to be made; its parents are made too.
-        record: What the folder is and how it was made; written into it as ``prepared.json``.
+        record: What the folder is and how it was made; written into it as ``prepared.json``. A folder without one is
+            never replaced.
         overwrite: Replace an existing folder, if it holds such a record: nothing else is ever deleted.
 
     Yields:
@@ -201,6 +204,8 @@ def whole_folder(out: str | os.PathLike, record: Mapping[str, Any], overwrite: b
     if out.exists() and not out.is_dir():
         raise UserError(f"'{out}' is a file, not a folder.")
     occupied = out.is_dir() and any(out.iterdir())
+    if occupied and record is None:
+        raise UserError(f"The folder '{out}' is not empty, and is not replaced.")
     if occupied and not overwrite:
         raise UserError(f"The folder '{out}' is not empty; say --overwrite to replace a data set made by this tool.")
     if occupied and not (out / RECORD).is_file():
@@ -210,7 +215,8 @@ def whole_folder(out: str | os.PathLike, record: Mapping[str, Any], overwrite: b
         part.mkdir(parents=True)
         _clear_leftovers(out)
         yield part
-        (part / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        if record is not None:
+            (part / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         if out.exists():
             os.replace(out, old)
         os.replace(part, out)
