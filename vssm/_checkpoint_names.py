@@ -28,8 +28,8 @@ _PREFIXES = ("module.", "model.")
 _INNER_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # How often torch.optim.swa_utils.AveragedModel has averaged.
 _COUNTER = "n_averaged"
-# Where mmdet's and mmseg's models hold theirs.
-_BACKBONE = "backbone."
+# Where mmdet's, mmseg's and mmpretrain's models hold theirs, and the last of these its classifier.
+_BACKBONE, _CLASSIFIER = "backbone.", "head.fc."
 
 # Regular expression and what it becomes, as `re.sub` takes them.
 Renames = Iterable[tuple[str, str | Callable[[re.Match], str]]]
@@ -48,7 +48,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], averaged: bool = True, whol
     Args:
         checkpoint: as `read_checkpoint` gives it.
         averaged: where there are both, take the weights averaged over training; else the raw ones.
-        whole: give all weights of a detector or segmentor, not only its backbone's.
+        whole: give all weights of a detector or segmentor, not only its backbone's (and of a classifier its layer's).
 
     Raises:
         CheckpointError: it holds no tensors, or tensors under names that are not text or that are twice there.
@@ -78,7 +78,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], averaged: bool = True, whol
     if whole:
         return weights
     if any(name.startswith(_BACKBONE) for name in weights):
-        weights = {k[len(_BACKBONE) :]: v for k, v in weights.items() if k.startswith(_BACKBONE)}
+        weights = {k.removeprefix(_BACKBONE): v for k, v in weights.items() if k.startswith((_BACKBONE, _CLASSIFIER))}
     return without_wrappers(weights)
 
 

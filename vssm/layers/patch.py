@@ -8,22 +8,23 @@ from torch import Tensor
 __all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem", "check_images"]
 
 
-def check_images(images: Tensor, in_chans: int, smallest: int = 1) -> None:
+def check_images(images: Tensor, in_chans: int, smallest: int = 1, only: tuple[int, int] | None = None) -> None:
     """Refuse what a stem cannot take. Models that are traced, scripted or compiled go without the check.
 
     Args:
         images: What was given.
         in_chans: Channels of the image.
         smallest: Height and width of the smallest image.
+        only: The one size (H, W) that is taken; None: any.
 
     Raises:
-        ValueError: Not (B, in_chans, H, W), or H or W is below the smallest.
+        ValueError: Not (B, in_chans, H, W), H or W is below the smallest, or another size than the one.
     """
     if not torch.jit.is_scripting():  # nor does it compile this
-        _check_images(images, in_chans, smallest)
+        _check_images(images, in_chans, smallest, only)
 
 
-def _check_images(images: Tensor, in_chans: int, smallest: int) -> None:
+def _check_images(images: Tensor, in_chans: int, smallest: int, only: tuple[int, int] | None) -> None:
     # FX hands over a proxy; a condition on a size would become a demand of an exported program.
     if not isinstance(images, Tensor) or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return
@@ -32,6 +33,11 @@ def _check_images(images: Tensor, in_chans: int, smallest: int) -> None:
         raise ValueError(f"images must have the shape (B, {in_chans}, H, W), got {shape}")
     if min(shape[2:]) < smallest:
         raise ValueError(f"images must be at least {smallest} x {smallest} pixels, got {shape[2]} x {shape[3]}")
+    if only is not None and shape[2:] != only:
+        raise ValueError(
+            f"images must be of {only[0]} x {only[1]} pixels, got {shape[2]} x {shape[3]}; "
+            "set_input_size changes that, and dynamic_img_size=True takes any size"
+        )
 
 
 class PatchStem(nn.Module):

@@ -5,7 +5,7 @@ from ..checkpoint import read_checkpoint
 from ._backbone import Backbone, Stage, StagedBackbone, drop_path_rates, init_weights, stage_dims, stage_info
 from ._builder import published_weights
 from ._family import DenseMaps, Family, families, family_of, register_family
-from ._plain import PlainBackbone, TokenEmbedding, resize_positions, token_index
+from ._plain import PlainBackbone, TokenEmbedding, quarter_indices, resize_positions, resized_positions, token_index
 
 from . import vmamba as vmamba
 from . import efficientvmamba as efficientvmamba
@@ -14,6 +14,8 @@ from . import msvmamba as msvmamba
 from . import spatialmamba as spatialmamba
 from . import vssd as vssd
 from . import efficientvim as efficientvim
+from . import vim as vim
+from . import plainmamba as plainmamba
 
 __all__ = [
     "Backbone",
@@ -29,8 +31,10 @@ __all__ = [
     "init_weights",
     "published_weights",
     "read_checkpoint",
+    "quarter_indices",
     "register_family",
     "resize_positions",
+    "resized_positions",
     "stage_dims",
     "stage_info",
     "token_index",

@@ -1,18 +1,24 @@
 """The form of plain (columnar) nets: blocks of one width over the tokens of one grid, counted by their index."""
 
+import math
 from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
+from timm.layers import to_2tuple, trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor
 
 from ._backbone import Backbone
 
-__all__ = ["PlainBackbone", "TokenEmbedding", "resize_positions", "token_index"]
+__all__ = ["PlainBackbone", "TokenEmbedding", "quarter_indices", "resize_positions", "resized_positions", "token_index"]
+
+
+def quarter_indices(depth: int) -> Tuple[int, ...]:
+    """The last block of each quarter, which is where decoders take maps from."""
+    return tuple(sorted({max(depth * i // 4 - 1, 0) for i in range(1, 5)}))
 
 
 @torch.fx.wrap
@@ -80,6 +86,13 @@ class TokenEmbedding(nn.Module):
         if self.cls_token is not None:
             trunc_normal_(self.cls_token, std=0.02)
 
+    @torch.no_grad()
+    def set_grid(self, grid: Tuple[int, int]) -> None:
+        """Store the embeddings for another grid, resized from what they are now."""
+        table = resize_positions(self.pos_embed, self.grid, [grid[0], grid[1]], self.position)
+        self.pos_embed = nn.Parameter(table.clone(), requires_grad=self.pos_embed.requires_grad)
+        self.grid = [grid[0], grid[1]]
+
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1], x.shape[2]
         positions = resize_positions(self.pos_embed, self.grid, [height, width], self.position)
@@ -97,17 +110,49 @@ class TokenEmbedding(nn.Module):
         return torch.cat([x[:, :i], x[:, i + 1 :]], dim=1), x[:, i]
 
 
+def resized_positions(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+    """Weights in our names, their position embeddings resized to the model's grid where they are those of a square.
+
+    Without a class token in the model, one in the weights and its position embedding are left out. For a family's
+    `checkpoint_filter_fn`; what is of no square grid stays, and does not fit.
+    """
+    name, tokens = "tokens.pos_embed", model.tokens
+    table = weights.get(name)
+    if table is None or table.dim() != 3:
+        return weights
+    weights, with_token = dict(weights), "tokens.cls_token" in weights
+    grid = math.isqrt(table.shape[1] - with_token)
+    if tokens.cls_token is None and with_token:
+        i = token_index("middle", table.shape[1] - 1)
+        del weights["tokens.cls_token"]
+        weights[name] = table = torch.cat([table[:, :i], table[:, i + 1 :]], dim=1)
+    patches = table.shape[1] - (tokens.cls_token is not None)
+    if patches != tokens.grid[0] * tokens.grid[1] and patches == grid * grid:
+        weights[name] = resize_positions(table, [grid, grid], tokens.grid, tokens.position)
+    return weights
+
+
 class PlainBackbone(Backbone):
     """A backbone whose blocks all see one grid in one width.
 
-    Its class sets `stem`, images (B, in_chans, H, W) to a map (B, h, w, C); `tokens`, a `TokenEmbedding`; `blocks`, a
-    Sequential over what that gives; `norm`; `head`; and `feature_info`, see `block_info`. Features are taken by the
-    index of a block, without the class token.
+    Its class sets `stem`, images (B, in_chans, H, W) to a map (B, h, w, C), with `img_size`, the only size it takes or
+    None, and `grid_size`, from the size of an image to (h, w); `tokens`, a `TokenEmbedding`; `blocks`, a Sequential
+    over what that gives; `norm`; `head`, a linear layer; and `feature_info`, see `block_info`. Features are taken by
+    the index of a block, without the class token.
+
+    Args:
+        in_chans: channels of the image.
+        num_classes: outputs of the classifier; 0 for none.
+        global_pool: what the classifier looks at: "token", the class token; "avg", the mean of the patches; "" for all
+            tokens.
+        drop_rate: dropout before the classifier.
     """
 
-    def __init__(self, in_chans: int, num_classes: int, drop_rate: float):
+    def __init__(self, in_chans: int, num_classes: int, drop_rate: float, global_pool: str = "avg"):
         super().__init__(in_chans, num_classes, drop_rate)
         self.grad_checkpointing = False
+        self.global_pool = global_pool
+        self.num_prefix_tokens = 0  # those that `forward_intermediates` gives beside its maps, wherever they stand
 
     @staticmethod
     def block_info(dim: int, depth: int, reduction: int) -> List[Dict[str, object]]:
@@ -126,6 +171,56 @@ class PlainBackbone(Backbone):
         own = super().no_weight_decay()
         return own | {n for n, _ in self.named_parameters() if n.endswith(("pos_embed", "cls_token"))}
 
+    def pool(self, x: Tensor) -> Tensor:
+        """Tokens or a map to what the classifier looks at, (B, C); as they are where `global_pool` is ""."""
+        if self.global_pool == "":
+            return x
+        if self.global_pool == "token":
+            return x[:, token_index(self.tokens.position, x.shape[1] - 1)]
+        patches, _ = self.tokens.split(x)
+        return patches.flatten(1, -2).mean(1)
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Another classifier, or with 0 classes none.
+
+        Raises:
+            ValueError: an unknown pooling, or the class token of a net without one.
+        """
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = self.checked_pool(global_pool)
+        like = next(self.parameters())
+        self.head = self.make_head(device=like.device, dtype=like.dtype)
+
+    def checked_pool(self, global_pool: str) -> str:
+        """The pooling, if this net has it."""
+        known = ["token", "avg", ""] if self.tokens.cls_token is not None else ["avg", ""]
+        if global_pool not in known:
+            raise ValueError(f"{type(self).__name__}: global_pool must be one of {known}, got {global_pool!r}")
+        return global_pool
+
+    def make_head(self, device=None, dtype=None) -> nn.Module:
+        """A classifier of as many classes as the net has."""
+        if self.num_classes <= 0:
+            return nn.Identity()
+        return nn.Linear(self.num_features, self.num_classes, device=device, dtype=dtype)
+
+    @torch.jit.ignore
+    def set_input_size(self, img_size: Union[int, Tuple[int, int]]) -> None:
+        """Store the position embeddings for images of another size, resized; they need not be resized at run time then.
+
+        Args:
+            img_size: height and width.
+        """
+        size = to_2tuple(img_size)
+        self.tokens.set_grid(self.stem.grid_size(*size))
+        if self.stem.img_size is not None:
+            self.stem.img_size = size
+
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         return dict(stem=r"^stem|^tokens", blocks=[(r"^blocks\.(\d+)", None), (r"^norm", (99999,))])
@@ -142,6 +237,7 @@ class PlainBackbone(Backbone):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        return_prefix_tokens: bool = False,
     ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
         """Maps behind blocks, with or without the final features.
 
@@ -152,6 +248,7 @@ class PlainBackbone(Backbone):
             stop_early: skip the blocks after the last one wanted.
             output_fmt: "NCHW" or "NHWC" for the intermediates.
             intermediates_only: return only the intermediates.
+            return_prefix_tokens: give (map, class token (B, 1, C)) in place of each map; not in TorchScript.
 
         Returns:
             The maps (B, C, h, w) or (B, h, w, C); or the normalised result of the last block that ran, and the maps.
@@ -166,6 +263,7 @@ class PlainBackbone(Backbone):
         height, width = x.shape[1], x.shape[2]
         x = self.tokens(x)
         intermediates: List[Tensor] = []
+        class_tokens: List[Tensor] = []
         if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice a Sequential
             blocks = self.blocks
         else:
@@ -176,9 +274,13 @@ class PlainBackbone(Backbone):
             else:
                 x = block(x)
             if i in take_indices:
-                patches, _ = self.tokens.split(self.norm(x) if norm else x)
+                patches, token = self.tokens.split(self.norm(x) if norm else x)
+                if token is not None:
+                    class_tokens.append(token.unsqueeze(1))
                 y = patches.reshape(patches.shape[0], height, width, -1)
                 intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
+        if not torch.jit.is_scripting() and return_prefix_tokens and class_tokens:
+            intermediates = list(zip(intermediates, class_tokens, strict=True))
         if intermediates_only:
             return intermediates
         return self.norm(x), intermediates

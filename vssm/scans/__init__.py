@@ -1,6 +1,7 @@
-"""2-D token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C)."""
+"""Token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C), and `SS1D` sequences, too."""
 
 from .atrous import AtrousSS2D
+from .continuous import ContinuousSS2D
 from .cross import SS2D, SSD2D, CascadeSS2D
 from .grouped import GroupedSS2D
 from .hidden_mixer import HiddenStateMixer
@@ -11,6 +12,7 @@ from .noncausal import NonCausalSSD2D
 from .routes import (
     ATROUS,
     BIDIRECTIONAL,
+    CONTINUOUS,
     CROSS,
     DIAGONAL,
     MULTISCALE,
@@ -22,11 +24,13 @@ from .routes import (
     encode_routes,
     route_order,
 )
+from .sequence import SS1D
 from .spatial_fusion import SpatialFusionSS2D
 
 __all__ = [
     "ATROUS",
     "BIDIRECTIONAL",
+    "CONTINUOUS",
     "CROSS",
     "DIAGONAL",
     "MULTIHEAD_PATTERNS",
@@ -34,11 +38,13 @@ __all__ = [
     "RASTER",
     "SNAKE",
     "SPIRAL",
+    "SS1D",
     "SS2D",
     "SSD2D",
     "UNIDIRECTIONAL",
     "AtrousSS2D",
     "CascadeSS2D",
+    "ContinuousSS2D",
     "GroupedSS2D",
     "HiddenStateMixer",
     "LinearScan",

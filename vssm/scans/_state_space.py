@@ -156,6 +156,11 @@ class StateSpaceMixer(nn.Module):
         self.A_logs.copy_(states.log().expand_as(self.A_logs))
         self.Ds.fill_(1)
 
+    def state_space(self) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Give A (K, D, N), the skip (K, D), and the bias (K, D) and weight (K, D, R) of the step size."""
+        A = state_matrix(self.A_logs).unflatten(0, (-1, self.scan_channels))
+        return A, self.Ds.unflatten(0, (-1, self.scan_channels)), self.dt_projs_bias, self.dt_projs_weight
+
     def scan(
         self,
         u: Tensor,
@@ -184,13 +189,11 @@ class StateSpaceMixer(nn.Module):
         Returns:
             (B, H, W, D), or one result for each route, (B, H, W, routes, D), if they are not merged.
         """
-        A = state_matrix(self.A_logs).unflatten(0, (-1, self.scan_channels))
-        D = self.Ds.unflatten(0, (-1, self.scan_channels)) if skip else None
-        bias, weight = self.dt_projs_bias, self.dt_projs_weight
+        A, Ds, bias, weight = self.state_space()
         if sequences is not None:
             first, end = sequences
-            A, bias, weight = A[first:end], bias[first:end], weight[first:end]
-            D = D[first:end] if D is not None else None
+            A, Ds, bias, weight = A[first:end], Ds[first:end], bias[first:end], weight[first:end]
+        D = Ds if skip else None
         if self.scan_float32:
             u, dt, B = at_least_float32(u), at_least_float32(dt), at_least_float32(B)
             C = at_least_float32(C) if C is not None else None

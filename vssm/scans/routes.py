@@ -5,6 +5,7 @@ from vssm_kernels import Route, encode_routes, route_order
 __all__ = [
     "ATROUS",
     "BIDIRECTIONAL",
+    "CONTINUOUS",
     "CROSS",
     "DIAGONAL",
     "MULTISCALE",
@@ -27,6 +28,13 @@ SNAKE = (Route(path="snake"), Route(path="snake", transpose=True))
 DIAGONAL = (Route(path="diagonal"), Route(path="diagonal", mirror=(False, True)))
 SPIRAL = (Route(path="spiral"), Route(path="spiral", mirror=(True, False)))
 RASTER = (Route(), Route(transpose=True))
+# PlainMamba (arXiv 2403.17695, section 3.3): snakes along the rows and along the columns, and both backwards.
+CONTINUOUS = (
+    Route(path="snake"),
+    Route(path="snake", reverse=True),
+    Route(path="snake", transpose=True),
+    Route(path="snake", transpose=True, reverse=True),
+)
 # MSVMamba (arXiv 2405.14174): rows, at full resolution; and at half resolution the other three directions joined into
 # one sequence, so that the state runs on from one direction into the next.
 MULTISCALE = (Route(), (Route(reverse=True), Route(transpose=True), Route(transpose=True, reverse=True)))
