@@ -9,6 +9,7 @@ import timm
 import torch
 
 import vssm
+from tests.small import few_blocks
 from vssm import export
 from vssm._cli import run
 from vssm.export import ExportError, export_model
@@ -25,8 +26,7 @@ SHAPE = (1, 3, 64, 64)
 def create(name, **options):
     """One block a stage; parameters that start at zero or one, or tiny (layer scale), made to matter."""
     torch.manual_seed(0)
-    depths = (1,) * len(timm.create_model(name, device="meta").stages)
-    model = timm.create_model(name, depths=depths, **options).eval()
+    model = timm.create_model(name, **few_blocks(name), **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

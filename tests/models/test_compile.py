@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import vssm
+from tests.small import few_blocks
 
 PICOS = [name for name in vssm.list_models() if name.endswith("_pico")]
 # No two sizes alike in the first, which the compiler would take for one; and no map of a single pixel, which it makes
@@ -25,8 +26,7 @@ def forget_graphs():
 def create(name):
     """One block a stage: more of the same take the compiler longer and show nothing."""
     torch.manual_seed(0)
-    stages = len(timm.create_model(name, device="meta").stages)
-    return timm.create_model(name, num_classes=7, depths=(1,) * stages).eval()
+    return timm.create_model(name, num_classes=7, **few_blocks(name)).eval()
 
 
 @torch.no_grad()

@@ -107,7 +107,12 @@ class TokenEmbedding(nn.Module):
         if self.cls_token is None:
             return x, None
         i = token_index(self.position, x.shape[1] - 1)
-        return torch.cat([x[:, :i], x[:, i + 1 :]], dim=1), x[:, i]
+        return torch.cat([x[:, :i], x[:, i + 1 :]], dim=1), self.class_token(x)
+
+    def class_token(self, x: Tensor) -> Tensor:
+        """The class token (B, C) of (B, h * w + 1, C)."""
+        i = token_index(self.position, x.shape[1] - 1)
+        return x[:, i : i + 1].squeeze(1)  # a compiler would take `x[:, i]` for a demand that i is what it is now
 
 
 def resized_positions(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
@@ -148,6 +153,9 @@ class PlainBackbone(Backbone):
         drop_rate: dropout before the classifier.
     """
 
+    # TorchScript reads the types of attributes from the nearest class that has any; it cannot take all of `Backbone`'s.
+    global_pool: str
+
     def __init__(self, in_chans: int, num_classes: int, drop_rate: float, global_pool: str = "avg"):
         super().__init__(in_chans, num_classes, drop_rate)
         self.grad_checkpointing = False
@@ -168,15 +176,15 @@ class PlainBackbone(Backbone):
     @torch.jit.ignore
     def no_weight_decay(self) -> set:
         """The state-space parameters, position embeddings and class token."""
-        own = super().no_weight_decay()
-        return own | {n for n, _ in self.named_parameters() if n.endswith(("pos_embed", "cls_token"))}
+        spared = {*self.state_space_parameters, "pos_embed", "cls_token"}
+        return {n for n, _ in self.named_parameters() if n.rsplit(".", 1)[-1] in spared}
 
     def pool(self, x: Tensor) -> Tensor:
         """Tokens or a map to what the classifier looks at, (B, C); as they are where `global_pool` is ""."""
         if self.global_pool == "":
             return x
         if self.global_pool == "token":
-            return x[:, token_index(self.tokens.position, x.shape[1] - 1)]
+            return self.tokens.class_token(x)
         patches, _ = self.tokens.split(x)
         return patches.flatten(1, -2).mean(1)
 
@@ -277,7 +285,7 @@ class PlainBackbone(Backbone):
                 patches, token = self.tokens.split(self.norm(x) if norm else x)
                 if token is not None:
                     class_tokens.append(token.unsqueeze(1))
-                y = patches.reshape(patches.shape[0], height, width, -1)
+                y = patches.reshape(patches.shape[0], height, width, patches.shape[-1])
                 intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
         if not torch.jit.is_scripting() and return_prefix_tokens and class_tokens:
             intermediates = list(zip(intermediates, class_tokens, strict=True))
