@@ -1,8 +1,16 @@
 """Parts that several families share; timm.layers has the rest."""
 
-from .conv_block import CONV_BLOCK_NORMS, CONV_BLOCK_RENAMES, ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from .conv_block import (
+    CONV_BLOCK_NORMS,
+    CONV_BLOCK_RENAMES,
+    ChannelScale,
+    ConvMixerBlock,
+    InvertedDownsample,
+    ResidualConvStem,
+)
 from .conv_ffn import ConvFFN
 from .conv_norm import ConvNorm, ConvNormDownsample, ConvNormStem, LinearNorm, LinearNormMlp
+from .conv_trunk import DeepConvStem, HiddenHead
 from .fused_head import FusedHead
 from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
@@ -11,6 +19,7 @@ from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, check_imag
 __all__ = [
     "CONV_BLOCK_NORMS",
     "CONV_BLOCK_RENAMES",
+    "ChannelScale",
     "ConvDownsample",
     "ConvFFN",
     "ConvMixerBlock",
@@ -18,8 +27,10 @@ __all__ = [
     "ConvNormDownsample",
     "ConvNormStem",
     "ConvStem",
+    "DeepConvStem",
     "DepthwiseMlp",
     "FusedHead",
+    "HiddenHead",
     "InvertedDownsample",
     "LinearNorm",
     "LinearNormMlp",

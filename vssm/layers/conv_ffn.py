@@ -7,20 +7,22 @@ __all__ = ["ConvFFN"]
 
 
 class ConvFFN(nn.Module):
-    """Widen, add a 3 x 3 depth-wise convolution, GELU, narrow: (B, H, W, dim) to (B, H, W, dim).
+    """Widen, add a 3 x 3 depth-wise convolution, narrow, with a GELU: (B, H, W, dim) to (B, H, W, dim).
 
     Every layer has a bias. The linear layers are 1 x 1 convolutions in the official codes, and start like those.
 
     Args:
         dim: Width of the input and of the result.
         hidden_dim: Width in between.
+        act_first: The GELU stands before the convolution; else after it.
         device: Of the parameters.
         dtype: Of the parameters.
     """
 
-    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None):
+    def __init__(self, dim: int, hidden_dim: int, act_first: bool = False, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        self.act_first = act_first
         self.fc1 = nn.Linear(dim, hidden_dim, **dd)
         self.conv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim, **dd)
         self.act = nn.GELU()
@@ -34,5 +36,7 @@ class ConvFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
         x = self.fc1(x)
+        if self.act_first:
+            x = self.act(x)
         x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(self.act(x))
+        return self.fc2(x if self.act_first else self.act(x))

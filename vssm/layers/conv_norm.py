@@ -12,14 +12,17 @@ __all__ = ["ConvNorm", "ConvNormDownsample", "ConvNormStem", "LinearNorm", "Line
 
 
 class ConvNorm(nn.Module):
-    """3 x 3 convolution, BatchNorm, ReLU if `act`: (B, H, W, dim) to (B, ceil(H / stride), ceil(W / stride), dim_out).
+    """3 x 3 convolution, BatchNorm, activation if `act`.
+
+    (B, H, W, dim) to (B, ceil(H / stride), ceil(W / stride), dim_out).
 
     Args:
         dim: Width of the input.
         dim_out: Width of the result.
         stride: Pixels between two positions of the kernel.
         depthwise: One kernel a channel, which takes dim_out = dim.
-        act: End in a ReLU.
+        act: End in an activation.
+        act_layer: Which one.
         device: Of the parameters.
         dtype: Of the parameters.
     """
@@ -31,6 +34,7 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         depthwise: bool = False,
         act: bool = False,
+        act_layer: type[nn.Module] = nn.ReLU,
         device=None,
         dtype=None,
     ):
@@ -38,7 +42,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         groups = dim if depthwise else 1
         self.conv = nn.Conv2d(dim, dim_out, 3, stride=stride, padding=1, groups=groups, bias=False, **dd)
-        self.norm = BatchNormAct2d(dim_out, apply_act=act, **dd)
+        self.norm = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
@@ -66,21 +70,32 @@ class ConvNorm(nn.Module):
 
 
 class LinearNorm(nn.Module):
-    """Point-wise convolution as a matrix product, BatchNorm, ReLU if `act`: (B, H, W, dim) to (B, H, W, dim_out).
+    """Point-wise convolution as a matrix product, BatchNorm, activation if `act`: (B, H, W, dim) to (B, H, W, dim_out).
 
     Args:
         dim: Width of the input.
         dim_out: Width of the result.
-        act: End in a ReLU.
+        act: End in an activation.
+        act_layer: Which one.
+        bias: Whether the product has a bias.
         device: Of the parameters.
         dtype: Of the parameters.
     """
 
-    def __init__(self, dim: int, dim_out: int, act: bool = False, device=None, dtype=None):
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        act: bool = False,
+        act_layer: type[nn.Module] = nn.ReLU,
+        bias: bool = False,
+        device=None,
+        dtype=None,
+    ):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.linear = nn.Linear(dim, dim_out, bias=False, **dd)
-        self.norm = BatchNormAct2d(dim_out, apply_act=act, **dd)
+        self.linear = nn.Linear(dim, dim_out, bias=bias, **dd)
+        self.norm = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
 
     def init_weights(self) -> None:
         """Start as the convolution that it is in the official code."""

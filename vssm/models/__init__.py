@@ -16,6 +16,7 @@ from . import vssd as vssd
 from . import efficientvim as efficientvim
 from . import vim as vim
 from . import plainmamba as plainmamba
+from . import segman as segman
 
 __all__ = [
     "Backbone",

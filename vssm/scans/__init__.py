@@ -2,10 +2,12 @@
 
 from .atrous import AtrousSS2D
 from .continuous import ContinuousSS2D
-from .cross import SS2D, SSD2D, CascadeSS2D
+from .cross import SS2D, SSD2D, CascadeSS2D, CrossScan
 from .grouped import GroupedSS2D
 from .hidden_mixer import HiddenStateMixer
 from .linear import LinearScan, is_scan, route_name, route_names, scan_weights
+from .local_attention import LocalAttentionSS2D
+from .map_attention import MapAttention
 from .multihead import MULTIHEAD_PATTERNS, MultiHeadSS2D
 from .multiscale import MultiScaleSS2D
 from .noncausal import NonCausalSSD2D
@@ -45,9 +47,12 @@ __all__ = [
     "AtrousSS2D",
     "CascadeSS2D",
     "ContinuousSS2D",
+    "CrossScan",
     "GroupedSS2D",
     "HiddenStateMixer",
     "LinearScan",
+    "LocalAttentionSS2D",
+    "MapAttention",
     "MultiHeadSS2D",
     "MultiScaleSS2D",
     "NonCausalSSD2D",

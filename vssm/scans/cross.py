@@ -24,10 +24,76 @@ from ._state_space import (
 from .linear import LinearScan, repeat_batch, route_names
 from .routes import CROSS, Route, encode_routes
 
-__all__ = ["SS2D", "SSD2D", "CascadeSS2D"]
+__all__ = ["SS2D", "SSD2D", "CascadeSS2D", "CrossScan"]
 
 
-class SS2D(StateSpaceMixer):
+class _ProjectedScan(StateSpaceMixer):
+    """Scan a map along single routes; the step size, B and C are projections of it, by `x_proj`."""
+
+    def add_scan(self, channels: int, d_state: int, dt_rank: int, routes: tuple, scan_float32: bool, **dd) -> None:
+        """Register the projection and the parameters of the state space."""
+        self.num_routes = len(routes)
+        self.route_code: List[int] = encode_routes(routes)
+        self.x_proj = nn.Linear(channels, self.num_routes * (dt_rank + 2 * d_state), bias=False, **dd)
+        self.add_state_space(self.num_routes, channels, d_state, dt_rank, scan_float32, **dd)
+
+    def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Project (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
+        projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
+        return split_projection(projected, self.dt_rank, self.d_state)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
+        dt, B, C = self.project(x)
+        # Half in, float out: the sum over routes leaves the half range before a norm brings it back.
+        return self.scan(x, dt, B, C, self.route_code, out_dtype=self.Ds.dtype)
+
+    def scans_of(self, u: Tensor) -> List[LinearScan]:
+        """Say how the scan of a map (1, H, W, D) is linear."""
+        dt, B, C = self.project(u)
+        apply = self.linear_part(dt, B, C, self.route_code)
+        return [LinearScan(u, apply, route_names(self.route_code), self.scan_channels)]
+
+
+class CrossScan(_ProjectedScan):
+    """The scan of an `SS2D` alone, without projections, convolution and norm: (B, H, W, D) to (B, H, W, D).
+
+    Args:
+        dim: Channels D.
+        d_state: States N per channel.
+        dt_rank: Rank R of the step size; ceil(D / 16) when None.
+        routes: Scan pattern of single routes, see `vssm.scans.routes`.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    `A_logs` starts at 0, a decay of exp(-step), as in SegMAN.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 1,
+        dt_rank: int | None = None,
+        routes: tuple = CROSS,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.add_scan(dim, d_state, dt_rank or math.ceil(dim / 16), routes, False, device=device, dtype=dtype)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Start the parameters as the official code does."""
+        self.init_state_space(self.x_proj.weight)
+        self.A_logs.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scan (B, H, W, D); the sums of the routes are in float32 or better under autocast."""
+        return self.mix(x)
+
+
+class SS2D(_ProjectedScan):
     """2-D selective scan: project, convolve depth-wise, scan along the routes, normalise, project back.
 
     The step size, B and C are point-wise projections of the map, so they are computed once, not once a route.
@@ -66,9 +132,7 @@ class SS2D(StateSpaceMixer):
         super().__init__()
         self.d_inner = int(ssm_ratio * dim)
         self.gate = gate
-        self.num_routes = len(routes)
-        self.route_code: List[int] = encode_routes(routes)
-        inner, count, rank = self.d_inner, self.num_routes, dt_rank or math.ceil(dim / 16)
+        inner = self.d_inner
 
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False, **dd)
         if d_conv > 1:
@@ -76,8 +140,7 @@ class SS2D(StateSpaceMixer):
         else:
             self.conv = nn.Identity()
         self.act = act_layer()
-        self.x_proj = nn.Linear(inner, count * (rank + 2 * d_state), bias=False, **dd)
-        self.add_state_space(count, inner, d_state, rank, scan_float32, **dd)
+        self.add_scan(inner, d_state, dt_rank or math.ceil(dim / 16), routes, scan_float32, **dd)
         self.out_norm = nn.LayerNorm(inner, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
         SS2D.init_weights(self)  # a subclass that extends it has made only these parameters yet
@@ -91,17 +154,6 @@ class SS2D(StateSpaceMixer):
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve and activate: (B, H, W, D) to (B, H, W, D)."""
         return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-    def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Project (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
-        projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
-        return split_projection(projected, self.dt_rank, self.d_state)
-
-    def mix(self, x: Tensor) -> Tensor:
-        """Scan and merge: (B, H, W, D) to (B, H, W, D)."""
-        dt, B, C = self.project(x)
-        # Half in, float out: the sum over routes leaves the half range before out_norm brings it back.
-        return self.scan(x, dt, B, C, self.route_code, out_dtype=self.out_norm.weight.dtype)
 
     def core(self, x: Tensor) -> Tensor:
         """Do what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
@@ -125,10 +177,7 @@ class SS2D(StateSpaceMixer):
         Args:
             x: The input of the mixer for one image, (1, H, W, C).
         """
-        u = self.convolve(self.in_proj(x)[..., : self.d_inner])
-        dt, B, C = self.project(u)
-        apply = self.linear_part(dt, B, C, self.route_code)
-        return [LinearScan(u, apply, route_names(self.route_code), self.d_inner)]
+        return self.scans_of(self.convolve(self.in_proj(x)[..., : self.d_inner]))
 
 
 class CascadeSS2D(SS2D):

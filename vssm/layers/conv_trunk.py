@@ -1,0 +1,105 @@
+"""Stem and head of SegMAN and A2Mamba. The stem takes images (B, C, H, W), the head channels-last maps (B, H, W, C)."""
+
+import torch.nn as nn
+from torch import Tensor
+
+from .conv_norm import ConvNorm, LinearNorm
+from .patch import check_images
+
+__all__ = ["DeepConvStem", "HiddenHead"]
+
+
+class DeepConvStem(nn.Module):
+    """Four 3 x 3 convolutions, the first and the third of stride 2, each with a BatchNorm, with GELUs between them.
+
+    (B, in_chans, H, W) to (B, ceil(H / 4), ceil(W / 4), dim).
+
+    Args:
+        in_chans: Channels of the image.
+        dim: Width of the result; the first two convolutions have half of it.
+        device: Of the parameters.
+        dtype: Of the parameters.
+    """
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        half = dim // 2
+        self.conv1 = ConvNorm(in_chans, half, stride=2, act=True, act_layer=nn.GELU, **dd)
+        self.conv2 = ConvNorm(half, half, act=True, act_layer=nn.GELU, **dd)
+        self.conv3 = ConvNorm(half, dim, stride=2, act=True, act_layer=nn.GELU, **dd)
+        self.conv4 = ConvNorm(dim, dim, **dd)
+        self.in_chans = in_chans
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, in_chans, H, W)."""
+        check_images(x, self.in_chans)
+        # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
+        return self.conv4(self.conv3(self.conv2(self.conv1(x.permute(0, 2, 3, 1).contiguous()))))
+
+
+class HiddenHead(nn.Module):
+    """A classifier with a hidden layer before the pooling: 1 x 1 convolution, BatchNorm, SiLU, average, linear layer.
+
+    (B, H, W, dim) to (B, num_classes); to (B, hidden_dim) without classes; the map as it is without pooling.
+
+    Args:
+        dim: Width of the map.
+        num_classes: 0 for none.
+        hidden_dim: Width of the hidden layer.
+        pool_type: "avg", or "" for none, which takes no classes.
+        drop_rate: Dropout before the last layer.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: Another pooling, or none with classes.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        hidden_dim: int = 1024,
+        pool_type: str = "avg",
+        drop_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.dim = dim
+        self.hidden_dim = hidden_dim
+        self.drop = nn.Dropout(drop_rate)
+        self.pool_type = ""
+        self.pooled = False
+        self.hidden: nn.Module = nn.Identity()
+        self.fc: nn.Module = nn.Identity()
+        self._rebuild(num_classes, pool_type, **dd)
+
+    def _rebuild(self, num_classes: int, pool_type: str, **dd) -> None:
+        if pool_type not in ("avg", ""):
+            raise ValueError(f"global_pool must be 'avg' or '', got {pool_type!r}")
+        if not pool_type and num_classes > 0:
+            raise ValueError(f"global_pool='' takes no classes, got {num_classes} classes")
+        if pool_type and not self.pooled:
+            self.hidden = LinearNorm(self.dim, self.hidden_dim, act=True, act_layer=nn.SiLU, bias=True, **dd)
+        elif not pool_type:  # nothing would use it
+            self.hidden = nn.Identity()
+        self.pool_type = pool_type
+        self.pooled = bool(pool_type)
+        self.fc = nn.Linear(self.hidden_dim, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.train(self.training)
+
+    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
+        """Make a new classifier; classes bring back the pooling that was taken away."""
+        kept = "avg" if num_classes > 0 else self.pool_type
+        self._rebuild(num_classes, kept if pool_type is None else pool_type)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Classify (B, H, W, dim)."""
+        if self.pooled:
+            x = self.drop(self.hidden(x).mean((1, 2)))
+            if not pre_logits:
+                x = self.fc(x)
+        return x
