@@ -1,6 +1,7 @@
 """Builds the optional CPU library; everything else about the package is in pyproject.toml."""
 
 import os
+import re
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
@@ -100,6 +101,38 @@ class Wheel(bdist_wheel):
         return any(os.path.exists(build_ext.get_ext_fullpath(ext.name)) for ext in self.distribution.ext_modules)
 
 
+def repository():
+    """The repository's address, which only a release knows; an archive made for one remembers it."""
+    known = os.environ.get("VSSM_REPOSITORY", "").rstrip("/")
+    if not known and os.path.isfile("PKG-INFO"):
+        with open("PKG-INFO", encoding="utf-8") as file:
+            found = re.search(r"^Project-URL: Repository, (\S+)$", file.read(), re.MULTILINE)
+        known = found[1] if found else ""
+    return known
+
+
+def readme(address):
+    """The README for the index, which has none of the files that it links to and shows: their addresses are whole."""
+    with open("README.md", encoding="utf-8") as file:
+        text = file.read()
+    if not address:
+        return text
+    with open("vssm/_version.py", encoding="utf-8") as file:
+        tag = "v" + re.search(r'"(.+)"', file.read())[1]
+
+    def whole(match):
+        kind = "raw" if match[1].startswith("!") else "blob"
+        return f"{match[1]}({address}/{kind}/{tag}/{match[2]})"
+
+    return re.sub(r"(!?\[[^\]]*\])\((?!\w+:|#)([^)\s]+)\)", whole, text)
+
+
+def links(address):
+    """What the index shows beside the README."""
+    pages = {"Changelog": "/blob/main/CHANGELOG.md", "Documentation": "/tree/main/docs", "Issues": "/issues"}
+    return {"Repository": address} | {name: address + page for name, page in pages.items()} if address else {}
+
+
 library = Extension(
     "vssm_kernels._cpu_scan",
     sources=sorted(glob(f"{CSRC}/*.cpp")),
@@ -108,7 +141,11 @@ library = Extension(
     optional=True,
 )
 
+ADDRESS = repository()
 setup(
+    long_description=readme(ADDRESS),
+    long_description_content_type="text/markdown",
+    project_urls=links(ADDRESS),
     packages=find_packages(".", include=["vssm", "vssm.*"])
     + find_packages("kernels", include=["vssm_kernels", "vssm_kernels.*"]),
     ext_modules=[library],

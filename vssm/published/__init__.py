@@ -90,6 +90,7 @@ class Published:
         not_reproduced: Why our count of the GFLOPs is another; empty where it is the same to the last printed digit.
         counter: GFLOPs that the official counter gives for the official model; empty where that is not known.
         config: The recipe, a path in this repository.
+        sha256: Of the authors' file, whose address is in the model's `default_cfgs`; empty where it is not known.
     """
 
     params: str
@@ -99,6 +100,7 @@ class Published:
     not_reproduced: str = ""
     counter: str = ""
     config: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,7 @@ def _add_model(records: Records, value: Any, path: Path) -> None:
         )
     metadata = entry.part("Metadata", (), (*_UNITS, "Input Size"))
     params, gflops, counter = map(metadata.figure, _UNITS)
+    sha256 = entry.text("SHA256", "[0-9a-f]{64}")
     reasons = entry.part("Not Reproduced", (), ("Parameters", "FLOPs"))
     metrics = _metrics(entry)
     source = entry.text("Source") or collection.source
@@ -303,7 +306,7 @@ def _add_model(records: Records, value: Any, path: Path) -> None:
         top1 = metrics["Top 1 Accuracy"]
         group, record = (
             records.trainings,
-            Published(params, gflops, top1, source, reasons.text("FLOPs"), counter, config),
+            Published(params, gflops, top1, source, reasons.text("FLOPs"), counter, config, sha256),
         )
     else:
         also = entry.part("Also Printed", ("FLOPs", "Reason"))
@@ -321,7 +324,7 @@ def _add_model(records: Records, value: Any, path: Path) -> None:
                 not_reproduced={kind: reasons.text(kind) for kind in reasons.fields},
                 weights=entry.text("Weights", "https://.*"),
                 weights_note=entry.text("Weights Note"),
-                sha256=entry.text("SHA256", "[0-9a-f]{64}"),
+                sha256=sha256,
                 note=entry.text("Note"),
             ),
         )
