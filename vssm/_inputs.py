@@ -1,6 +1,7 @@
 """Open files that other people made: what is no ordinary file, or unfolds without bound, is refused in one sentence."""
 
 import functools
+import io
 import logging
 import os
 import stat
@@ -154,13 +155,16 @@ def warn_of_unused(folder: str | os.PathLike, used: int, left: Sequence[str]) ->
         warn_once(f"'{os.fspath(folder)}': {used} files are used, {len(left)} others are not ({names}).")
 
 
-def decode_image(path: str | os.PathLike, what: str = "Image", turn: bool = True) -> Image.Image:
+def decode_image(
+    path: str | os.PathLike, what: str = "Image", turn: bool = True, data: bytes | None = None
+) -> Image.Image:
     """Read an image file completely, as its pixels are stored: mode and depth are the file's.
 
     Args:
         path: A file in any format whose pixels Pillow reads by itself.
         what: What it is for the message, its first letter a capital.
         turn: Turn the image as its EXIF data say.
+        data: The file's content where it lies inside another file; ``path`` is then its name in messages.
 
     Returns:
         The image.
@@ -168,12 +172,12 @@ def decode_image(path: str | os.PathLike, what: str = "Image", turn: bool = True
     Raises:
         DataError: The file is missing, no ordinary file, truncated, larger than ``MOST_PIXELS``, or no image.
     """
-    path = require_file(path, what)
+    source = require_file(path, what) if data is None else io.BytesIO(data)
     try:
         with warnings.catch_warnings():
             # Sizes that Pillow warns of are still within the bound.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(source, formats=_formats()) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
                 image.load()
@@ -188,7 +192,7 @@ def decode_image(path: str | os.PathLike, what: str = "Image", turn: bool = True
         raise DataError(f"{what} '{path}' cannot be read: {text or type(error).__name__}.") from error
 
 
-def read_rgb(path: str | os.PathLike, what: str = "Image") -> Image.Image:
+def read_rgb(path: str | os.PathLike, what: str = "Image", data: bytes | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB; deeper pixels are scaled, not clipped.
 
     Deeper pixels have no range that all programs agree on: cameras and scanners store 10, 12 or 14 bits in 16, and
@@ -198,11 +202,12 @@ def read_rgb(path: str | os.PathLike, what: str = "Image") -> Image.Image:
     Args:
         path: A file in any format that Pillow reads.
         what: What it is for the message, its first letter a capital.
+        data: The file's content where it lies inside another file.
 
     Raises:
         DataError: See :func:`decode_image`; also for pixels that are NaN or infinite.
     """
-    image = decode_image(path, what)
+    image = decode_image(path, what, data=data)
     if image.mode[0] not in "IF":
         return image.convert("RGB")
     pixels = np.asarray(image).astype(np.float64)

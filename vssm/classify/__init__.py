@@ -16,6 +16,8 @@ from .hooks import DemoFiguresHook, MESAHook  # noqa: E402
 from .losses import DistillationLoss  # noqa: E402
 from .metrics import Accuracy  # noqa: E402
 from .predict import Prediction, Predictor  # noqa: E402
+from .shards import ShardSampler  # noqa: E402
+from .sources import TimmDataset, TimmStream  # noqa: E402
 
 __all__ = [
     "Accuracy",
@@ -26,5 +28,8 @@ __all__ = [
     "MESAHook",
     "Prediction",
     "Predictor",
+    "ShardSampler",
     "TimmClassifier",
+    "TimmDataset",
+    "TimmStream",
 ]

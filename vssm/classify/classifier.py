@@ -247,3 +247,5 @@ def _check_classes(model: nn.Module, dataset: Any) -> None:
             f"The data has {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
             f"but the model {model.model.num_classes}: say --cfg-options model.model.num_classes={len(classes)}."
         )
+    if isinstance(model, TimmClassifier) and hasattr(dataset, "expect_classes"):
+        dataset.expect_classes(model.model.num_classes)

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
+
+from .._errors import DataError
 
 
 @METRICS.register_module()
@@ -42,6 +45,31 @@ class Accuracy(BaseMetric):
         # "Not smaller" rather than "greater": ties and NaN scores count against the model, never for it.
         ranks = (~(scores < true)).sum(dim=1) - 1
         self.results.extend(ranks.tolist())
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Return the metrics of all processes' images.
+
+        mmengine takes one result of each process in turn and stops with the shortest. Where a stream gave the processes
+        different numbers, they are dealt out anew before.
+
+        Args:
+            size: How many images there are.
+
+        Raises:
+            DataError: The processes saw another number.
+        """
+        parts = all_gather_object(len(self.results))
+        if len(set(parts)) > 1:
+            if sum(parts) != size:
+                raise DataError(
+                    f"The evaluation saw {sum(parts)} samples, but the data set has {size}; where a stream does not "
+                    "know its length, dataset.num_samples has to give the right one."
+                )
+            results = [rank for part in all_gather_object(self.results) for rank in part]
+            # What is repeated to fill up lies behind `size`.
+            results += results[: -size % len(parts)]
+            self.results = results[get_rank() :: len(parts)]
+        return super().evaluate(size)
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
         """Return ``{"top1": per cent, ...}`` from the ranks of all images."""

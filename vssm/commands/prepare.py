@@ -1,6 +1,7 @@
-"""Make small data sets from what installed packages ship, and check local copies of large ones.
+"""Make small data sets from what installed packages ship, pack large ones, and check local copies.
 
 vssm prepare digits-coco data/digits-coco
+vssm prepare shards data/imagenet data/imagenet-shards
 vssm prepare check coco data/coco
 """
 
@@ -25,6 +26,12 @@ def _check(args: argparse.Namespace) -> int:
     from ..mm.prepare import check
 
     return check(args)
+
+
+def _shards(args: argparse.Namespace) -> None:
+    from ..classify.prepare import prepare_shards
+
+    prepare_shards(args)
 
 
 def _synapse_nifti(args: argparse.Namespace) -> None:
@@ -99,6 +106,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images expected (default: those of COCO 2017 or ADE20K)",
     )
     sub.add_argument("--sample", type=int, default=200, metavar="N", help="files of each part to open (default: 200)")
+
+    sub = command("shards", _shards, "a folder of labelled images to tar shards, for training sets of many files")
+    sub.add_argument("images", metavar="IMAGES", help="IMAGES/<split>/<class>/<image>, or IMAGES/<class>/<image>")
+    sub.add_argument("out", metavar="OUT", help="the folder to make")
+    sub.add_argument("--splits", nargs="+", metavar="NAME", help="the splits to take (default: all folders)")
+    sub.add_argument("--samples", type=int, metavar="N", help="most images in a shard (default: 10000)")
+    sub.add_argument("--megabytes", type=float, metavar="MB", help="most megabytes of images in a shard (default: any)")
+    sub.add_argument("--seed", type=int, default=0, help="the order; the same seed gives the same shards (default: 0)")
+    _add_overwrite(sub)
 
     about = "BTCV's abdominal CT (NIfTI) to slices and volumes as TransUNet lays them out"
     sub = command("synapse-nifti", _synapse_nifti, about)

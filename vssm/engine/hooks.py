@@ -45,6 +45,9 @@ class EpochSeedHook(Hook):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+        # Data that come in an order of their own have no sampler that mmengine would tell.
+        if hasattr(runner.train_dataloader.dataset, "set_epoch"):
+            runner.train_dataloader.dataset.set_epoch(runner.epoch)
 
 
 @HOOKS.register_module()

@@ -20,6 +20,7 @@ from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
 from .lock import work_dir_of_one_run
 from .models import require_checkpoint, without_pretrained
+from .processes import join_processes
 from .runner import Runner
 from .sections import check_sections
 from .types import only_known_types
@@ -131,6 +132,8 @@ def train(
             # mmengine's runner for sharded training; its evaluations are in the log.
             if cfg.get("load_from"):
                 cfg.model = without_pretrained(cfg.model)
+            if launcher != "none":
+                join_processes(launcher, cfg.get("env_cfg") or {})
             RUNNERS.build(cfg).train()
             return {}
         runner = Runner.from_cfg(cfg)

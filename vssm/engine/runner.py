@@ -1,13 +1,11 @@
 """mmengine's Runner with safe checkpoints, processes on a CPU, and a console for people."""
 
 import logging
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop
@@ -26,8 +24,9 @@ from .checkpoint import (
     to_plain,
 )
 from .checks import check_run
-from .config import ConfigError, on_gpu
+from .config import on_gpu
 from .models import without_pretrained
+from .processes import join_processes
 from .schedules import Schedules
 
 
@@ -86,22 +85,9 @@ class Runner(MMRunner):
     resumes_newest: bool = False
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Join the other processes, by gloo where there is no GPU.
-
-        Raises:
-            ConfigError: The launcher's environment variables are not there.
-        """
-        if self.distributed and self.launcher == "pytorch":
-            missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
-            if missing:
-                raise ConfigError(
-                    f"The launcher 'pytorch' needs the environment variables {', '.join(missing)}, which torchrun sets."
-                )
-        if self.distributed and not is_distributed() and not on_gpu():
-            if self.launcher != "pytorch":
-                raise ConfigError(f"The launcher '{self.launcher}' needs CUDA; on CPUs use torchrun and 'pytorch'.")
-            # mmengine's own start-up selects a CUDA device whatever the backend.
-            torch.distributed.init_process_group("gloo")
+        """Join the other processes, see :func:`~vssm.engine.processes.join_processes`."""
+        if self.distributed:
+            join_processes(self.launcher, env_cfg)
         super().setup_env(env_cfg)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
@@ -141,10 +127,13 @@ class Runner(MMRunner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a data loader whose workers keep torch's seeds."""
+        """Build a data loader whose workers keep torch's seeds; a data set that has ``set_loader`` is told of it."""
         if isinstance(dataloader, Mapping) and "worker_init_fn" not in dataloader:
             dataloader = {**dataloader, "worker_init_fn": {"type": _keep_worker_seed}}
-        return MMRunner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
+        loader = MMRunner.build_dataloader(dataloader, seed=seed, diff_rank_seed=diff_rank_seed)
+        if hasattr(loader.dataset, "set_loader"):
+            loader.dataset.set_loader(loader)
+        return loader
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the loop and its data, which have to fit the model, see :func:`~vssm.engine.checks.check_run`."""
