@@ -27,8 +27,8 @@ __all__ = ["TimmDataset", "TimmStream"]
 
 # What a prefix of timm's names needs besides timm: the module, and the extra that holds it.
 _PACKAGES = {
-    "hfds": ("datasets", "data"),
-    "hfids": ("datasets", "data"),
+    "hfds": ("datasets", "datasets"),
+    "hfids": ("datasets", "datasets"),
     "tfds": ("tensorflow_datasets", None),
 }
 _STREAMS = ("hfids", "tfds")
