@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 from datetime import date
@@ -22,6 +23,25 @@ def pytest_addoption(parser):
     parser.addoption("--record-parity", metavar="FILE", help="write the deviations from the official models here")
 
 
+# Begun first: workers take whole files, and one that is begun late keeps the others waiting at the end.
+LONGEST = (
+    *("tests/test_zoo.py", "tests/models/test_registry.py", "tests/mm/test_mini_runs.py", "tests/mm/test_configs.py"),
+    *("tests/models/test_compile.py", "tests/engine/test_interruption.py", "tests/test_docs.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, and tests of one official record after each other: drawing its weights takes longest."""
+    first = {}
+
+    def place(item):
+        file, key = item.location[0], getattr(item, "callspec", None) and item.callspec.params.get("key")
+        rank = LONGEST.index(file) if file in LONGEST else len(LONGEST)
+        return rank, first.setdefault(file, len(first)), first.setdefault((file, str(key)), len(first))
+
+    items.sort(key=place)
+
+
 def pytest_runtest_setup(item):
     """Assigns what is measured from now on to the official model whose record the test takes, if any."""
     key = item.callspec.params.get("key") if hasattr(item, "callspec") else None
@@ -44,6 +64,19 @@ def pytest_sessionfinish(session, exitstatus):
         about = {k: v for k, v in environment(torch.device("cpu")).items() if k in ("torch", "cpu", "compiled scan")}
         record = {"environment": {"date": date.today().isoformat(), **about}, "deviations": parity.deviations}
         Path(file).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_indices_once():
+    """mmengine parses the index of all of mmdet's models, 300 files, for every config of mmdet's that one inherits."""
+    try:
+        from mmengine.config import utils
+    except ImportError:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "load", functools.cache(utils.load))
+        yield
 
 
 @pytest.fixture(scope="session")

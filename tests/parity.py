@@ -80,7 +80,11 @@ def state_dict(
     record: dict, rules: str = "v1", dtype: torch.dtype = torch.float32, damped: dict | None = None
 ) -> dict[str, torch.Tensor]:
     """An official state dict; `damped` is the rule (key_suffixes, factor) of a record's damped cases."""
-    weights = {key: weight(key, shape, rules) for key, shape in record["state_dict"].items()}
+    return cast({key: weight(key, shape, rules) for key, shape in record["state_dict"].items()}, dtype, damped)
+
+
+def cast(weights: dict[str, torch.Tensor], dtype: torch.dtype, damped: dict | None = None) -> dict[str, torch.Tensor]:
+    """Weights of the rules in this precision, and damped if asked for."""
     weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in weights.items()}
     if damped is not None:
         suffixes = tuple(damped["key_suffixes"])

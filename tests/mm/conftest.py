@@ -1,11 +1,9 @@
 """Data sets of four images, and runs of one iteration, in the layouts of COCO and ADE20K."""
 
-import functools
 import itertools
 import json
 import os
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ import pytest
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
-from mmengine.config import utils as config_utils  # noqa: E402
 from PIL import Image  # noqa: E402
 
 # vssm first: it lets mmdet be imported without mmcv's compiled operators.
@@ -112,13 +109,6 @@ val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1))
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def read_indices_once():
-    """mmengine parses the index of all of mmdet's models for each base config, a second every time."""
-    with mock.patch.object(config_utils, "_get_cfg_metainfo", functools.cache(config_utils._get_cfg_metainfo)):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,15 @@ from tests import parity
 from vssm.models import Family
 
 
-@functools.lru_cache(maxsize=2)  # as many as a test needs; making them takes longer than most tests
+# Drawing them takes longer than most tests. tests/conftest.py sorts a family's tests by the record.
+@functools.lru_cache(maxsize=1)
+def exact_weights(file: str, key: str, rules: str) -> dict[str, torch.Tensor]:
+    return parity.state_dict(parity.load(file)["variants"][key], rules, torch.float64)
+
+
 def official_weights(file: str, key: str, rules: str, dtype: torch.dtype, damped: bool) -> dict[str, torch.Tensor]:
-    record = parity.load(file)["variants"][key]
-    return parity.state_dict(record, rules, dtype, record["damped"]["rule"] if damped else None)
+    rule = parity.load(file)["variants"][key]["damped"]["rule"] if damped else None
+    return parity.cast(exact_weights(file, key, rules), dtype, rule)
 
 
 class ParityTester:

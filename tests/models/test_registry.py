@@ -19,10 +19,26 @@ import vssm
 from tests.small import few_blocks
 
 NAMES = vssm.list_models()
+# Models that are the same but for widths and depths. The first of each group stands for it where values are computed;
+# `test_only_sizes_differ` holds it to that. A name in no group is tested itself.
+GROUPS = [
+    *(tuple(f"vmamba_{size}_{form}" for size in ("tiny", "small", "base")) for form in ("v0", "m2")),
+    ("vmamba_tiny_s2l5", "vmamba_small_s2l15", "vmamba_base_s2l15"),
+    ("vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
+    ("msvmamba_nano", "msvmamba_micro", "msvmamba_tiny"),
+    ("msvmambav3_tiny", "msvmambav3_small"),
+    ("vssd_micro", "vssd_tiny", "vssd_small"),
+    *(
+        tuple(f"{family}_{size}" for size in ("tiny", "small", "base"))
+        for family in ("efficientvmamba", "groupmamba", "spatialmamba")
+    ),
+    *(tuple(f"vssm_efficientvim_m{size}{form}" for size in (1, 2, 3, 4)) for form in ("", "_dist")),
+]
+OTHER_SIZES = {name for group in GROUPS for name in group[1:]}
 SIZE = 96
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[name for name in NAMES if name not in OTHER_SIZES])
 def name(request):
     return request.param
 
@@ -42,6 +58,24 @@ def model(name, small):
 @pytest.fixture
 def x():
     return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group[0])
+def test_only_sizes_differ(group):
+    """The same modules and parameters by name, and inner widths that are the same multiples of the widths."""
+
+    def form(name):
+        model = timm.create_model(name, device="meta", **few_blocks(name, 2))
+        inner = {
+            n: p.shape[0] / p.shape[1]
+            for n, p in model.named_parameters()
+            if n.endswith(("in_proj.weight", "fc1.weight"))
+        }
+        inner = {n: round(ratio, 1) for n, ratio in inner.items() if ".se." not in n}
+        return [(n, type(m)) for n, m in model.named_modules()], [n for n, _ in model.named_parameters()], inner
+
+    first = form(group[0])
+    assert all(form(name) == first for name in group[1:])
 
 
 @torch.no_grad()
@@ -121,7 +155,7 @@ def test_features_only_is_nchw(name, model, small, x):
     assert channels == [info["num_chs"] for info in model.feature_info] and len(maps) == len(channels) >= 3
     for m, c, r in zip(maps, channels, backbone.feature_info.reduction(), strict=True):
         assert m.shape[:2] == (2, c) and m.shape[2] == m.shape[3] <= math.ceil(SIZE / r) + 1
-    two = timm.create_model(name, features_only=True, out_indices=(0, 2), device="meta")
+    two = timm.create_model(name, **small, features_only=True, out_indices=(0, 2), device="meta")
     assert two.feature_info.channels() == [channels[0], channels[2]]
 
 
@@ -172,6 +206,7 @@ def test_torchscript_of_features(name, model, small, x):
         assert torch.allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_contract(name):
     """Structure on the meta device, where it costs nothing."""
     model = timm.create_model(name, device="meta").eval()  # a distilled model in training returns both heads' logits
