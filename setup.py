@@ -147,7 +147,8 @@ setup(
     long_description_content_type="text/markdown",
     project_urls=links(ADDRESS),
     packages=find_packages(".", include=["vssm", "vssm.*"])
-    + find_packages("kernels", include=["vssm_kernels", "vssm_kernels.*"]),
+    + find_packages("kernels", include=["vssm_kernels", "vssm_kernels.*"])
+    + ["vssm.configs"],  # data alone, of which pyproject.toml says where they are
     ext_modules=[library],
     cmdclass={"build_ext": BuildOptional, "bdist_wheel": Wheel},
 )

@@ -13,8 +13,23 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from .. import _cli
+from .._optional import require
 from .._version import __version__
-from . import benchmark, convert, env, export, flops, predict, prepare, test, train, visualize
+from . import (
+    benchmark,
+    completion,
+    config,
+    convert,
+    env,
+    export,
+    flops,
+    listing,
+    predict,
+    prepare,
+    test,
+    train,
+    visualize,
+)
 
 __all__ = ["COMMANDS", "build_parser", "main", "main_of", "start"]
 
@@ -29,7 +44,10 @@ COMMANDS: dict[str, ModuleType] = {
     "visualize": visualize,
     "convert": convert,
     "prepare": prepare,
+    "list": listing,
+    "config": config,
     "env": env,
+    "completion": completion,
 }
 
 
@@ -64,7 +82,10 @@ def _call(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int | 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run ``vssm`` with the arguments given, or with those of the process; return an exit code or None."""
-    return _call(build_parser(), argv)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, see `vssm completion`
+        require("argcomplete", "completion").autocomplete(parser)
+    return _call(parser, argv)
 
 
 def start() -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .._cli import UsageError, say
 from .._errors import UserError
+from ._names import completes, model_names
 
 
 def _show(stage: str, done: int, total: int) -> None:
@@ -51,16 +52,18 @@ def _files_of(args: argparse.Namespace) -> dict[Path, Callable[[Path, list], obj
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="names or wildcards of timm's registry")
+    models = parser.add_argument("models", nargs="*", metavar="MODEL", help="names or wildcards of timm's registry")
+    completes(models, model_names)
     parser.add_argument("--from", dest="source", metavar="FILE", help="measure nothing, read what --json wrote")
     measured = parser.add_argument_group("what is measured")
-    measured.add_argument(
+    compare = measured.add_argument(
         "--compare",
         nargs="+",
         default=[],
         metavar="MODEL",
         help="ratios to this one; of several, the nearest by GFLOPs",
     )
+    completes(compare, model_names)
     measured.add_argument("--mode", nargs="+", default=["infer"], metavar="MODE", help="infer, train (default: infer)")
     measured.add_argument("--batch-size", type=int, nargs="+", default=[1], metavar="N", help="(default: 1)")
     measured.add_argument(

@@ -7,6 +7,7 @@ vssm convert vssm1_tiny_0230s_ckpt_epoch_264.pth --hub vmamba_tiny_s1l8/ --model
 import argparse
 
 from .._cli import UsageError, say
+from ._names import completes, model_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="in place of OUT: a new folder with weights, config and model card, for the Hugging Face hub and timm",
     )
-    parser.add_argument("--model", required=True, metavar="NAME", help="the model, for example vmamba_tiny_s1l8")
+    about = "the model, for example vmamba_tiny_s1l8"
+    completes(parser.add_argument("--model", required=True, metavar="NAME", help=about), model_names)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,11 +7,12 @@ vssm export vmamba_tiny_s1l8 flowers.pt2 --checkpoint work_dirs/flowers/epoch_30
 import argparse
 
 from .._cli import UsageError, say
+from ._names import completes, model_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a name of timm's registry")
+    completes(parser.add_argument("model", metavar="MODEL", help="a name of timm's registry"), model_names)
     parser.add_argument("file", metavar="FILE", help="the file to write: .onnx, .pt2 (torch.export) or .torchscript")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--pretrained", action="store_true", help="load the published weights")

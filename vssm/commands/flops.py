@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from .._cli import UsageError, program, say
 from .._errors import UserError
+from ._names import completes, names
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -25,7 +26,8 @@ def _size(text: str) -> tuple[int, int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("what", nargs="+", metavar="MODEL|CONFIG", help="timm names, wildcards, or .py configs")
+    about = "models and configs by their names, wildcards of names, and paths of configs"
+    completes(parser.add_argument("what", nargs="+", metavar="MODEL|CONFIG", help=about), names)
     parser.add_argument(
         "--count",
         choices=("paper", "macs", "flops"),

@@ -10,6 +10,7 @@ vssm predict --model spatialmamba_tiny --checkpoint FILE IMAGE_OR_FOLDER ...
 import argparse
 
 from .._cli import UsageError
+from ._names import completes, config_names, model_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "%(prog)s CONFIG CHECKPOINT IMAGES... [--out DIR] | "
         "%(prog)s --model NAME [--pretrained | --checkpoint FILE] IMAGES..."
     )
-    parser.add_argument("paths", nargs="+", metavar="IMAGES", help="image files and folders")
-    parser.add_argument("--model", metavar="NAME", help="a timm model instead of a config and its checkpoint")
+    paths = parser.add_argument("paths", nargs="+", metavar="IMAGES", help="image files and folders")
+    completes(paths, config_names)
+    model = parser.add_argument("--model", metavar="NAME", help="a timm model instead of a config and its checkpoint")
+    completes(model, model_names)
     parser.add_argument("--pretrained", action="store_true", help="load the published weights of --model")
     parser.add_argument("--checkpoint", metavar="FILE", help="load the weights of --model from this file")
     parser.add_argument("--topk", type=int, default=5, help="how many classes to name per image (default: 5)")

@@ -5,10 +5,12 @@ vssm test vmamba-pico_digits work_dirs/demo/epoch_30.pth
 
 import argparse
 
+from ._names import completes, config_names
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="a .py config")
+    completes(parser.add_argument("config", metavar="CONFIG", help="a config by its name or its path"), config_names)
     parser.add_argument(
         "checkpoint",
         nargs="?",

@@ -8,10 +8,12 @@ torchrun --nproc-per-node 8 -m vssm train vmamba-tiny-s1l8_8xb128_in1k --launche
 
 import argparse
 
+from ._names import completes, config_names
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="a .py config")
+    completes(parser.add_argument("config", metavar="CONFIG", help="a config by its name or its path"), config_names)
     parser.add_argument("--work-dir", help="folder for checkpoints and logs (default: work_dirs/<name of the config>)")
     parser.add_argument(
         "--resume",

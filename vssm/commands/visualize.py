@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from .._cli import UsageError, say
 from .._errors import UserError
+from ._names import completes, config_names, model_names
 
 
 def _routes(args: argparse.Namespace) -> None:
@@ -95,9 +96,13 @@ def _pair(size: Sequence[int] | None) -> tuple[int, int] | None:
 def _add_models(parser: argparse.ArgumentParser) -> None:
     images = "image files and folders (default: the photographs of scikit-learn's wheel)"
     parser.add_argument("images", nargs="*", metavar="IMAGES", help=images)
-    parser.add_argument("--model", nargs="+", default=[], metavar="NAME", help="names of timm's registry")
+    model = parser.add_argument("--model", nargs="+", default=[], metavar="NAME", help="names of timm's registry")
+    completes(model, model_names)
     parser.add_argument("--pretrained", action="store_true", help="load the published weights of --model")
-    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="configs of runs")
+    config = parser.add_argument(
+        "--config", nargs="+", default=[], metavar="CONFIG", help="runs' configs, names or paths"
+    )
+    completes(config, config_names)
     parser.add_argument(
         "--checkpoint", nargs="+", default=[], metavar="FILE", help="one for each --model and --config, in that order"
     )
@@ -149,9 +154,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     sub = command("overlay", _overlay, "Boxes and masks, segments, labels or classes over images.", "DIR")
     sub.add_argument("images", nargs="*", metavar="IMAGES", help="image files, volumes of a medical run, and folders")
-    sub.add_argument("--model", metavar="NAME", help="a classifier of timm's registry")
+    completes(sub.add_argument("--model", metavar="NAME", help="a classifier of timm's registry"), model_names)
     sub.add_argument("--pretrained", action="store_true", help="load the published weights of --model")
-    sub.add_argument("--config", metavar="FILE", help="a run's config, instead of --model")
+    config = sub.add_argument("--config", metavar="CONFIG", help="a run's config, by name or path, instead of --model")
+    completes(config, config_names)
     sub.add_argument("--checkpoint", metavar="FILE", help="its checkpoint, or weights of --model")
     sub.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
     sub.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")

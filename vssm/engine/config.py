@@ -14,6 +14,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner as MMRunner
 
+from .._configs import ConfigError, config_names, find_config
 from .._errors import MissingExtraError, UserError, did_you_mean
 from .._optional import needs_extra
 from .._tasks import find_task, tasks
@@ -34,10 +35,6 @@ _EXTRA_NAMES = {
     "compile",
     "activation_checkpointing",
 }
-
-
-class ConfigError(UserError):
-    """A config, or an option given over it, cannot be used."""
 
 
 def check_options(function: Callable, options: Mapping[str, Any], where: str) -> None:
@@ -61,7 +58,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and lay options from the command line over it.
 
     Args:
-        path: A ``.py`` config.
+        path: A ``.py`` config, or the short name of one of the package's.
         options: Dotted keys and their values, for example ``{"optim_wrapper.optimizer.lr": 1e-3}``.
 
     Returns:
@@ -71,8 +68,11 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         MissingExtraError: It inherits from a package that is not installed, or its task needs one.
         ConfigError: The file is missing or does not parse, or an option's first name is no part of a config.
     """
+    path = find_config(path)
     if not Path(path).is_file():
         beside = did_you_mean(str(Path(path)), map(str, Path(path).parent.glob("*.py")))
+        if not beside and Path(path).stem in config_names():
+            beside = f" (the package's own is called '{Path(path).stem}')"
         raise ConfigError(f"Config '{path}' does not exist{beside}.")
     if Path(path).suffix != ".py":
         raise ConfigError(f"Config '{path}' is not a .py file.")

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from .._configs import find_config, match_configs
 from .._errors import UserError
 from .._tasks import task_of
 from ..published import Published, published
@@ -46,7 +47,8 @@ def find_subjects(words: Sequence[str]) -> dict[str, Build]:
     """Find the models and configs that words stand for, checked but not built yet.
 
     Args:
-        words: Names or wildcards of timm's registry, and paths of configs (they end in .py).
+        words: Names of timm's registry, names of the package's configs, wildcards of either, and paths of configs. A
+            wildcard that models match stands for these alone.
 
     Returns:
         By name or path, a function of (H, W), or None for the usual size, that builds the subject. Models that are made
@@ -58,10 +60,15 @@ def find_subjects(words: Sequence[str]) -> dict[str, Build]:
     found: dict[str, Build] = {}
     for word in words:
         if word.endswith(".py") or os.sep in word:
-            found[word] = lambda size, path=word: _from_config(path)
+            configs = [word]
         else:
-            for name in names_of([word]):
-                found[name] = lambda size, name=name: _from_name(name, size)
+            configs = [] if timm.list_models(word) else match_configs([word])
+            if not configs and "-" in word:  # a config's name has one, a model's has none
+                find_config(word)
+        for config in configs:
+            found[config] = lambda size, config=config: _from_config(config)
+        for name in [] if configs else names_of([word]):
+            found[name] = lambda size, name=name: _from_name(name, size)
     return found
 
 
