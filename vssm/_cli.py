@@ -5,6 +5,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TextIO
 
 from ._errors import UserError
 
@@ -65,8 +67,19 @@ def say(line: str, error: bool = False) -> None:
     """
     stream = sys.stderr if error else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(printable(str(line)).encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+    text = printable(str(line)).encode(encoding, "backslashreplace").decode(encoding) + "\n"
+    with _without_bars(stream):
+        stream.write(text)
+        stream.flush()
+
+
+def _without_bars(stream: TextIO) -> AbstractContextManager:
+    """Take progress bars away while a line is written."""
+    if "tqdm" not in sys.modules:  # nobody has drawn one
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=stream)
 
 
 def printable(text: str) -> str:

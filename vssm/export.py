@@ -80,6 +80,7 @@ def export_model(
     dynamic: Collection[str] = (),
     keep_ops: bool = False,
     tolerance: float = 1e-4,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Exported:
     """Write a model to a file for another runtime, and compare what the two compute.
 
@@ -96,6 +97,7 @@ def export_model(
         keep_ops: Keep this package's operators, which choose the fastest backend where the file runs; Python has to
             ``import vssm_kernels`` there before it reads the file. Not for ONNX.
         tolerance: Largest deviation allowed, as a share of an output's largest absolute value.
+        progress: Called with (what is done next, steps done, steps in all).
 
     Returns:
         The file's path, and how far it is from the model on images of `shape` and, where sizes are dynamic, of two
@@ -109,15 +111,19 @@ def export_model(
     path = Path(path)
     shape = tuple(shape)
     _check_request(path, shape, dynamic, keep_ops)
+    report = progress or (lambda *_: None)
     model = _Images(model).eval()
     shapes = _shapes_to_try(shape, dynamic)
     # A batch of one, exported, would be taken for a constant.
     example = torch.randn(max(shape[0], 2) if "batch" in dynamic else shape[0], *shape[1:])
+    report("following the model", 0, 3)
     with _explained(f"The model cannot be exported to {FORMATS[path.suffix]}"), _Decomposed(keep_ops):
         program = torch.export.export(model, (example,), dynamic_shapes=_dynamic_shapes(dynamic), strict=False)
+    report("writing the file", 1, 3)
     with whole_file(path) as part:
         with _explained(f"The model cannot be written as {FORMATS[path.suffix]}"):
             _WRITERS[path.suffix](program, example, part)
+        report("comparing", 2, 3)
         with _explained(f"The {FORMATS[path.suffix]} file that was written cannot be run"):
             run = _READERS[path.suffix](part)
             deviation, relative = _compare(run, model, shapes)

@@ -7,24 +7,12 @@ vssm benchmark --from sizes.json --plot sizes.png
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from .._cli import UsageError, say
 from .._errors import UserError
 from ._names import completes, model_names
-
-
-def _show(stage: str, done: int, total: int) -> None:
-    """Progress on one line of the terminal; in a log only the ends of the stages."""
-    if sys.stderr.isatty():
-        filled = 30 * done // max(total, 1)
-        end = "\n" if done == total else ""
-        sys.stderr.write(f"\r\033[K[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {stage}{end}")
-    elif done == total:
-        sys.stderr.write(f"{stage}: done\n")
-    sys.stderr.flush()
 
 
 def _files_of(args: argparse.Namespace) -> dict[Path, Callable[[Path, list], object]]:
@@ -108,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.models) == bool(args.source):
         raise UsageError("name models to measure, or a file with --from, and not both")
 
+    from .._progress import track_stages
     from ..profiling import Setup, as_markdown, benchmark, read_results
 
     files = _files_of(args)
@@ -119,24 +108,25 @@ def run(args: argparse.Namespace) -> int:
         setup = Setup(**{flag: getattr(args, flag) for flag in flags}, tf32=args.tf32 == "on")
         rows = []
         try:
-            for row in benchmark(
-                args.models,
-                setup,
-                compare=args.compare,
-                modes=args.mode,
-                img_sizes=args.img_size,
-                batch_sizes=args.batch_size,
-                backends=args.backend,
-                memory=args.memory,
-                rounds=args.rounds,
-                progress=_show,
-            ):
-                rows.append(row)
+            with track_stages() as show:
+                for row in benchmark(
+                    args.models,
+                    setup,
+                    compare=args.compare,
+                    modes=args.mode,
+                    img_sizes=args.img_size,
+                    batch_sizes=args.batch_size,
+                    backends=args.backend,
+                    memory=args.memory,
+                    rounds=args.rounds,
+                    progress=show,
+                ):
+                    rows.append(row)
         except KeyboardInterrupt:
             if not rows:
                 raise
             stopped = True
-            sys.stderr.write("\nInterrupted; this is what was measured before.\n")
+            say("Interrupted; this is what was measured before.", error=True)
     say(as_markdown(rows).rstrip("\n"))
     for file, write in files.items():
         write(file, rows)

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--img-size takes one number or two")
 
     from .._files import require_writable
+    from .._progress import track_stages
     from ..export import FORMATS, export_model
     from ..models.create import create_model, create_trained_model
 
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
     chans, *size = cfg["input_size"]
     height, width = (args.img_size * 2)[:2] if args.img_size else size
     shape = (args.batch_size, chans, height, width)
-    done = export_model(model, args.file, shape, args.dynamic, args.keep_ops, args.tolerance)
+    with track_stages() as progress:
+        done = export_model(model, args.file, shape, args.dynamic, args.keep_ops, args.tolerance, progress)
     mean, std = (tuple(round(x, 4) for x in cfg[key]) for key in ("mean", "std"))
     say(f"{done.path}: {FORMATS[done.path.suffix]}, {done.path.stat().st_size / 1e6:.1f} MB")
     say(f"images: float32 {shape}, RGB from 0 to 1, minus {mean}, over {std}")

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.depth is not None and args.depth < 0:
         raise UsageError("--depth must be at least 0")
 
+    from .._progress import track
     from ..profiling.cost import UNITS
     from ..profiling.subjects import count_subject, find_subjects
 
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         show(columns)
     notes: dict[str, str] = {}
     failed = False
-    for build in subjects.values():
+    for build in track(list(subjects.values()), "counting"):
         for img_size in args.img_size:
             try:
                 subject, cost = count_subject(build, img_size, args.count, args.backward)

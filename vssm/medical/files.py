@@ -17,6 +17,7 @@ from .._errors import DataError
 from .._files import write_beside
 from .._inputs import MOST_PIXELS, require_file
 from .._optional import require
+from .._progress import track
 
 T = TypeVar("T")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -270,13 +271,14 @@ def write_h5(path: str | os.PathLike, **arrays: np.ndarray) -> None:
     write_beside(path, write)
 
 
-def all_or_none(job: Callable[[T], Any], items: Iterable[T], workers: int = 2) -> list[Any]:
+def all_or_none(job: Callable[[T], Any], items: Iterable[T], workers: int = 2, title: str | None = None) -> list[Any]:
     """Do a job on many files, and report every one that is broken, not only the first.
 
     Args:
         job: Reads one item; raises a DataError where it is broken.
         items: The items.
         workers: How many threads read.
+        title: Of the bar that shows how far it is; None: there is none.
 
     Returns:
         The job's results, in order.
@@ -294,7 +296,9 @@ def all_or_none(job: Callable[[T], Any], items: Iterable[T], workers: int = 2) -
             return None, str(error)
 
     with ThreadPoolExecutor(workers) as pool:
-        outcomes = list(pool.map(attempt, items))
+        items = list(items)
+        done = pool.map(attempt, items)
+        outcomes = list(track(done, title, len(items)) if title else done)
     errors = [error for _, error in outcomes if error]
     if len(errors) == 1:
         raise DataError(errors[0])

@@ -11,12 +11,17 @@ from mmengine.runner import TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
+from .._progress import Progress, quietly
 from .transforms import SliceTransform, resize
 
 
 @torch.no_grad()
 def predict_volume(
-    model: nn.Module, volume: np.ndarray | Tensor, transform: SliceTransform, batch_size: int = 8
+    model: nn.Module,
+    volume: np.ndarray | Tensor,
+    transform: SliceTransform,
+    batch_size: int = 8,
+    progress: Progress = quietly,
 ) -> np.ndarray:
     """Predict the labels of a volume slice by slice.
 
@@ -28,6 +33,7 @@ def predict_volume(
         volume: (D, H, W), float32.
         transform: Gives the size S and the normalisation.
         batch_size: Slices that go through the model at once.
+        progress: Wraps the loop over the batches of slices, with a title.
 
     Returns:
         Class numbers (D, H, W), uint8.
@@ -35,7 +41,7 @@ def predict_volume(
     volume = np.asarray(volume)
     device = next(model.parameters()).device
     labels = np.empty(volume.shape, dtype=np.uint8)
-    for start in range(0, len(volume), batch_size):
+    for start in progress(range(0, len(volume), batch_size), "slices"):
         images = torch.stack([transform.image(image) for image in volume[start : start + batch_size]])
         for offset, answer in enumerate(model(images.to(device), mode="predict")):
             label = answer["prediction"].to(torch.uint8).cpu().numpy()

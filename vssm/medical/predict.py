@@ -14,6 +14,7 @@ from PIL import Image
 
 from .._errors import UserError
 from .._files import write_beside
+from .._progress import track
 from ..engine.config import test_data
 from ..engine.images import DataError, find_images, open_image
 from ..engine.models import build_trained, require_checkpoint
@@ -82,7 +83,7 @@ def label_files(
     twice = min((name for name, count in Counter(names).items() if count > 1), default=None)
     if twice is not None:
         raise UserError(f"Two inputs are named '{twice}', and their labels would have the same name.")
-    all_or_none(_read_volume if volumes else _read_image, files)
+    all_or_none(_read_volume if volumes else _read_image, files, title="checking")
 
     model, stored = build_trained(cfg, checkpoint)
     model.eval().to(device or get_device())
@@ -93,7 +94,7 @@ def label_files(
     else:
         job = _image_job(model, kind.transform_from(dataset), Path(out))
     written: list[Path] = []
-    for file in files:
+    for file in track(files, "labelling"):
         written += job(file)
     return written
 
@@ -118,7 +119,7 @@ def _volume_job(
     def job(path: Path) -> list[Path]:
         volume, image = _read_volume(path)
         stack = window_intensities(to_slices(volume, image, options["axis"]), options["window"])
-        label = predict_volume(model, stack, transform, slices)
+        label = predict_volume(model, stack, transform, slices, track)
         targets = [out / f"{stem(path)}_label.nii.gz", out / f"{stem(path)}_overlay.png"]
         write_nifti(targets[0], from_slices(label, image, options["axis"]), image.affine, image.header)
         names = classes or ["background", *(f"class {number}" for number in range(1, int(label.max()) + 1 or 2))]

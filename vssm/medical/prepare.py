@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from .._cli import say
 from .._errors import DataError
 from .._files import whole_folder, write_beside
 from .._inputs import require_file
 from .._optional import require
+from .._progress import track
 from .data import CT_WINDOW, read_nifti_pair
 from .files import NIFTI_SUFFIXES, all_or_none, write_h5, write_nifti, write_npz
 from .labels import ACDC_CLASSES, LABEL_ORDERS, load_split
@@ -38,13 +40,7 @@ def prepare_mni152(args: argparse.Namespace) -> None:
     """Make the set of ``vssm prepare mni152``."""
     with whole_folder(args.out, {"command": "mni152", "slabs": MNI152_SLABS}, args.overwrite) as out:
         mni152(out)
-    _say(f"{args.out}: slices " + ", ".join(f"{a} to {b - 1} ({name})" for name, (a, b) in MNI152_SLABS.items()))
-
-
-def _say(line: str) -> None:
-    import sys
-
-    sys.stdout.write(line + "\n")
+    say(f"{args.out}: slices " + ", ".join(f"{a} to {b - 1} ({name})" for name, (a, b) in MNI152_SLABS.items()))
 
 
 def _case_number(path: Path) -> str:
@@ -92,20 +88,20 @@ def synapse_from_nifti(images: Path, labels: Path, out: Path, label_order: str =
 
     cases = sorted(found[0])
     # Read twice instead of kept in memory: thirty volumes are 16 GB.
-    all_or_none(lambda case: read(case) and None, cases)
+    all_or_none(lambda case: read(case) and None, cases, title="checking")
     lists: dict[str, list[str]] = {"train": [], "test": []}
-    for case in cases:
+    for case in track(cases, "writing"):
         image, label, _ = read(case)
         if where[case] == "train":
             lists["train"] += _write_slices(out / "train_npz", f"case{case}_slice{{:03d}}", image, label)
         else:
             write_h5(out / "test_vol_h5" / f"case{case}.npy.h5", image=image, label=label)
             lists["test"].append(f"case{case}")
-        _say(f"case {case}: {len(image)} slices, {where[case]}")
+        say(f"case {case}: {len(image)} slices, {where[case]}")
     _write_lists(out, lists["train"], lists["test"])
     absent = sorted(set(where) - set(cases))
     if absent:
-        _say(f"{len(absent)} of the split's 30 cases are not there: {', '.join(absent)}")
+        say(f"{len(absent)} of the split's 30 cases are not there: {', '.join(absent)}")
 
 
 def _write_slices(folder: Path, name: str, image: np.ndarray, label: np.ndarray, keys=("image", "label")) -> list[str]:
@@ -146,8 +142,8 @@ def acdc_from_nifti(root: Path, out: Path) -> None:
     def read(job: tuple[str, str, Path, Path]):
         return read_nifti_pair(*job[2:], mapping)
 
-    all_or_none(lambda job: read(job) and None, jobs)
-    for number, phase, image_path, label_path in jobs:
+    all_or_none(lambda job: read(job) and None, jobs, title="checking")
+    for number, phase, image_path, label_path in track(jobs, "writing"):
         image, label, _ = read((number, phase, image_path, label_path))
         image = window_intensities(image, "extremes")
         folder = out / part.get(number, "train")
@@ -155,7 +151,7 @@ def acdc_from_nifti(root: Path, out: Path) -> None:
             write_npz(folder / f"case_{number}_volume_{phase}.npz", img=image, label=label)
         else:
             _write_slices(folder, f"case_{number}_slice{phase}_{{}}", image, label, keys=("img", "label"))
-    _say(f"{len(patients)} patients, {len(jobs)} volumes")
+    say(f"{len(patients)} patients, {len(jobs)} volumes")
 
 
 def _phases(folder: Path) -> list[tuple[str, str, Path, Path]]:

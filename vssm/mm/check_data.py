@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from .._errors import DataError
 from .._inputs import decode_image, require_file
+from .._progress import Progress, quietly
 
 # Images for training and for validation.
 COCO_COUNTS = (118287, 5000)
@@ -18,12 +19,6 @@ ADE20K_COUNTS = (20210, 2000)
 _ADE20K_CLASSES = 150
 # COCO's own boxes pass their image's edge by fractions of a pixel.
 _BOX_TOLERANCE = 2.0
-
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-
-
-def _quietly(items: Sequence[Any], title: str) -> Iterable[Any]:
-    return items
 
 
 class _Findings:
@@ -70,7 +65,7 @@ def check_coco(
     path: str | os.PathLike,
     counts: Sequence[int] = COCO_COUNTS,
     sample: int = 200,
-    progress: Progress = _quietly,
+    progress: Progress = quietly,
 ) -> list[str]:
     """Check a copy of COCO 2017's instances, or of a set in its layout.
 
@@ -226,7 +221,7 @@ def check_ade20k(
     path: str | os.PathLike,
     counts: Sequence[int] = ADE20K_COUNTS,
     sample: int = 200,
-    progress: Progress = _quietly,
+    progress: Progress = quietly,
 ) -> list[str]:
     """Check a copy of ADE20K as the scene-parsing challenge gives it, or of a set in its layout.
 

@@ -5,16 +5,17 @@ The work of ``vssm prepare``, which parses the arguments.
 
 import argparse
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from .._cli import say
 from .._files import whole_folder
 from .._optional import require
+from .._progress import track
 from .check_data import ADE20K_COUNTS, COCO_COUNTS, check_ade20k, check_coco
 from .digit_scenes import CLASSES, Digit, Scene, Scenes
 
@@ -39,7 +40,7 @@ def digits_coco(args: argparse.Namespace) -> None:
             images, annotations = [], []
             target = folder / f"{split}2017"
             target.mkdir()
-            for number, scene in enumerate(_progress(scenes, split), first_image):
+            for number, scene in enumerate(track(scenes, split), first_image):
                 name = f"{number:012d}.jpg"
                 _save_jpeg(scene.image, target / name)
                 height, width = scene.image.shape[:2]
@@ -69,7 +70,7 @@ def digits_coco(args: argparse.Namespace) -> None:
                 ],
             )
             (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(instances))
-    _say(f"{args.out}: {args.train} + {args.val} images in COCO's layout, {first_annotation - 1} annotations.")
+    say(f"{args.out}: {args.train} + {args.val} images in COCO's layout, {first_annotation - 1} annotations.")
 
 
 def coco_annotations(scene: Scene) -> Iterator[dict[str, Any]]:
@@ -146,11 +147,11 @@ def digits_ade(args: argparse.Namespace) -> None:
             part = "training" if split == "train" else "validation"
             for kind in ("images", "annotations"):
                 (folder / kind / part).mkdir(parents=True)
-            for number, scene in enumerate(_progress(scenes, split), 1):
+            for number, scene in enumerate(track(scenes, split), 1):
                 name = f"ADE_{split}_{number:08d}"
                 _save_jpeg(scene.image, folder / "images" / part / f"{name}.jpg")
                 Image.fromarray(label_map(scene)).save(folder / "annotations" / part / f"{name}.png")
-    _say(f"{args.out}: {args.train} + {args.val} images in ADE20K's layout, {len(ADE_CLASSES)} classes.")
+    say(f"{args.out}: {args.train} + {args.val} images in ADE20K's layout, {len(ADE_CLASSES)} classes.")
 
 
 def label_map(scene: Scene) -> np.ndarray:
@@ -174,12 +175,12 @@ def check(args: argparse.Namespace) -> int:
         0, or 1 if there are problems.
     """
     checker, counts = {"coco": (check_coco, COCO_COUNTS), "ade20k": (check_ade20k, ADE20K_COUNTS)}[args.layout]
-    problems = checker(args.path, args.counts or counts, args.sample, progress=_progress)
+    problems = checker(args.path, args.counts or counts, args.sample, progress=track)
     for problem in problems:
-        _say(problem)
+        say(problem)
     if not problems:
         train, val = args.counts or counts
-        _say(f"{args.path}: no problems found in {train} + {val} images.")
+        say(f"{args.path}: no problems found in {train} + {val} images.")
     return 1 if problems else 0
 
 
@@ -197,16 +198,3 @@ def _record(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def _save_jpeg(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image).save(path, quality=95, subsampling=0)
-
-
-def _progress(items: Sequence[Any], title: str) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(
-        items, description=f"{title:<6}", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    )
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

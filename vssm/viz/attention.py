@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UserError, did_you_mean
+from .._progress import Progress, quietly
 from ..scans import LinearScan, is_scan, scan_weights
 from .canvas import INK, WRONG, hide_axes, new_figure, save_figure, size_of
 from .features import feature_maps
@@ -135,7 +136,9 @@ def attention_maps(mixer: nn.Module, x: Tensor, pixel: tuple[int, int], name: st
     return Attention(name, (row, column), merged, routes)
 
 
-def attention_rollout(blocks: Sequence[tuple[nn.Module, Tensor]], pixel: tuple[int, int]) -> Tensor:
+def attention_rollout(
+    blocks: Sequence[tuple[nn.Module, Tensor]], pixel: tuple[int, int], progress: Progress = quietly
+) -> Tensor:
     """Follow the attention of a pixel through several blocks (roll-out; Abnar and Zuidema, arXiv 2005.00928).
 
     Each block is half its merged attention and half identity, for the residual path. A row of attention may hold both
@@ -144,6 +147,7 @@ def attention_rollout(blocks: Sequence[tuple[nn.Module, Tensor]], pixel: tuple[i
     Args:
         blocks: Mixers and their inputs (1, H, W, C) on maps of one size, the first block first.
         pixel: (row, column), of the last block's map.
+        progress: Wraps the loop over the blocks, with a title.
 
     Returns:
         (H, W), not negative, with the sum 1.
@@ -160,7 +164,7 @@ def attention_rollout(blocks: Sequence[tuple[nn.Module, Tensor]], pixel: tuple[i
         )
     flow = torch.zeros(length, dtype=torch.float64)
     flow[pixel[0] * width + pixel[1]] = 1
-    for mixer, x in reversed(blocks):
+    for mixer, x in progress(list(reversed(blocks)), "roll-out"):
         attention = _merged_matrix(freeze_scans(mixer, x), height, width).abs().double().cpu()
         attention /= attention.sum(1, keepdim=True).clamp_min(1e-300)
         flow = 0.5 * (flow + flow @ attention)
@@ -227,7 +231,11 @@ def choose_scans(recorded: Mapping[str, Any], wanted: Sequence[str] | None) -> l
 
 
 def look_from(
-    recorded: Mapping[str, tuple[nn.Module, Tensor]], name: str, place: tuple[float, float], rollout: bool = False
+    recorded: Mapping[str, tuple[nn.Module, Tensor]],
+    name: str,
+    place: tuple[float, float],
+    rollout: bool = False,
+    progress: Progress = quietly,
 ) -> Attention:
     """Compute the attention of the pixel of a recorded mixer's map that lies at a place of the image.
 
@@ -236,6 +244,7 @@ def look_from(
         name: Of the mixer.
         place: (down, across), each from 0 to below 1, as shares of the image's sides.
         rollout: Roll out over the mixers before this one whose maps have its size and which ran next to each other.
+        progress: Wraps the roll-out's loop over the mixers, with a title.
     """
     mixer, x = recorded[name]
     height, width = x.shape[1:3]
@@ -248,7 +257,7 @@ def look_from(
     first = last
     while first > 0 and recorded[names[first - 1]][1].shape[1:3] == x.shape[1:3]:
         first -= 1
-    flow = attention_rollout([recorded[other] for other in names[first : last + 1]], pixel)
+    flow = attention_rollout([recorded[other] for other in names[first : last + 1]], pixel, progress)
     return Attention(found.mixer, found.pixel, found.merged, found.routes, flow)
 
 

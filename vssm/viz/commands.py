@@ -10,6 +10,7 @@ import torch
 from .._cli import say
 from .._errors import UserError, did_you_mean
 from .._files import FreeNames
+from .._progress import track
 from .._tasks import NamedModel, Run, Wanted, task_of, task_of_names
 from ..engine.config import load_config
 from ..engine.images import find_images
@@ -109,7 +110,7 @@ def draw_attention(
         place = place_in(view, pixel)
         recorded = record_scans(subject.network, view.inputs)
         names = choose_scans(recorded, modules)
-        found = [look_from(recorded, name, place, rollout) for name in names]
+        found = [look_from(recorded, name, place, rollout, track) for name in track(names, "attention")]
         return plot_attention(view.picture, found, path)
 
     return _each_image(subjects, images, out, size, draw, suffix)
@@ -200,14 +201,16 @@ def draw_receptive_fields(
     rows = [("untrained", untrained), ("trained", subjects)] if untrained else [("", subjects)]
     fields = {}
     for word, row in rows:
-        for subject in row:
+        for subject in track(row, "receptive fields"):
             square = (subject.side, subject.side)
             inputs = torch.cat([subject.view(file, size or square).inputs for file in files])
             title = ", ".join(filter(None, (subject.name, word)))
             while title in fields:
                 title += "'"
             with _explain(subject, inputs.shape[2:]):
-                fields[title] = effective_receptive_field(subject.network, inputs, stage, batch_size=2).cpu()
+                fields[title] = effective_receptive_field(
+                    subject.network, inputs, stage, batch_size=2, progress=track
+                ).cpu()
     plot_receptive_fields(fields, out, columns=len(subjects) if len(subjects) > 1 else None)
     return Path(out)
 

@@ -8,10 +8,13 @@ input's channels and averaged over images.
 import torch
 from torch import Tensor, nn
 
+from .._progress import Progress, quietly
 from .features import feature_maps
 
 
-def effective_receptive_field(model: nn.Module, images: Tensor, stage: int = -1, batch_size: int = 8) -> Tensor:
+def effective_receptive_field(
+    model: nn.Module, images: Tensor, stage: int = -1, batch_size: int = 8, progress: Progress = quietly
+) -> Tensor:
     """Measure the effective receptive field of a timm model.
 
     Shapes: B images, C channels, H x W pixels.
@@ -21,6 +24,7 @@ def effective_receptive_field(model: nn.Module, images: Tensor, stage: int = -1,
         images: Normalised images (B, C, H, W), on the model's device.
         stage: Index of the feature map; only -1 without ``forward_intermediates``.
         batch_size: How many images are differentiated at once.
+        progress: Wraps the loop over the batches, with a title.
 
     Returns:
         The field (H, W), not negative, not normalised.
@@ -34,7 +38,7 @@ def effective_receptive_field(model: nn.Module, images: Tensor, stage: int = -1,
     model.eval()
     try:
         total = torch.zeros(images.shape[-2:], dtype=torch.float64, device=images.device)
-        for batch in images.split(batch_size):
+        for batch in progress(images.split(batch_size), "images"):
             batch = batch.detach().clone().requires_grad_(True)
             with torch.enable_grad():
                 (features,) = feature_maps(model, batch, [stage])
