@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # timm itself imports torchvision and safetensors.
 EXTRAS = (
     "mmengine",
@@ -53,3 +55,18 @@ def test_models_are_registered_and_listed():
     assert "vmamba_tiny_s1l8" in vssm.list_models("vmamba_tiny_*")
     assert set(vssm.list_models()) <= set(timm.list_models())
     assert vssm.list_models("resnet*") == []
+
+
+@pytest.mark.parametrize("first", ["timm", "vssm.checkpoint"])
+def test_models_are_registered_whatever_is_imported_next(first):
+    """`import vssm` alone does without PyTorch, for the commands' help."""
+    script = f"""
+import sys
+import vssm
+assert "torch" not in sys.modules
+import {first}
+import timm
+assert timm.is_model("vmamba_pico") and vssm.models is sys.modules["vssm.models"]
+"""
+    done = run(script)
+    assert done.returncode == 0, done.stderr
