@@ -1,6 +1,7 @@
 """For mkdocs: the site also holds what its pages link to outside docs/, under its path in the repository.
 
-In the site's search, recipes come before the records of decisions. The API page of the models lists every family.
+In the site's search, recipes come before the records of decisions. The API page of the models lists every family,
+and the page of the commands their arguments.
 """
 
 import posixpath
@@ -15,6 +16,8 @@ LINK = re.compile(r"(\]\()([^)#\s]+)([)#\s])")
 ENTRY_POINTS = ("model_zoo.md", "CONTRIBUTING.md")
 # Stands on the API page in place of one entry for each family.
 FAMILIES = "<!-- the families -->"
+# Stands on the page of the commands in place of a section for each.
+COMMANDS = "<!-- the commands -->"
 # GitHub's front page is not the site's.
 MOVED = {"README.md": "index.md"}
 
@@ -31,6 +34,13 @@ def _targets(text, folder):
 def _in_repository(file):
     """Path of a page's source from the root of the repository."""
     return Path(file.abs_src_path).relative_to(ROOT).as_posix()
+
+
+def _commands():
+    """A section for each command: its help as the terminal shows it."""
+    from vssm.commands import COMMANDS, command_help
+
+    return "\n\n".join(f"## vssm {name}\n\n```text\n{command_help(name)}```" for name in COMMANDS)
 
 
 def on_config(config):
@@ -69,6 +79,8 @@ def on_page_markdown(markdown, page, config, files):
 
         entries = [f"::: {family.module.__name__}" for family in families()]
         markdown = markdown.replace(FAMILIES, "\n\n".join(entries))
+    if COMMANDS in markdown:
+        markdown = markdown.replace(COMMANDS, _commands())
     here = posixpath.dirname(_in_repository(page.file))
 
     def relink(match):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from vssm._configs import ConfigError, find_config
 from vssm.commands import build_parser
+from vssm.commands import main as vssm
 from vssm_kernels.install import SOURCE, install_command
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,8 @@ def commands(page, marked=False):
                 words = shlex.split(line, comments=True)
                 while words and re.match(r"[A-Z_]+=", words[0]):
                     words.pop(0)
+                if ">" in words:  # into a file
+                    words = words[: words.index(">")]
                 if words:
                     found.append(words)
     return found
@@ -98,8 +102,9 @@ def check_command(words, monkeypatch):
     for word in words:
         assert not word.startswith("configs/") or (ROOT / word).exists(), word
     if program == "torchrun":
-        script = next(i for i, word in enumerate(rest) if word.endswith(".py"))
-        program, rest = "python", rest[script:]
+        module = rest.index("-m") if "-m" in rest else None
+        script = next(i for i, word in enumerate(rest) if word.endswith(".py")) if module is None else module + 1
+        program, rest = ("python", rest[script:]) if module is None else (rest[script], rest[script + 1 :])
     if program == "python":
         script, *arguments = rest
         parsed = parse(script, arguments, monkeypatch)
@@ -115,9 +120,18 @@ def check_command(words, monkeypatch):
         parse("tools/train.py", [config, *options], monkeypatch)
     elif program == "vssm":
         try:
-            build_parser().parse_args(rest)
+            parsed = build_parser().parse_args(rest)
         except SystemExit as stop:
             raise AssertionError(f"vssm does not take {shlex.join(rest)}") from stop
+        config, options = getattr(parsed, "config", None), getattr(parsed, "cfg_options", None)
+        if isinstance(config, str) and not config.isupper() and not config.endswith(".py"):
+            path = find_config(config)
+            if options:
+                from vssm.engine.run import load_config, parse_options
+
+                load_config(path, parse_options(options))
+    elif program == "eval":
+        check_command(shlex.split(rest[0].removeprefix("$(").removesuffix(")")), monkeypatch)
     elif program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(rest) <= set(targets), rest
@@ -140,10 +154,14 @@ def test_commands_are_ones_that_the_tools_take(page, monkeypatch):
         "rm README.md",
         "make no",
         "vssm no",
+        "vssm train vmamba-pico_no",
+        "vssm train vmamba-pico_digits --cfg-options trian_cfg.max_epochs=5",
+        "torchrun -m vssm train CONFIG --no-such-option",
+        'eval "$(vssm completion none)"',
     ],
 )
 def test_a_wrong_command_is_found(command, monkeypatch):
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ConfigError)):
         check_command(shlex.split(command), monkeypatch)
 
 
@@ -151,6 +169,9 @@ def test_a_wrong_command_is_found(command, monkeypatch):
 @pytest.mark.parametrize("page", WITH_COMMANDS_TO_RUN)
 def test_marked_commands_run(page, checkout, monkeypatch):
     for program, script, *arguments in commands(page, marked=True):
+        if program == "vssm":
+            assert not vssm([script, *arguments])
+            continue
         assert program == "python"
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [script, *arguments])

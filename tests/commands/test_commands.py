@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vssm import _cli
-from vssm.commands import COMMANDS, build_parser, main
+from vssm.commands import COMMANDS, build_parser, command_help, main
 from vssm.medical.labels import LABEL_ORDERS
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +66,11 @@ def test_scripts_are_the_commands(script, command, monkeypatch, capsys):
         text = capsys.readouterr().out.replace(f"{script}.py", f"vssm {command}")
         helps.append(" ".join(text.split()))
     assert helps[0] == helps[1]
+
+
+def test_help_of_a_command_is_what_it_prints():
+    text = command_help("prepare", "check")
+    assert text.startswith("usage: vssm prepare check ") and "--sample N" in text
 
 
 def test_arguments_that_do_not_go_together_show_the_commands_usage(capsys):

@@ -8,6 +8,8 @@ Arguments that do not go together are a :class:`~vssm._cli.UsageError`.
 """
 
 import argparse
+import contextlib
+import io
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -31,7 +33,7 @@ from . import (
     visualize,
 )
 
-__all__ = ["COMMANDS", "build_parser", "main", "main_of", "start"]
+__all__ = ["COMMANDS", "build_parser", "command_help", "main", "main_of", "start"]
 
 # In the order of the help.
 COMMANDS: dict[str, ModuleType] = {
@@ -60,6 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
         help = module.__doc__.splitlines()[0]
         _fill(commands.add_parser(name, help=help, description=module.__doc__), module)
     return parser
+
+
+def command_help(*names: str) -> str:
+    """Return the help of a command, or of one below it, for example ``command_help("prepare", "check")``."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        build_parser().parse_args([*names, "--help"])
+    return out.getvalue()
 
 
 def _fill(parser: argparse.ArgumentParser, module: ModuleType) -> None:
