@@ -99,6 +99,7 @@ def test_a_wheel_without_the_library_serves_every_platform(wheel):
         names = file.namelist()
     assert not [name for name in names if "_cpu_scan" in name]
     assert {"vssm/__init__.py", "vssm_kernels/cpu.py", "vssm/published/vmamba.yml"} <= set(names)
+    assert {f"vssm/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.py")} <= set(names)
 
 
 def test_the_wheel_works(wheel, folder):
@@ -118,6 +119,10 @@ def test_the_wheel_works(wheel, folder):
     about = json.loads(run(python.with_name("vssm"), "env", "--json", cwd=folder))
     assert about["vssm"]["installed"] == "from a wheel for py3-none-any"
     assert "install a C++ compiler" in about["compiled scan"]
+    # It finds its own configs by name, with what they inherit.
+    pytest.importorskip("mmengine")
+    copied = run(python.with_name("vssm"), "config", "vmamba-pico_digits", cwd=folder)
+    assert "vmamba_pico" in copied and "_base_" not in copied
 
 
 def test_the_name_of_a_wheel_follows_the_library(unpacked, folder):

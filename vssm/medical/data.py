@@ -438,7 +438,7 @@ class NiftiFolder(MedicalDataset):
     """Folders of NIfTI volumes and their label volumes, paired by name: ``root/split/{images,labels}/*.nii.gz``.
 
     To train, all volumes are read into memory once; large data sets are better turned into slices first
-    (``tools/prepare_data.py synapse-nifti``).
+    (``vssm prepare synapse-nifti``).
 
     Args:
         root: The folder. None: the environment variable ``env``, else ``default_root``.

@@ -1,4 +1,4 @@
-"""The networks as an mmengine model, for tools/train.py.
+"""The networks as an mmengine model, for `vssm train`.
 
 A config names it with ``custom_imports = dict(imports=["vssm.medical.segmentor"])``.
 """

@@ -37,7 +37,7 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, mod
 
     Of a training run's file the averaged weights are taken. A classifier's file can be loaded with
     ``timm.create_model(name, checkpoint_path=...)``. A detector's or segmentor's keeps the names of its neck and heads,
-    which are mmdet's and mmseg's own, and serves as ``load_from`` or as an argument of ``tools/test.py``.
+    which are mmdet's and mmseg's own, and serves as ``load_from`` or as an argument of ``vssm test``.
 
     Args:
         source: The checkpoint.

@@ -143,7 +143,7 @@ def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
         raise UserError(f"'{path}' is not a JSON file.") from error
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and set(row) >= NEEDED for row in rows):
-        raise UserError(f"'{path}' holds no results of tools/benchmark.py.")
+        raise UserError(f"'{path}' holds no results of `vssm benchmark`.")
     rows = [{**EARLIER, **content.get("environment", {}), **row} for row in rows]
     for row in rows:
         if "failed" not in row and not set(row) >= MEASURED:

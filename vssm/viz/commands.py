@@ -1,4 +1,4 @@
-"""Draw pictures for `tools/visualize.py`: one function for each kind."""
+"""Draw pictures for `vssm visualize`: one function for each kind."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
