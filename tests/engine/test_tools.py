@@ -117,8 +117,11 @@ def test_weights_of_other_classes_start_a_run_when_told_so(trained, make_config,
     words = [config, "--work-dir", tmp_path / "wd", "--cfg-options", f"load_from={tmp_path / 'five.pth'}"]
     assert call(train_tool, *words) == 2
     assert "load_classes=False" in capsys.readouterr().err
-    assert call(train_tool, *words, "load_classes=False") == 0
-    assert "start afresh: model.head.fc.weight, model.head.fc.bias" in "".join(capsys.readouterr())
+    # There is nothing to resume yet, and the weights are not forgotten for it.
+    assert call(train_tool, *words, "load_classes=False", "--resume") == 0
+    said = "".join(capsys.readouterr())
+    assert f"starting with the weights of {tmp_path / 'five.pth'}" in said
+    assert "start afresh: model.head.fc.weight, model.head.fc.bias" in said
 
 
 def test_resume_passes_over_what_only_the_optimiser_can_tell(trained, tmp_path, capsys):

@@ -121,13 +121,16 @@ def train(
         notes: list[str] = []
         if resume == "auto":
             path, notes = find_resumable(cfg.work_dir)
-            cfg.resume, cfg.load_from = path is not None, None if path is None else str(path)
-            found = (
-                f"Resuming from {path}."
-                if path
-                else f"No readable checkpoint in {cfg.work_dir}: starting from scratch."
-            )
-            notes.append(found)
+            cfg.resume = path is not None
+            if path is not None:
+                cfg.load_from = str(path)
+                notes.append(f"Resuming from {path}.")
+            else:
+                begin = "from scratch"
+                if cfg.get("load_from"):
+                    require_checkpoint(cfg.load_from)
+                    begin = f"with the weights of {cfg.load_from}"
+                notes.append(f"No readable checkpoint in {cfg.work_dir}: starting {begin}.")
         if cfg.get("runner_type") == "FlexibleRunner":
             # mmengine's runner for sharded training; its evaluations are in the log.
             if cfg.get("load_from"):
@@ -137,7 +140,7 @@ def train(
             RUNNERS.build(cfg).train()
             return {}
         runner = Runner.from_cfg(cfg)
-        runner.resumes_newest = resume == "auto"
+        runner.resumes_newest = resume == "auto" and bool(cfg.resume)
         for note in notes:
             runner.logger.info(note)
         runner.train()
