@@ -7,7 +7,7 @@ pytest.importorskip("mmengine")
 
 from mmengine.config import Config  # noqa: E402
 
-from vssm._configs import config_names  # noqa: E402
+from vssm._configs import ConfigError, config_names  # noqa: E402
 from vssm.engine import load_config  # noqa: E402
 
 # One of each task.
@@ -52,3 +52,9 @@ def test_what_is_no_config_writes_nothing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["config", "vmamba-pico_digits", "--out", str(tmp_path / "mine.yml")])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_of_the_repository_is_told_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"does not exist \(the package's own is called 'vm-unet_isic17'\)\."):
+        load_config("configs/medical/vm-unet_isic17.py")

@@ -8,7 +8,9 @@ import pytest
 import timm
 
 from vssm._cli import run
+from vssm._errors import UserError
 from vssm.profiling import count
+from vssm.profiling.subjects import find_subjects
 from vssm.published import published
 
 pytest.importorskip("fvcore")
@@ -108,3 +110,13 @@ def test_refusals(words, message, capsys, monkeypatch):
 def test_wrong_arguments(words):
     with pytest.raises(SystemExit):
         get_flops.main(words.split())
+
+
+def test_names_of_configs_and_wildcards_of_either():
+    """A wildcard that models match stands for these alone."""
+    words = ["vmamba_pico", "vm-unet_synapse", "vm-unet_isic*", "vmamba?pico*"]
+    assert list(find_subjects(words)) == ["vmamba_pico", "vm-unet_synapse", "vm-unet_isic17", "vm-unet_isic18"]
+    with pytest.raises(UserError, match="'vm-unet_isic71' does not exist .did you mean 'vm-unet_isic1"):
+        find_subjects(["vm-unet_isic71"])
+    with pytest.raises(UserError, match="No model's name matches 'nosuch.'"):
+        find_subjects(["nosuch*"])
