@@ -27,11 +27,10 @@ def _models() -> Iterable[dict]:
     import vssm
 
     names = vssm.list_models()
-    trained = set(timm.list_pretrained()) if names else set()
-    tagged = {name.partition(".")[0] for name in trained}
+    pretrained = {name.partition(".")[0] for name in timm.list_pretrained()}
     for name in names:
         module = timm.models.model_entrypoint(name).__module__
-        yield dict(name=name, family=module.rpartition(".")[2], pretrained=name in tagged)
+        yield dict(name=name, family=module.rpartition(".")[2], pretrained=name in pretrained)
 
 
 def _configs() -> Iterable[dict]:
