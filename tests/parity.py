@@ -134,9 +134,19 @@ def dtype_of(model: torch.nn.Module) -> torch.dtype:
 
 
 @torch.no_grad()
-def check_forward(model: torch.nn.Module, case: dict, tolerance: float) -> None:
-    """Output (where the case has one) and feature maps of a model that holds the official weights."""
-    features, maps = model.forward_intermediates(image(case).to(dtype_of(model)))
+def check_forward(model: torch.nn.Module, case: dict, tolerance: float, indices=None, normed_last=False) -> None:
+    """Output (where the case has one) and feature maps of a model that holds the official weights.
+
+    Args:
+        model: in evaluation mode.
+        case: of a record.
+        tolerance: see `check_summary`.
+        indices: of the blocks whose maps are recorded; None: all.
+        normed_last: whether the last map is recorded behind the last norm, that of the features.
+    """
+    features, maps = model.forward_intermediates(image(case).to(dtype_of(model)), indices)
+    if normed_last:
+        maps[-1] = features.permute(0, 3, 1, 2)
     if "output" in case:
         output = model.forward_head(features)
         assert list(output.shape) == case["output_shape"]

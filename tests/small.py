@@ -1,6 +1,7 @@
 """Registered models with few blocks: more of the same show most tests nothing, and take most of the time."""
 
 import timm
+from torch import nn
 
 from vssm.models import PlainBackbone
 
@@ -11,3 +12,10 @@ def few_blocks(name: str, most: int = 1) -> dict:
     if isinstance(model, PlainBackbone):
         return dict(depth=2 * most)
     return dict(depths=tuple(min(len(stage.blocks), most) for stage in model.stages))
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """All blocks, in order."""
+    if isinstance(model, PlainBackbone):
+        return list(model.blocks)
+    return [block for stage in model.stages for block in stage.blocks]

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from tests import parity
-from vssm.models import Family
+from vssm.models import Family, PlainBackbone, quarter_indices
 
 
 # Drawing them takes longer than most tests. tests/conftest.py sorts a family's tests by the record.
@@ -31,7 +31,11 @@ class ParityTester:
         rules: of the weights, see `tests.parity`.
         output: relative tolerance of outputs and feature maps in float32.
         gradient: that of gradients; None where float32 cannot know them, and the records have float64.
+        unit: that of outputs of small nets, whose keys begin with _unit; None: as of others.
         float64: tolerance of outputs and gradients in float64, for records with cases in it.
+        normed_last: whether the last map is recorded behind the last norm.
+        stacked: whether the checkpoint filter joins several official parameters into one.
+        elsewhere: keys of records that other tests compare.
         relu_sides: whether float32 takes float64's side where an input of a ReLU is too near to zero to have a sign.
     """
 
@@ -40,13 +44,18 @@ class ParityTester:
     models: Mapping[str, tuple[str, dict]] = {}
     rules = "v1"
     output: float
+    unit: float | None = None
     gradient: float | None = None
     float64: float = 1e-6
+    normed_last = False
+    stacked = False
+    elsewhere: tuple[str, ...] = ()
     relu_sides = False
 
     def records(self) -> dict[str, tuple[str, dict]]:
         """(file, record) by the record's key."""
-        return {key: (file, r) for file in self.files for key, r in parity.load(file)["variants"].items()}
+        records = {key: (file, r) for file in self.files for key, r in parity.load(file)["variants"].items()}
+        return {key: found for key, found in records.items() if key not in self.elsewhere}
 
     def pytest_generate_tests(self, metafunc):
         records = self.records()
@@ -91,9 +100,11 @@ class ParityTester:
         model.load_state_dict(self.convert({k: v.clone() for k, v in weights.items()}, model), assign=True)
         return model
 
-    def tolerances(self, where: tuple) -> tuple[float, float]:
+    def tolerances(self, where: tuple, key: str) -> tuple[float, float]:
         """Of outputs and of gradients."""
-        return (self.float64, self.float64) if where[0] == "fp64" else (self.output, self.gradient)
+        if where[0] == "fp64":
+            return self.float64, self.float64
+        return (self.unit if key.startswith("_unit") and self.unit else self.output), self.gradient
 
     def test_every_record_is_of_the_family(self):
         for key in self.records():
@@ -104,13 +115,21 @@ class ParityTester:
         assert sum(p.numel() for p in self.create(key).parameters()) == self.records()[key][1]["params"]
 
     def test_forward(self, key, where):
-        parity.check_forward(self.build(key, where), self.case(key, where), self.tolerances(where)[0])
+        model = self.build(key, where)
+        indices = quarter_indices(len(model.blocks)) if isinstance(model, PlainBackbone) else None
+        tolerance = self.tolerances(where, key)[0]
+        parity.check_forward(model, self.case(key, where), tolerance, indices, self.normed_last)
 
     def test_gradients(self, key, where):
         case, model = self.case(key, where), self.build(key, where)
+        if self.stacked:
+            parity.check_backward(model, case, *self.tolerances(where, key))
+            got = parity.gradient_norms(self.records()[key][1], self.convert, model)
+            parity.check_norms(got, case, self.tolerances(where, key)[1])
+            return
         names = parity.gradient_names(self.records()[key][1], self.convert, model)
         assert {names[official] for official in case["grad_l2"]} == dict(model.named_parameters()).keys()
         if self.relu_sides and where[0] != "fp64":
             exact = self.build(key, where, torch.float64)
             parity.keep_branches(model, parity.relu_branches(exact, parity.image(case).double()))
-        parity.check_gradients(model, names, case, *self.tolerances(where))
+        parity.check_gradients(model, names, case, *self.tolerances(where, key))

@@ -29,12 +29,13 @@ from timm.models import group_parameters
 from timm.optim import param_groups_weight_decay
 
 from tests import parity
+from tests.small import blocks_of, few_blocks
 from vssm.layers import PatchStem
-from vssm.models import Family, family_of
+from vssm.models import Family, PlainBackbone, family_of
 
 DATA = Path(__file__).parents[1] / "data" / "models"
 # The last parts of the names of all families' state-space parameters, and of other parameters that are not decayed.
-SPARED = {"A", "A_log", "A_logs", "D", "Ds", "dt_bias", "dt_projs_bias", "cls_token", "pos_embed"}
+SPARED = {"A", "A_log", "A_logs", "D", "Ds", "dt_bias", "dt_projs_bias", "direction_Bs", "cls_token", "pos_embed"}
 
 # Poolings that a head without a choice of them refuses, and what the error names.
 AVERAGE_ONLY = [(dict(global_pool="max"), ("'avg'", "'max'")), (dict(global_pool=""), ("classes", "1000", "''"))]
@@ -68,7 +69,7 @@ class Official:
 
     @functools.cached_property
     def _options(self) -> Mapping:
-        return self.options or dict(depths=(1,) * len(timm.create_model(self.name, device="meta").stages))
+        return self.options or few_blocks(self.name)
 
     @functools.cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
@@ -146,14 +147,17 @@ class FamilyTester:
             assert sum(p.numel() for p in model.parameters()) == facts["parameters"], name
 
     def test_refused_options(self):
-        stages = len(timm.create_model(self.picos[0], device="meta").stages)
-        unequal = (self.picos[0], dict(dims=(8,) * (stages + 1)), ("dims and depths", str((8,) * (stages + 1))))
-        for name, options, named in (unequal, *self.refused):
+        refused = list(self.refused)
+        model = timm.create_model(self.picos[0], device="meta")
+        if not isinstance(model, PlainBackbone):
+            dims = (8,) * (len(model.stages) + 1)
+            refused.append((self.picos[0], dict(dims=dims), ("dims and depths", str(dims))))
+        for name, options, named in refused:
             assert_refused(ValueError, named, timm.create_model, name, device="meta", **options)
 
     def smallest(self, model: torch.nn.Module) -> int:
         """The side of the smallest image: a stem that cuts patches without padding takes nothing smaller than one."""
-        return 4 if isinstance(model.stem, PatchStem) else 1
+        return 4 if isinstance(model.stem, PatchStem) else getattr(model.stem, "size", 1)
 
     def test_feature_maps(self, pico):
         """Images of any size: a stage rounds up what it halves, and a stem does so unless it cuts whole patches."""
@@ -170,13 +174,14 @@ class FamilyTester:
     def test_small_images(self, pico):
         torch.manual_seed(0)
         model = timm.create_model(pico, num_classes=3).eval()
-        for size in ((self.smallest(model),) * 2, (5, 31), (17, 6)):
+        smallest = self.smallest(model)
+        for size in ((smallest, smallest), (smallest + 1, smallest + 27), (smallest + 13, smallest + 2)):
             assert model(torch.randn(1, 3, *size)).isfinite().all(), size
 
     def test_stochastic_depth_rises_over_all_blocks(self, pico):
         for rate in (0.4, 0.0):
             model = timm.create_model(pico, drop_path_rate=rate, device="meta")
-            rates = [getattr(b.drop_path, "drop_prob", 0.0) for s in model.stages for b in s.blocks]
+            rates = [getattr(b.drop_path, "drop_prob", 0.0) for b in blocks_of(model)]
             assert rates == pytest.approx([rate * i / (len(rates) - 1) for i in range(len(rates))])
 
     def test_no_weight_decay(self, pico):
@@ -193,9 +198,10 @@ class FamilyTester:
         """From the stem to the head; a stage's own norm counts as part of its last block."""
         model = timm.create_model(pico, device="meta")
         groups = group_parameters(model, model.group_matcher(), reverse=True)
-        layers = [groups[n] for n in groups if n.startswith("stages.") and ".downsample." not in n]
+        layers = [groups[n] for n in groups if n.startswith(("stages.", "blocks.")) and ".downsample." not in n]
         assert layers == sorted(layers)
-        for i, stage in enumerate(model.stages):
+        assert groups[model.pretrained_cfg["first_conv"] + ".weight"] == 0 and len(set(layers)) == len(blocks_of(model))
+        for i, stage in enumerate(getattr(model, "stages", ())):
             last = f"stages.{i}.blocks.{len(stage.blocks) - 1}."
             norms = {groups[n] for n in groups if n.startswith(f"stages.{i}.norm.")}
             assert norms <= {groups[n] for n in groups if n.startswith(last)}
@@ -286,10 +292,15 @@ class FamilyTester:
 
     def test_a_deeper_model_is_refused(self, label):
         official = self.checkpoints[label]
-        depths = [len(stage.blocks) for stage in official.create().stages]
-        named = ["missing", f"stages.2.blocks.{depths[2]}."]
-        depths[2] += 1
-        assert_refused(ValueError, named, official.convert, official.weights(), depths=tuple(depths))
+        model = official.create()
+        if isinstance(model, PlainBackbone):
+            deeper, named = dict(depth=len(model.blocks) + 1), ["missing", f"blocks.{len(model.blocks)}."]
+        else:
+            depths = [len(stage.blocks) for stage in model.stages]
+            named = ["missing", f"stages.2.blocks.{depths[2]}."]
+            depths[2] += 1
+            deeper = dict(depths=tuple(depths))
+        assert_refused(ValueError, named, official.convert, official.weights(), **deeper)
 
     def test_own_checkpoint_passes_through(self, pico):
         model = timm.create_model(pico)
@@ -312,7 +323,7 @@ class FamilyTester:
         for head in (heads,) if isinstance(heads, str) else heads:
             assert other.get_submodule(head).weight.shape[0] == 5
         features = load(features_only=True).model.state_dict()
-        trunk = [name for name in features if name.startswith(("stem.", "stages."))]
+        trunk = [name for name in features if name.startswith(("stem.", "stages.", "blocks."))]
         assert trunk and all(torch.equal(features[name], model.state_dict()[name]) for name in trunk)
 
     def test_where_weights_are(self):

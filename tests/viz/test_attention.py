@@ -17,6 +17,7 @@ from vssm.scans import (
     SSD2D,
     AtrousSS2D,
     CascadeSS2D,
+    ContinuousSS2D,
     GroupedSS2D,
     HiddenStateMixer,
     LinearScan,
@@ -50,6 +51,7 @@ MIXERS = {
     "non-causal": lambda: NonCausalSSD2D(DIM, 4, d_state=5),
     "hidden state": lambda: HiddenStateMixer(DIM, d_state=3),
     "spatial fusion": lambda: SpatialFusionSS2D(DIM),
+    "continuous": lambda: ContinuousSS2D(DIM, d_state=3),
     "cascade": lambda: CascadeSS2D(DIM, d_state=2),
 }
 
@@ -119,7 +121,7 @@ def test_the_frozen_scan_is_what_the_mixer_computes(kind):
     scans = freeze_scans(mixer, x)
     y = scans[0].apply(scans[0].source)[0]
     calls = scans_of(mixer, x)
-    if kind.startswith("cross") or kind in ("multi-head", "grouped"):
+    if kind.startswith("cross") or kind in ("multi-head", "grouped", "continuous"):
         expected = without_skip(calls[0])[0]
     elif kind == "atrous":
         expected = without_skip(calls[0])[0, :H, :W].sum(2, keepdim=True)  # of the padded map
@@ -270,6 +272,17 @@ def test_every_family(name):
     assert attention.pixel == (height // 2, width - 1) and height * 3 == width * 2
     assert attention.merged.isfinite().all() and attention.merged.abs().max() > 0
     assert math.isclose(attention.rollout.sum().item(), 1, rel_tol=1e-4)
+
+
+def test_patches_beside_a_class_token():
+    """The weights of a patch on the map are the mixer's own on the sequence, the class token left out of it."""
+    model = create_model("vim_pico").double().eval()
+    (scans, _), *_ = record_scans(model, torch.randn(1, 3, 48, 64, dtype=torch.float64)).values()
+    (scan,), (whole,) = freeze_scans(scans, None), scans.mixer.linear_scans(scans.x)
+    for patch, place in ((5, 5), (6, 7)):  # the class token stands between them
+        weights = scan_weights(scan, torch.tensor([patch]))[0].flatten(0, 1)
+        expected = scan_weights(whole, torch.tensor([place]))[0, 0]
+        torch.testing.assert_close(weights, torch.cat([expected[:6], expected[7:]]), rtol=1e-9, atol=1e-12)
 
 
 def test_picture(tmp_path):

@@ -212,7 +212,7 @@ def test_class_activation_is_grad_cam(channels_last):
         class_activation(Detector(channels_last), image, stage=1)
 
 
-@pytest.mark.parametrize("name", ["vmamba_pico", "vssm_efficientvim_pico", "test_convnext"])
+@pytest.mark.parametrize("name", ["vmamba_pico", "vssm_efficientvim_pico", "vim_pico", "test_convnext"])
 def test_activations_of_models(name, tmp_path):
     model = create_model(name, num_classes=5).eval()
     image = torch.randn(1, 3, 128, 128)

@@ -109,6 +109,10 @@ class TokenEmbedding(nn.Module):
         i = token_index(self.position, x.shape[1] - 1)
         return torch.cat([x[:, :i], x[:, i + 1 :]], dim=1), self.class_token(x)
 
+    def index(self, patches: int) -> int:
+        """Where the class token stands among as many patches."""
+        return token_index(self.position, patches)
+
     def class_token(self, x: Tensor) -> Tensor:
         """The class token (B, C) of (B, h * w + 1, C)."""
         i = token_index(self.position, x.shape[1] - 1)

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from .._errors import UserError, did_you_mean
 from .._progress import Progress, quietly
+from ..models import TokenEmbedding
 from ..scans import LinearScan, is_scan, scan_weights
 from .canvas import INK, WRONG, hide_axes, new_figure, save_figure, size_of
 from .features import feature_maps
+from .tokens import PatchScans
 
 __all__ = [
     "Attention",
@@ -73,7 +75,7 @@ def freeze_scans(mixer: nn.Module, x: Tensor) -> list[LinearScan]:
     return mixer.linear_scans(x)
 
 
-def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module, Tensor]]:
+def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module | PatchScans, Tensor]]:
     """Run a network over one image and keep what its scans were given.
 
     Args:
@@ -81,7 +83,8 @@ def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module
         image: (1, C, H, W), as the network takes it.
 
     Returns:
-        The mixers with their inputs (1, H', W', C'), by name, in the order in which they ran.
+        The mixers with their inputs (1, H', W', C'), by name, in the order in which they ran. In a net with a class
+        token they are `PatchScans`, with the patches.
 
     Raises:
         UserError: The network has no scan.
@@ -97,11 +100,16 @@ def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module
     hooks = [module.register_forward_pre_hook(keep) for module in names]
     try:
         with torch.no_grad():
-            feature_maps(network, image)
+            maps = feature_maps(network, image)
     finally:
         for hook in hooks:
             hook.remove()
-    return recorded
+    tokens = getattr(network, "tokens", None)
+    if not isinstance(tokens, TokenEmbedding) or tokens.cls_token is None:
+        return recorded
+    size = (maps[0].shape[2], maps[0].shape[3])
+    seen = {name: PatchScans(mixer, x, tokens, size) for name, (mixer, x) in recorded.items()}
+    return {name: (scans, scans.patches(scans.x)) for name, scans in seen.items()}
 
 
 def attention_maps(mixer: nn.Module, x: Tensor, pixel: tuple[int, int], name: str = "") -> Attention:
@@ -217,8 +225,9 @@ def choose_scans(recorded: Mapping[str, Any], wanted: Sequence[str] | None) -> l
     if wanted is None:
         stages: dict[tuple, str] = {}
         for name, (_, x) in recorded.items():
-            # "stages.2.blocks.1.mixer" belongs to "stages.2"; the size keeps stages of other networks apart.
-            stages[(name.rsplit(".blocks.", 1)[0], tuple(x.shape[1:3]))] = name
+            # "stages.2.blocks.1.mixer" belongs to "stages.2", "blocks.1.mixer" to the one stage of a plain net; the
+            # size keeps stages of other networks apart.
+            stages[(f".{name}".rsplit(".blocks.", 1)[0], tuple(x.shape[1:3]))] = name
         return list(stages.values())
     chosen = []
     for name in wanted:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .._cli import say
 from .._errors import UserError, did_you_mean
@@ -15,6 +16,7 @@ from .._tasks import NamedModel, Run, Wanted, task_of, task_of_names
 from ..engine.config import load_config
 from ..engine.images import find_images
 from ..engine.run import parse_options
+from ..models import PlainBackbone, quarter_indices
 from .attention import choose_scans, look_from, plot_attention, record_scans
 from .features import class_activation, feature_maps, plot_activations
 from .plots import plot_receptive_fields
@@ -145,7 +147,7 @@ def draw_activations(
 
     def draw(subject: Subject, view: View, path: Path) -> Path:
         with torch.no_grad():
-            maps = feature_maps(subject.network, view.inputs)
+            maps = feature_maps(subject.network, view.inputs, _stages_to_draw(subject.network))
         if not _classifies(subject):
             if label is not None:
                 raise UserError(f"{subject.name} is no classifier, so nothing in it speaks for '{label}'.")
@@ -156,6 +158,11 @@ def draw_activations(
         return plot_activations(view.picture, maps, path, heat, title)
 
     return _each_image(subjects, images, out, size, draw, suffix)
+
+
+def _stages_to_draw(network: nn.Module) -> tuple[int, ...] | None:
+    """All stages; of a plain net, whose every block is one to timm, the ends of its quarters."""
+    return quarter_indices(len(network.blocks)) if isinstance(network, PlainBackbone) else None
 
 
 def _classifies(subject: Subject) -> bool:

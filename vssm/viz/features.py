@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._errors import UserError
+from ..models import TokenEmbedding
 from .canvas import INK, hide_axes, new_figure, save_figure, size_of
 
 __all__ = ["class_activation", "feature_maps", "plot_activations"]
@@ -56,7 +57,8 @@ def class_activation(
     """Find where a stage's map speaks for a class: Grad-CAM (arXiv 1610.02391, eq. 1 and 2).
 
     The map is ReLU(sum over channels c of a_c F_c), a_c the mean over positions of the gradient of the class's logit
-    with respect to F_c.
+    with respect to F_c. Nothing of the last map reaches a classifier that looks at a class token alone: there the map
+    before it is taken for the last.
 
     Args:
         model: a timm classifier in evaluation mode, with ``feature_info`` that names the modules of its stages.
@@ -83,6 +85,10 @@ def class_activation(
     def keep(module: nn.Module, inputs: tuple, output: Any) -> None:
         kept.append(output[0] if isinstance(output, tuple) else output)
 
+    tokens = getattr(model, "tokens", None)
+    tokens = tokens if isinstance(tokens, TokenEmbedding) and tokens.cls_token is not None else None
+    if tokens is not None and model.global_pool == "token" and len(stages) > 1 and stage in (-1, len(stages) - 1):
+        stage = len(stages) - 2
     hook = model.get_submodule(stages[stage]).register_forward_hook(keep)
     try:
         with torch.enable_grad():
@@ -94,6 +100,9 @@ def class_activation(
     (gradient,) = torch.autograd.grad(logits[label], features)
     with torch.no_grad():
         (reference,) = feature_maps(model, image, [stage])
+        if features.ndim == 3 and tokens is not None:
+            size = tuple(reference.shape[2:])
+            features, gradient = (tokens.split(x)[0].unflatten(1, size) for x in (features, gradient))
         if features.ndim != 4:
             raise UserError(f"Stage {stage} of {name} gives the shape {tuple(features.shape)}, no map.")
         if not (features.shape == reference.shape and torch.allclose(features, reference, atol=1e-4)):

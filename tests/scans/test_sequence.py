@@ -1,0 +1,64 @@
+"""The mixer of sequences against Mamba's recurrence, written out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vssm.scans import SS1D
+
+DIM, L = 6, 9
+
+
+def build(**options):
+    torch.manual_seed(0)
+    mixer = SS1D(DIM, d_state=3, **options).double()
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return mixer, torch.randn(2, L, DIM, dtype=torch.float64)
+
+
+def scan(mixer, x, k):
+    """Direction k of a sequence (B, L, D) that is in its order already: convolution, projections, recurrence, skip."""
+    channels = slice(k * mixer.d_inner, (k + 1) * mixer.d_inner)
+    past = F.pad(x.transpose(1, 2), (mixer.d_conv - 1, 0))
+    u = F.silu(F.conv1d(past, mixer.conv.weight[channels], mixer.conv.bias[channels], groups=mixer.d_inner))
+    u = u.transpose(1, 2)
+    dt, B, C = (u @ mixer.x_proj_weight[k].T).split([mixer.dt_rank, 3, 3], dim=-1)
+    step = F.softplus(dt @ mixer.dt_projs_weight[k].T + mixer.dt_projs_bias[k])
+    A, h, y = -mixer.A_logs[channels].exp(), torch.zeros(2, mixer.d_inner, 3, dtype=x.dtype), []
+    for t in range(x.shape[1]):
+        h = torch.exp(step[:, t, :, None] * A) * h + (step[:, t] * u[:, t])[..., None] * B[:, t, None]
+        y.append((h * C[:, t, None]).sum(-1) + mixer.Ds[channels] * u[:, t])
+    return torch.stack(y, dim=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(bidirectional=True), dict(bidirectional=True, halve=True, d_conv=3)], ids=str
+)
+def test_recurrence(options):
+    mixer, x = build(**options)
+    tokens, z = mixer.in_proj(x).chunk(2, dim=-1)
+    parts = [scan(mixer, tokens, 0)]
+    if options:
+        parts.append(scan(mixer, tokens.flip(1), 1).flip(1))
+    parts = torch.stack(parts, dim=2) * F.silu(z).unsqueeze(2) * (0.5 if "halve" in options else 1)
+    torch.testing.assert_close(mixer.branches(x), parts)
+    torch.testing.assert_close(mixer(x), mixer.out_proj(parts.sum(2)))
+    torch.testing.assert_close(mixer(x.unflatten(1, (3, 3))).flatten(1, 2), mixer(x))
+
+
+def test_the_frozen_scan_is_what_the_mixer_computes():
+    mixer, x = build(bidirectional=True)
+    (frozen,) = mixer.linear_scans(x[:1])
+    skip = mixer.Ds.unflatten(0, (2, -1)) * frozen.source
+    mixed = mixer.mix(mixer.in_proj(x[:1])[..., : mixer.d_inner], merge=False)
+    torch.testing.assert_close((frozen.apply(frozen.source) + skip).squeeze(1), mixed)
+    assert frozen.routes == ("rows", "rows, backwards")
+
+
+def test_one_direction_sees_no_later_token():
+    mixer, x = build()
+    changed = x.clone()
+    changed[:, 5:] += 1
+    assert torch.equal(mixer(changed)[:, :5], mixer(x)[:, :5]) and not torch.equal(mixer(changed), mixer(x))
