@@ -245,6 +245,7 @@ FAMILY = register_family(
         title="PlainMamba",
         models=(PlainMamba,),
         scan_patterns={"continuous": CONTINUOUS},
+        uncounted_operators=("aten::layer_norm", "aten::batch_norm", "aten::mean"),
     )
 )
 

@@ -163,6 +163,11 @@ class ContinuousSS2D(StateSpaceMixer):
         """Mix (B, H, W, C) to (B, H, W, C)."""
         return self.out_proj(self.gated(x))
 
+    @torch.jit.ignore
+    def paper_flops_offset(self, x: Tensor) -> int:
+        """See `vssm.profiling.count`: the official code expands the step size once, not inside each of the scans."""
+        return -(self.num_routes - 1) * x.shape[1] * x.shape[2] * self.d_inner * self.dt_rank
+
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
         """Say how the mixer is linear; see `vssm.scans.linear`.

@@ -128,6 +128,13 @@ class SS1D(StateSpaceMixer):
         y = self.out_proj(self.mix(x).to(x.dtype) * F.silu(z))
         return (y * 0.5 if self.halve else y).view(shape)
 
+    @torch.jit.ignore
+    def paper_flops_offset(self, x: Tensor) -> int:
+        """See `vssm.profiling.count`: the zeros around the taps of the two convolutions, made one, are no work."""
+        tokens = math.prod(x.shape[1:-1])
+        zeros = self.d_conv - 1 if self.num_directions == 2 else 0
+        return -tokens * self.num_directions * self.d_inner * zeros
+
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
         """Say how the mixer is linear; see `vssm.scans.linear`. A sequence is a map of one row.
