@@ -17,7 +17,9 @@ def join_processes(launcher: str, env_cfg: Mapping[str, Any]) -> None:
     """Join the other processes, unless it has been done: by the config's backend on GPUs, else by gloo.
 
     torchrun starts all processes again when one is lost. Its store then still holds the addresses of those before,
-    which gloo tries to reach in vain; so every start has names of its own in the store.
+    which gloo tries to reach in vain; so every start on one machine has names of its own in the store. Machines do not
+    count their starts alike: on several, torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which gives each start a
+    store of its own.
 
     Args:
         launcher: ``"pytorch"`` or another of mmengine's.
@@ -36,7 +38,7 @@ def join_processes(launcher: str, env_cfg: Mapping[str, Any]) -> None:
                 f"The launcher 'pytorch' needs the environment variables {', '.join(missing)}, which torchrun sets."
             )
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        if restart != "0":
+        if restart != "0" and os.environ.get("GROUP_WORLD_SIZE") == "1":
             store, _, _ = next(dist.rendezvous("env://"))
             options["store"] = dist.PrefixStore(f"restart_{restart}", store)
     if on_gpu():
