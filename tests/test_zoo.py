@@ -31,7 +31,8 @@ def rounded(value: float, like: str) -> str:
 def test_published_gflops(name):
     """To the last printed digit, or with a reason why not; a reason that is not needed fails."""
     known, gflops = PUBLISHED[name], zoo.classifier_cost(name.partition(".")[0]).gflops
-    assert (rounded(gflops, known.gflops) == known.gflops) == (not known.not_reproduced)
+    if known.gflops:
+        assert (rounded(gflops, known.gflops) == known.gflops) == (not known.not_reproduced)
     assert not known.counter or rounded(gflops, known.counter) == known.counter
 
 
@@ -110,7 +111,6 @@ Models:
     [
         ("FLOPs: 5.0 G", "FLOP: 5.0 G", "'FLOP'"),
         ("FLOPs: 5.0 G", "FLOPs: 5.0", "'FLOPs'"),
-        ("FLOPs: 5.0 G", "Parameters: 5 M", "'FLOPs'"),
         ('"80.0"', "80.0", "'Top 1 Accuracy'"),
         (", License: mit", "", "'License'"),
         ("In Collection: Net", "In Collection: Other", "'Other'"),

@@ -42,12 +42,24 @@ def _ssd(inputs, outputs) -> int:
     return ssd_flops(*x, B[3], with_D=D is not None)
 
 
-def _neighborhood_attention(inputs, outputs) -> int:
-    given = _named(torch.ops.vssm.neighborhood_attention.default, inputs)
-    q, v = traced_shape(given["q"]), traced_shape(given["v"])
+def _attention_part(given: dict[str, torch._C.Value], head_dims: str) -> int:
+    """Of the maps named; to the product with the keys NATTEN's counter adds one for each pair and head."""
+    shapes = {name: traced_shape(given[name]) for name in head_dims}
     window = given["kernel_size"].toIValue() or [value.toIValue() for value in given["kernel_size"].node().inputs()]
-    macs = neighborhood_attention_macs(*q, v[-1], window)
-    return macs + macs // (q[-1] + v[-1])  # NATTEN's counter adds one for each pair and head
+    channels = sum(shape[-1] for shape in shapes.values()) + ("q" in shapes)
+    return neighborhood_attention_macs(*shapes[head_dims[0]][:-1], channels, 0, window)
+
+
+def _neighborhood_attention(inputs, outputs) -> int:
+    return _attention_part(_named(torch.ops.vssm.neighborhood_attention.default, inputs), "qv")
+
+
+def _neighborhood_weights(inputs, outputs) -> int:
+    return _attention_part(_named(torch.ops.vssm.neighborhood_weights.default, inputs), "q")
+
+
+def _neighborhood_sum(inputs, outputs) -> int:
+    return _attention_part(_named(torch.ops.vssm.neighborhood_sum.default, inputs), "v")
 
 
 # fvcore's handles, by operator: functions of the traced inputs and outputs.
@@ -56,6 +68,8 @@ HANDLES = {
     "vssm::selective_scan_2d": _selective_scan_2d,
     "vssm::ssd": _ssd,
     "vssm::neighborhood_attention": _neighborhood_attention,
+    "vssm::neighborhood_weights": _neighborhood_weights,
+    "vssm::neighborhood_sum": _neighborhood_sum,
 }
 
 

@@ -291,8 +291,10 @@ def _family(collection: Collection, cfgs: Mapping[str, DefaultCfg], measured: _M
             full, printed, top1 = f"{name}.{tag}", _NONE, _NONE
             known = data.PUBLISHED.get(full)
             if known:
-                reason = disagreement(full, "FLOPs", cost.gflops, known.gflops, known.not_reproduced)
-                printed, top1 = f"{known.gflops}{notes.mark(reason)}", known.top1
+                reason = ""
+                if known.gflops:
+                    reason = disagreement(full, "FLOPs", cost.gflops, known.gflops, known.not_reproduced)
+                printed, top1 = f"{known.gflops or _NONE}{notes.mark(reason)}", known.top1
             cells = [cfg.input_size[-1], f"{cost.params:.1f}", f"{cost.gflops:.4f}", printed, top1]
             rows.append([f"`{full}`", *cells, _weights(cfg, notes), measured.deviation(name), *measured.cells(name)])
     columns = ["model", "px", "M", "GFLOPs", "printed", "top-1", "weights", "deviation", *measured.titles()]

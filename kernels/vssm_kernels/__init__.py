@@ -4,7 +4,17 @@ from . import derivatives  # noqa: F401  (registers what the ops do under transf
 from .backends import BACKENDS, available_backends
 from .flops import neighborhood_attention_macs, selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from .functional import decompositions
-from .ops import neighborhood_attention, read_map, selective_scan, selective_scan_2d, ssd, write_map
+from .ops import (
+    keeps_weights,
+    neighborhood_attention,
+    neighborhood_sum,
+    neighborhood_weights,
+    read_map,
+    selective_scan,
+    selective_scan_2d,
+    ssd,
+    write_map,
+)
 from .routes import Route, encode_routes, route_order
 
 __all__ = [
@@ -13,8 +23,11 @@ __all__ = [
     "available_backends",
     "decompositions",
     "encode_routes",
+    "keeps_weights",
     "neighborhood_attention",
     "neighborhood_attention_macs",
+    "neighborhood_sum",
+    "neighborhood_weights",
     "read_map",
     "route_order",
     "selective_scan",

@@ -16,7 +16,9 @@ from torch.autograd import forward_ad
 from . import chunked, functional, reference
 from . import routes as tables
 from .backends import choose_attention_backend, choose_backend, choose_plain_backend
+from .neighborhood import tiles
 from .neighborhood.tiles import attention_in_one_graph
+from .neighborhood.weights import sum_in_one_graph, weights_in_one_graph
 from .ops import arguments, gated_scan
 from .ops.registration import absent, library, registered, replace_autograd
 from .scan_2d import scan_2d_fwd
@@ -71,6 +73,19 @@ def _attention(*, q, v, scale, backend, **inputs):
     return attention_in_one_graph(q, v=v, scale=q.shape[-1] ** -0.5 if scale is None else scale, **inputs)
 
 
+def _weights(*, q, scale, keep, backend, **inputs):
+    if not keep or choose_attention_backend(backend, q, q) is not tiles:
+        return q.new_empty(q.shape[0], 0, dtype=torch.promote_types(q.dtype, torch.float32))
+    return weights_in_one_graph(q, scale=q.shape[-1] ** -0.5 if scale is None else scale, **inputs)
+
+
+def _sum(*, weights, q, k, v, **inputs):
+    if weights.shape[1] > 0:
+        return sum_in_one_graph(weights, v, inputs["kernel_size"], inputs["dilation"])
+    dtype = torch.promote_types(q.dtype, v.dtype)
+    return _attention(q=q.to(dtype), k=k.to(dtype), v=v.to(dtype), **inputs).to(v.dtype)
+
+
 def _gradients(form: Callable, cotangents: Sequence[str], inputs: Sequence[str], given: dict[str, Any]) -> list[Tensor]:
     """The result of a backward op, by differentiating the plain form of its forward.
 
@@ -113,6 +128,20 @@ def _ssd_backward(**given):
 
 def _attention_backward(**given):
     return _gradients(_attention, ("grad",), ("q", "k", "v", "bias"), given | {"backend": "auto"})
+
+
+def _weights_backward(*, kept, **given):
+    return _gradients(_weights, ("grad",), ("q", "k", "bias"), given | {"keep": True, "backend": "torch"})
+
+
+def _sum_backward(*, weights, q, k, v, **given):
+    # As the op: weights that were kept have the gradient, else queries, keys and bias.
+    if weights.shape[1] > 0:
+        others = dict(q=q, k=k, **given)
+        dweights, dv = _gradients(_sum, ("grad",), ("weights", "v"), dict(weights=weights, v=v, **others))
+        return [dweights, absent(q), absent(q), dv, absent(q)]
+    given |= dict(weights=weights, q=q, k=k, v=v)
+    return [absent(weights), *_gradients(_sum, ("grad",), ("q", "k", "v", "bias"), given)]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -217,6 +246,8 @@ for _name, _form, _streaming in (
     ("selective_scan_2d", _scan_2d, ("u", "dt", "B", "C")),
     ("ssd", _ssd, ("x", "dt", "B", "C")),
     ("neighborhood_attention", _attention, ("q", "k", "v")),
+    ("neighborhood_weights", _weights, ("q", "k")),
+    ("neighborhood_sum", _sum, ("weights", "q", "k", "v")),
     ("read_map", _read_map, ("x",)),
     ("write_map", _write_map, ("y",)),
 ):
@@ -228,6 +259,8 @@ for _name, _form in (
     ("selective_scan_2d_backward", _scan_2d_backward),
     ("ssd_backward", _ssd_backward),
     ("neighborhood_attention_backward", _attention_backward),
+    ("neighborhood_weights_backward", _weights_backward),
+    ("neighborhood_sum_backward", _sum_backward),
 ):
     _register_second_order(_name, _form)
     _register_transforms(_name, _form)

@@ -128,6 +128,15 @@ def _attention(*, q, scale, backend, **inputs):
     return attention_in_one_graph(q, scale=q.shape[-1] ** -0.5 if scale is None else scale, **inputs)
 
 
+def _weights(*, q, **inputs):
+    return q.new_empty(q.shape[0], 0)  # a program computes them where it sums
+
+
+def _sum(*, weights, q, k, v, **inputs):
+    dtype = torch.promote_types(q.dtype, v.dtype)
+    return _attention(q=q.to(dtype), k=k.to(dtype), v=v.to(dtype), **inputs).to(v.dtype)
+
+
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     """Each op's forward as PyTorch's own operators, for `torch.export.ExportedProgram.run_decompositions`.
 
@@ -143,6 +152,8 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
         ops.selective_scan_2d.default: _scan_2d,
         ops.ssd.default: _ssd,
         ops.neighborhood_attention.default: _attention,
+        ops.neighborhood_weights.default: _weights,
+        ops.neighborhood_sum.default: _sum,
         ops.read_map.default: _read_map,
         ops.write_map.default: _write_map,
     }

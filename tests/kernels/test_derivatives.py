@@ -9,8 +9,24 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp, vmap
 import vssm  # noqa: F401
 from tests.kernels.test_ops import leaves, scan_inputs, ssd_inputs
 from tests.scan_2d import ROUTES, make_2d
-from vssm_kernels import Route, neighborhood_attention, read_map, selective_scan, selective_scan_2d, ssd, write_map
+from vssm_kernels import (
+    Route,
+    neighborhood_attention,
+    neighborhood_sum,
+    neighborhood_weights,
+    read_map,
+    selective_scan,
+    selective_scan_2d,
+    ssd,
+    write_map,
+)
 from vssm_kernels.routes import forget_tables
+
+
+def two_sums(q, k, v, keep):
+    weights = neighborhood_weights(q, k, (3, 3), keep=keep)
+    return neighborhood_sum(weights, q, k, neighborhood_sum(weights, q, k, v, (3, 3)).sin(), (3, 3))
+
 
 # (op, tensors by name, other arguments)
 CASES = {
@@ -65,6 +81,17 @@ CASES |= {
         },
         dict(kernel_size=(3, 3), dilation=(1, 2)),
     ),
+    **{
+        f"neighborhood_halves-{keep}": (
+            two_sums,
+            {
+                name: torch.randn(*MAP, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+                for i, name in enumerate(("q", "k", "v"))
+            },
+            dict(keep=keep),
+        )
+        for keep in (True, False)
+    },
     "read_map": (read_map, dict(x=MAPS), dict(routes=SNAKES)),
     "write_map": (
         write_map,

@@ -6,7 +6,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import parity
-from vssm_kernels import decompositions, neighborhood_attention
+from vssm_kernels import (
+    decompositions,
+    keeps_weights,
+    neighborhood_attention,
+    neighborhood_sum,
+    neighborhood_weights,
+)
 from vssm_kernels.backends import choose_attention_backend
 from vssm_kernels.neighborhood import flex, rule, tiles
 
@@ -81,6 +87,46 @@ def test_against_the_reference(size, window, dilation, with_bias):
 
 
 @each_case
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "anew"])
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "plain"])
+def test_two_sets_of_values(size, window, dilation, keep, with_bias):
+    """The second made of the first; weights, sums and all gradients against two attentions by the reference."""
+    inputs = {name: x.requires_grad_() for name, x in make(size, window).items()}
+    second = torch.randn(inputs["v"].shape, dtype=torch.float64).requires_grad_()
+    wanted = [*inputs.values(), second][: None if with_bias else 3]
+    (q, k, v, bias), others = inputs.values(), (window, dilation)
+    bias = bias if with_bias else None
+
+    def by_halves():
+        weights = neighborhood_weights(q, k, *others, bias, 0.3, keep)
+        assert (weights.shape[1] > 0) == keep
+        first = neighborhood_sum(weights, q, k, v, *others, bias, 0.3)
+        return first, neighborhood_sum(weights, q, k, first.sin() * second, *others, bias, 0.3)
+
+    def by_the_reference():
+        first = neighborhood_attention(q, k, v, *others, bias, 0.3, backend="reference")
+        return first, neighborhood_attention(q, k, first.sin() * second, *others, bias, 0.3, backend="reference")
+
+    results = []
+    for run in (by_halves, by_the_reference):
+        first, last = run()
+        loss = first.cos().sum() + last.square().sum()
+        results.append([first, last, *torch.autograd.grad(loss, wanted)])
+    for got, want in zip(*results, strict=True):
+        assert torch.allclose(got, want, rtol=1e-11, atol=1e-11)
+
+
+def test_which_weights_are_kept():
+    """Those of small windows; of a large one they would take more than eight times the memory of the queries."""
+    q = torch.empty(1, 28, 28, 2, 16, device="meta")
+    assert keeps_weights(q, (3, 3), (1, 1)) and not keeps_weights(q, (11, 11), (1, 1))
+    for window in ((3, 3), (11, 11)):
+        weights = neighborhood_weights(q, q, window)
+        assert (weights.shape[1] > 0) == keeps_weights(q, window, (1, 1))
+        assert weights.numel() <= 8 * q.numel()
+
+
+@each_case
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 def test_flex_by_its_eager_form(size, window, dilation):
     """Which has no backward on a CPU; compiled for a GPU it has."""
@@ -126,6 +172,27 @@ def test_memory_stays_near_that_of_the_maps():
                 held += event.nbytes()
                 most = max(most, held)
         assert one_map < most < maps * one_map
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "anew"])
+def test_halves_as_operators(keep):
+    """The count of operations is the same however the weights come; values may be wider than queries."""
+    inputs = make((6, 5), (3, 3), dtype=torch.float32)
+    q, k, v, bias = (x.requires_grad_() for x in inputs.values())
+    halves = torch.ops.vssm
+    weights = halves.neighborhood_weights(q, k, [3, 3], [1, 2], bias, None, keep)
+    torch.library.opcheck(halves.neighborhood_weights.default, (q, k, [3, 3], [1, 2], bias, None, keep))
+    leaf = weights.detach().requires_grad_()
+    torch.library.opcheck(halves.neighborhood_sum.default, (leaf, q, k, v, [3, 3], [1, 2], bias))
+    with FlopCounterMode(display=False) as counter:
+        weights = halves.neighborhood_weights(q, k, [3, 7], keep=keep)
+        (halves.neighborhood_sum(weights, q, k, v, [3, 7]) + halves.neighborhood_sum(weights, q, k, v, [3, 7])).sum()
+    assert counter.get_total_flops() == 2 * (2 * 6 * 5) * 2 * (3 * 5) * (4 + 4 + 4)
+    half_q, half_k = q.detach().bfloat16(), k.detach().bfloat16()
+    weights = halves.neighborhood_weights(half_q, half_k, [3, 3], keep=keep)
+    assert halves.neighborhood_sum(weights, half_q, half_k, v, [3, 3]).dtype == weights.dtype == torch.float32
+    empty = halves.neighborhood_weights(q[:0], k[:0], [3, 3], keep=keep)
+    assert halves.neighborhood_sum(empty, q[:0], k[:0], v[:0], [3, 3]).shape == (0, 6, 5, 2, 4)
 
 
 def test_operator():

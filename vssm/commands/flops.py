@@ -90,7 +90,12 @@ def run(args: argparse.Namespace) -> int:
                 say(json.dumps(row))
                 continue
             printed = ""
-            if subject.published and args.count == "paper" and cost.input_size == subject.input_size:
+            if (
+                subject.published
+                and subject.published.gflops
+                and args.count == "paper"
+                and cost.input_size == subject.input_size
+            ):
                 printed = subject.published.gflops + ("*" if subject.published.not_reproduced else " ")
                 if subject.published.not_reproduced:
                     notes[subject.name] = subject.published.not_reproduced

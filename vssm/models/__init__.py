@@ -17,6 +17,7 @@ from . import efficientvim as efficientvim
 from . import vim as vim
 from . import plainmamba as plainmamba
 from . import segman as segman
+from . import a2mamba as a2mamba
 
 __all__ = [
     "Backbone",

@@ -1,6 +1,7 @@
 """Token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C), and `SS1D` sequences, too."""
 
 from .atrous import AtrousSS2D
+from .attention_fusion import AttentionFusionSS2D
 from .continuous import ContinuousSS2D
 from .cross import SS2D, SSD2D, CascadeSS2D, CrossScan
 from .grouped import GroupedSS2D
@@ -45,6 +46,7 @@ __all__ = [
     "SSD2D",
     "UNIDIRECTIONAL",
     "AtrousSS2D",
+    "AttentionFusionSS2D",
     "CascadeSS2D",
     "ContinuousSS2D",
     "CrossScan",

@@ -20,7 +20,19 @@ from ..reference import compute_dtype
 from ..routes import keep_tables
 from .rule import group_sizes, window_start
 
-__all__ = ["attention_bwd", "attention_fwd", "attention_in_one_graph"]
+__all__ = [
+    "Kind",
+    "attention_bwd",
+    "attention_fwd",
+    "attention_in_one_graph",
+    "bias_gradient",
+    "cut",
+    "pairs",
+    "some_tiles",
+    "tile_mask",
+    "tile_order",
+    "tile_pixels",
+]
 
 # Small tiles waste fewer products on pixels outside of the windows, large ones make larger matrices.
 _TILE = 7
@@ -52,6 +64,7 @@ class Kind(NamedTuple):
 
     @property
     def shape(self) -> tuple[tuple[int, ...], int, int, int]:
+        """What makes the kind."""
         return self[:4]
 
 
@@ -76,9 +89,10 @@ def _kinds(size: int, window: int, dilation: int) -> tuple[Kind, ...]:
     return tuple(Kind(*shape, tuple(spans)) for shape, spans in found.items())
 
 
-def _pairs(size: tuple[int, int], kernel_size: list[int], dilation: list[int]) -> Iterator[tuple[Kind, Kind]]:
+def pairs(size: tuple[int, int], kernel_size: list[int], dilation: list[int]) -> Iterator[tuple[Kind, Kind]]:
     """The kinds of tiles of a map, by rows and columns."""
-    rows, columns = (_kinds(*axis) for axis in zip(size, kernel_size, dilation, strict=True))
+    # A symbolic size becomes a constant here: the tiles follow from it.
+    rows, columns = (_kinds(*map(int, axis)) for axis in zip(size, kernel_size, dilation, strict=True))
     yield from ((row, column) for row in rows for column in columns)
 
 
@@ -96,7 +110,7 @@ def _bias_rows(starts: tuple[int, ...], seen: int, attended: int, offset: int, w
     return torch.where((place >= start) & (place < start + attended), row, 2 * window - 1).flatten()
 
 
-def _mask(bias: Tensor, row: Kind, column: Kind, kernel_size: list[int]) -> Tensor:
+def tile_mask(bias: Tensor, row: Kind, column: Kind, kernel_size: list[int]) -> Tensor:
     """What is added to the scores of tiles: the bias (n, 2 window - 1, 2 window - 1), or minus infinity.
 
     Returns:
@@ -111,8 +125,8 @@ def _mask(bias: Tensor, row: Kind, column: Kind, kernel_size: list[int]) -> Tens
     return table.transpose(2, 3).reshape(len(bias), len(row.starts) * len(column.starts), -1)
 
 
-def _bias_gradient(grad: Tensor, row: Kind, column: Kind, kernel_size: list[int]) -> Tensor:
-    """The adjoint of `_mask`, by products with zeros and ones, so that the order of the sums is fixed."""
+def bias_gradient(grad: Tensor, row: Kind, column: Kind, kernel_size: list[int]) -> Tensor:
+    """The adjoint of `tile_mask`, by products with zeros and ones, so that the order of the sums is fixed."""
     rows, columns = (
         F.one_hot(_bias_rows(*kind.shape, window, grad.device), 2 * window).to(grad.dtype)
         for kind, window in zip((row, column), kernel_size, strict=True)
@@ -122,13 +136,13 @@ def _bias_gradient(grad: Tensor, row: Kind, column: Kind, kernel_size: list[int]
     return (rows.T @ (grad @ columns))[:, :-1, :-1]
 
 
-def _cut(x: Tensor, areas: list[tuple[slice, slice]]) -> Tensor:
+def cut(x: Tensor, areas: list[tuple[slice, slice]]) -> Tensor:
     """Areas of one size of a map (B, H, W, n, E), as (T * B, n, pixels, E)."""
     parts = [x[:, rows, columns] for rows, columns in areas]
     return torch.stack(parts).flatten(0, 1).flatten(1, 2).transpose(1, 2)
 
 
-def _tiles(row: Kind, column: Kind, at_once: int) -> Iterator[tuple[list, list]]:
+def some_tiles(row: Kind, column: Kind, at_once: int) -> Iterator[tuple[list, list]]:
     """Where tiles of a kind and their rectangles lie, some tiles at a time."""
 
     def area(rows: range, columns: range) -> tuple[slice, slice]:
@@ -148,12 +162,12 @@ def attention_fwd(
     y = torch.empty_like(v, memory_format=torch.contiguous_format)
     if bias is None:
         bias = q.new_zeros(1, *(2 * window - 1 for window in kernel_size))
-    for row, column in _pairs((height, width), kernel_size, dilation):
-        mask = _mask(bias.to(q.dtype), row, column, kernel_size)[None]
+    for row, column in pairs((height, width), kernel_size, dilation):
+        mask = tile_mask(bias.to(q.dtype), row, column, kernel_size)[None]
         pixels, seen = mask.shape[-2:]
-        for asking, keys in _tiles(row, column, max(1, height * width // (pixels + 2 * seen))):
+        for asking, keys in some_tiles(row, column, max(1, height * width // (pixels + 2 * seen))):
             part = F.scaled_dot_product_attention(
-                _cut(q, asking), _cut(k, keys), _cut(v, keys), attn_mask=mask, scale=scale
+                cut(q, asking), cut(k, keys), cut(v, keys), attn_mask=mask, scale=scale
             )
             shape = (len(asking), batch, len(row.starts), len(column.starts), heads, -1)
             for (rows, columns), result in zip(asking, part.transpose(1, 2).reshape(shape), strict=True):
@@ -177,14 +191,14 @@ def attention_bwd(
     dq, dk, dv = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (q, k, v))
     dbias = None if bias is None else torch.zeros(bias.shape, dtype=dtype, device=bias.device)
     table = q.new_zeros(1, *(2 * window - 1 for window in kernel_size)) if bias is None else bias
-    for row, column in _pairs((height, width), kernel_size, dilation):
-        mask = _mask(table.to(dtype), row, column, kernel_size)
+    for row, column in pairs((height, width), kernel_size, dilation):
+        mask = tile_mask(table.to(dtype), row, column, kernel_size)
         pixels, seen = mask.shape[-2:]
         dmask = torch.zeros(heads, pixels, seen, dtype=dtype, device=q.device)
         at_once = max(1, height * width * channels // (4 * pixels * seen))
-        for asking, keys in _tiles(row, column, at_once):
-            some_q, some_grad = (_cut(x, asking).to(dtype) for x in (q, grad))
-            some_k, some_v = (_cut(x, keys).to(dtype) for x in (k, v))
+        for asking, keys in some_tiles(row, column, at_once):
+            some_q, some_grad = (cut(x, asking).to(dtype) for x in (q, grad))
+            some_k, some_v = (cut(x, keys).to(dtype) for x in (k, v))
             weights = (some_q * scale @ some_k.mT).add_(mask).softmax(-1)
             parts = [(dv, keys, weights.mT @ some_grad)]
             dweights = some_grad @ some_v.mT
@@ -199,7 +213,7 @@ def attention_bwd(
                     whole = total[:, rows, columns]
                     whole += some.unflatten(1, whole.shape[1:3])
         if dbias is not None:
-            dbias += _bias_gradient(dmask, row, column, kernel_size)
+            dbias += bias_gradient(dmask, row, column, kernel_size)
     return dq, dk, dv, dbias
 
 
@@ -214,16 +228,16 @@ def _numbers(areas: list[tuple[slice, slice]], height: int, width: int, device: 
 
 
 @keep_tables
-def _where(row: Kind, column: Kind, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def tile_pixels(row: Kind, column: Kind, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The pixels of all tiles of a kind, and of their rectangles."""
-    ((asking, keys),) = _tiles(row, column, len(row.spans) * len(column.spans))
+    ((asking, keys),) = some_tiles(row, column, len(row.spans) * len(column.spans))
     return tuple(_numbers(areas, height, width, device) for areas in (asking, keys))
 
 
 @keep_tables
-def _order(height: int, width: int, kernel_size: tuple, dilation: tuple, device: torch.device) -> Tensor:
+def tile_order(height: int, width: int, kernel_size: tuple, dilation: tuple, device: torch.device) -> Tensor:
     """Where each pixel of the map stands in the results of all tiles."""
-    tiles = [_where(*kinds, height, width, device)[0] for kinds in _pairs((height, width), kernel_size, dilation)]
+    tiles = [tile_pixels(*kinds, height, width, device)[0] for kinds in pairs((height, width), kernel_size, dilation)]
     return torch.cat(tiles).argsort()
 
 
@@ -236,9 +250,9 @@ def attention_in_one_graph(
     q, k, value = (x.to(dtype).flatten(1, 2) for x in (q * scale, k, v))
     table = q.new_zeros(1, *(2 * window - 1 for window in kernel_size)) if bias is None else bias.to(dtype)
     results = []
-    for row, column in _pairs((height, width), kernel_size, dilation):
-        mask = _mask(table, row, column, kernel_size)
-        asking, keys = _where(row, column, height, width, q.device)
+    for row, column in pairs((height, width), kernel_size, dilation):
+        mask = tile_mask(table, row, column, kernel_size)
+        asking, keys = tile_pixels(row, column, height, width, q.device)
         tiles = len(row.spans) * len(column.spans)
 
         def some(x: Tensor, pixels: Tensor, tiles: int = tiles) -> Tensor:
@@ -246,5 +260,5 @@ def attention_in_one_graph(
 
         weights = (some(q, asking) @ some(k, keys).mT + mask).softmax(-1)
         results.append((weights @ some(value, keys)).transpose(2, 3).flatten(1, 2))
-    y = torch.cat(results, 1).index_select(1, _order(height, width, kernel_size, dilation, q.device))
+    y = torch.cat(results, 1).index_select(1, tile_order(height, width, kernel_size, dilation, q.device))
     return y.unflatten(1, (height, width)).to(v.dtype)

@@ -17,31 +17,33 @@ from .registration import (
     register_flops,
 )
 
-__all__ = ["neighborhood_attention"]
+__all__ = ["check_queries", "neighborhood_attention", "scale_of"]
 
 _NAME = "neighborhood_attention"
 
 
-def check_window(op: str, kernel_size, dilation) -> None:
-    """Refuse windows that have no middle, and steps backwards."""
+def check_queries(op: str, q, k, kernel_size, dilation, bias) -> None:
+    """Refuse windows that have no middle, steps backwards, empty maps, and keys and a bias that do not fit."""
     if len(kernel_size) != 2 or any(size < 1 or size % 2 == 0 for size in kernel_size):
         raise ValueError(f"{op}: kernel_size must be two odd numbers, got {tuple(kernel_size)}")
     if len(dilation) != 2 or any(step < 1 for step in dilation):
         raise ValueError(f"{op}: dilation must be two numbers of at least 1, got {tuple(dilation)}")
+    check_tensor(op, "q", q, (None,) * 5)
+    if 0 in q.shape[1:]:
+        raise ValueError(f"{op}: the map is empty, got shape {tuple(q.shape)}")
+    check_tensor(op, "k", k, tuple(q.shape), dtype=q.dtype)
+    check_tensor(op, "bias", bias, (q.shape[3], *(2 * size - 1 for size in kernel_size)))
+    check_devices(op, q=q, k=k, bias=bias)
 
 
 def _check(q, k, v, kernel_size, dilation, bias) -> None:
-    check_window(_NAME, kernel_size, dilation)
-    check_tensor(_NAME, "q", q, (None,) * 5)
-    if 0 in q.shape[1:]:
-        raise ValueError(f"{_NAME}: the map is empty, got shape {tuple(q.shape)}")
-    check_tensor(_NAME, "k", k, tuple(q.shape), dtype=q.dtype)
+    check_queries(_NAME, q, k, kernel_size, dilation, bias)
     check_tensor(_NAME, "v", v, (*q.shape[:4], None), dtype=q.dtype)
-    check_tensor(_NAME, "bias", bias, (q.shape[3], *(2 * size - 1 for size in kernel_size)))
-    check_devices(_NAME, q=q, k=k, v=v, bias=bias)
+    check_devices(_NAME, q=q, v=v)
 
 
-def _scale(q: Tensor, scale: float | None) -> float:
+def scale_of(q: Tensor, scale: float | None) -> float:
+    """Give the scale of the products, which has a default."""
     return q.shape[-1] ** -0.5 if scale is None else scale
 
 
@@ -50,7 +52,7 @@ def _kernel(q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
     module = choose_attention_backend(backend, q, v)
     if len(q) == 0:
         return torch.empty_like(v, memory_format=torch.contiguous_format)
-    return module.attention_fwd(q, k, v, bias, kernel_size, dilation, _scale(q, scale))
+    return module.attention_fwd(q, k, v, bias, kernel_size, dilation, scale_of(q, scale))
 
 
 def _fake(q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
@@ -74,7 +76,7 @@ def _backward_kernel(grad, q, k, v, kernel_size, dilation, bias, scale, backend)
     module = choose_attention_backend(backend, q, v)
     # The reference's gradient is made by tiles, too.
     backward = getattr(module, "attention_bwd", tiles.attention_bwd)
-    gradients = backward(grad, q, k, v, bias, kernel_size, dilation, _scale(q, scale))
+    gradients = backward(grad, q, k, v, bias, kernel_size, dilation, scale_of(q, scale))
     return [absent(q) if x is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
 
 
