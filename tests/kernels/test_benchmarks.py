@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
 @pytest.fixture
 def run(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("peers", "registry", "run", "selective_scan", "selective_scan_2d")
+    names = ("peers", "registry", "run", "selective_scan", "selective_scan_2d", "neighborhood_attention")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import run
@@ -48,6 +48,21 @@ def test_a_small_one_runs(run, dtype):
     candidates = selective_scan_2d.build((1, 3, 4, 2, 1), dtype, torch.device("cpu"))
     for candidate in candidates.values():
         assert isinstance(candidate, str) or candidate() is not None
+
+
+def test_attention_in_windows(run):
+    """Every candidate computes the same, but those with projections."""
+    import neighborhood_attention
+
+    benchmarks = [benchmark for name, benchmark in run.BENCHMARKS.items() if name.startswith("neighborhood")]
+    named = {name for benchmark in benchmarks for ratio in benchmark.ratios for name in (ratio.over, ratio.under)}
+    built = neighborhood_attention.build(1, 7, 3, 2, 2, 8, torch.device("cpu"))
+    assert named <= set(built)
+    want = built["gather fwd"]()
+    assert torch.allclose(built["torch fwd"](), want, atol=1e-5)
+    assert torch.allclose(built["dense with a mask fwd"]().transpose(1, 2).reshape(want.shape), want, atol=1e-5)
+    assert built["with projections fwd"]().shape == built["Swin's window attention fwd"]().shape == (1, 7, 7, 16)
+    assert "CUDA" in built["flex fwd"] and callable(built["torch bwd"])
 
 
 def test_a_limit_is_reported(run):
