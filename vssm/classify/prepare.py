@@ -2,14 +2,15 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from .._cli import say
 from .._errors import DataError
 from .._files import whole_folder
 from .._inputs import is_litter
+from .._progress import track
 from .data import ImageFolder
 from .shards import INFO, write_shards
 
@@ -49,7 +50,7 @@ def prepare_shards(args: argparse.Namespace) -> None:
         splits = {}
         for split, part in parts.items():
             splits[split] = write_shards(
-                folder, split, part.reader.samples, per_shard, most_bytes, args.seed, _progress(split)
+                folder, split, part.reader.samples, per_shard, most_bytes, args.seed, partial(track, title=split)
             )
         # `class_names` is ours, the rest is what timm reads.
         info = dict(name=images.resolve().name, splits=splits, class_names=next(iter(names.values())))
@@ -73,15 +74,3 @@ def _parts(images: Path, wanted: Sequence[str] | None) -> dict[str, ImageFolder]
     name = wanted[0] if wanted else "train"
     images = images.resolve()
     return {name: ImageFolder(str(images.parent), images.name)}
-
-
-def _progress(title: str):
-    from rich.console import Console
-    from rich.progress import track
-
-    def bar(numbers: Sequence[int]) -> Iterable[int]:
-        # A log gets no bar.
-        hidden = not sys.stderr.isatty()
-        return track(numbers, description=title, console=Console(stderr=True), transient=True, disable=hidden)
-
-    return bar
