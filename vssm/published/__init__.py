@@ -21,6 +21,8 @@ An entry has:
 - `Config`: this repository's recipe. `Weights`: the address of the authors' file, and `SHA256` of that file; those of
   classifiers stand in the models' `default_cfgs`.
 - `Source`, `Note`, `Weights Note`: as of a collection.
+
+`baselines.yml` is a plain list: the models of timm that pictures show next to the families, in grey.
 """
 
 import functools
@@ -35,10 +37,12 @@ import yaml
 from .._errors import UserError, did_you_mean
 
 __all__ = [
+    "BASELINES",
     "COLLECTIONS",
     "NETWORKS",
     "PUBLISHED",
     "RUNS",
+    "Baseline",
     "Collection",
     "Published",
     "PublishedNetwork",
@@ -101,6 +105,25 @@ class Published:
     counter: str = ""
     config: str = ""
     sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model of timm that pictures show next to the families, with its paper's figures at 224 x 224 pixels.
+
+    Attributes:
+        family: As its authors write it.
+        paper: Its address.
+        params: Parameters in millions.
+        gflops: For one image.
+        top1: Accuracy on ImageNet-1k's validation set, per cent.
+    """
+
+    family: str
+    paper: str
+    params: str
+    gflops: str
+    top1: str
 
 
 @dataclass(frozen=True)
@@ -351,11 +374,31 @@ def _input_size(metadata: _Entry) -> tuple[int, int, int]:
     return tuple(size)
 
 
+_FOLDER = Path(__file__).parent
+_BASELINES = _FOLDER / "baselines.yml"
+
+
+@functools.cache
+def _baselines() -> dict[str, Baseline]:
+    found = {}
+    for value in yaml.safe_load(_BASELINES.read_text(encoding="utf-8")):
+        entry = _Entry(value, _named(value, _BASELINES), ("Name", "Family", "Paper", "Metadata", "Top 1 Accuracy"))
+        metadata = entry.part("Metadata", ("Parameters", "FLOPs"))
+        found[entry.text("Name")] = Baseline(
+            family=entry.text("Family"),
+            paper=entry.text("Paper", "https://.*"),
+            params=metadata.figure("Parameters"),
+            gflops=metadata.figure("FLOPs"),
+            top1=entry.figure("Top 1 Accuracy"),
+        )
+    return found
+
+
 @functools.cache
 def _records() -> Records:
     """The records of all data files."""
     records = Records()
-    for path in sorted(Path(__file__).parent.glob("*.yml")):
+    for path in sorted(set(_FOLDER.glob("*.yml")) - {_BASELINES}):
         for kind, found in vars(read_file(path)).items():
             known = getattr(records, kind)
             for name in known.keys() & found.keys():
@@ -371,8 +414,10 @@ def __getattr__(name: str) -> dict:
     """The files' records when they are first asked for.
 
     `COLLECTIONS` goes by name, `PUBLISHED` by timm's name with the tag of the training, `NETWORKS` by the name of the
-    function in `vssm.medical`, and `RUNS` by the path of the config.
+    function in `vssm.medical`, and `RUNS` by the path of the config. `BASELINES` goes by timm's name.
     """
+    if name == "BASELINES":
+        return _baselines()
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_records(), _LAZY[name])
