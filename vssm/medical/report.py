@@ -12,9 +12,7 @@ import numpy as np
 from .._files import write_beside
 from .._optional import require
 from ..engine.checkpoint import write_atomically
-
-# Kept apart by all common kinds of colour blindness (Okabe and Ito), then again from the start.
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+from ..viz.palette import class_colours
 
 
 def write_tables(table: Sequence[Sequence[str]], path: str | os.PathLike) -> tuple[Path, Path]:
@@ -80,11 +78,10 @@ def plot_overlays(
 
     numbers = best_slices(next(iter(labels.values())), rows)
     columns = {"image": None, **labels}
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(classes) - 1)]
-    height = 2.6 * image.shape[1] / image.shape[2]
-    figure = Figure(
-        figsize=(2.6 * len(columns), height * len(numbers) + 0.9), dpi=110, layout="constrained", facecolor="white"
-    )
+    colours = class_colours(classes)
+    width = 7.0 / len(columns)
+    height = width * image.shape[1] / image.shape[2]
+    figure = Figure(figsize=(7.0, height * len(numbers) + 0.7), dpi=150, layout="constrained", facecolor="white")
     grid = figure.subplots(len(numbers), len(columns), squeeze=False)
     low, high = np.percentile(image, (0.5, 99.5))
     origin = "lower" if flip else "upper"

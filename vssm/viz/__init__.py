@@ -3,15 +3,17 @@
 from ..scans.linear import LinearScan as FrozenScan
 from ..scans.linear import scan_weights
 from .attention import attention_maps, attention_rollout, freeze_scans, plot_attention, record_scans
+from .compare import FoundObject, plot_label_maps, plot_objects
 from .costs import plot_accuracy, plot_costs, plot_resolution
 from .curves import plot_learning_curves, read_log
 from .features import class_activation, feature_maps, plot_activations
 from .plots import plot_predictions, plot_receptive_fields
 from .receptive_field import effective_receptive_field, high_contribution_side
-from .routes import PATTERNS, animate_routes, patterns_of, plot_routes
+from .routes import PATTERNS, animate_routes, patterns_of, plot_routes, scan_sequences
 
 __all__ = [
     "PATTERNS",
+    "FoundObject",
     "FrozenScan",
     "animate_routes",
     "attention_maps",
@@ -26,12 +28,15 @@ __all__ = [
     "plot_activations",
     "plot_attention",
     "plot_costs",
+    "plot_label_maps",
     "plot_learning_curves",
+    "plot_objects",
     "plot_predictions",
     "plot_receptive_fields",
     "plot_resolution",
     "plot_routes",
     "read_log",
     "record_scans",
+    "scan_sequences",
     "scan_weights",
 ]

@@ -7,6 +7,7 @@ Letters: h x w map of a scan's input, H x W map of its result, L = H W.
 """
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ from .._errors import UserError, did_you_mean
 from .._progress import Progress, quietly
 from ..models import TokenEmbedding
 from ..scans import LinearScan, is_scan, scan_weights
-from .canvas import INK, WRONG, hide_axes, new_figure, save_figure, size_of
+from .canvas import hide_axes, new_figure, save_figure, size_of
 from .features import feature_maps
+from .palette import INK, WRONG
 from .tokens import PatchScans
 
 __all__ = [
@@ -302,8 +304,8 @@ def plot_attention(picture: Any, attentions: Sequence[Attention], path: str | os
     columns = min(columns, max(len(panels) for panels in rows))
     heights = [-(-len(panels) // columns) for panels in rows]
     height, width = size_of(picture)
-    side = 1.75
-    figure = new_figure(side * columns, sum(side * height / width * lines + 0.25 * lines + 0.25 for lines in heights))
+    side = max(7.0 / columns, 1.0)  # as wide as the documentation's column
+    figure = new_figure(side * columns, sum(side * height / width * lines + 0.4 * lines + 0.25 for lines in heights))
     bands = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for band, lines, panels, attention in zip(bands, heights, rows, attentions, strict=True):
         shape = " x ".join(map(str, attention.merged.shape))
@@ -311,7 +313,7 @@ def plot_attention(picture: Any, attentions: Sequence[Attention], path: str | os
         grid = band.subplots(lines, columns, squeeze=False)
         hide_axes(grid)
         for axes, (title, heat) in zip(grid.flat, panels, strict=False):
-            axes.set_title(title, fontsize=7.5, color=INK, pad=3)
+            axes.set_title(textwrap.fill(title, 18), fontsize=8, color=INK, pad=3)
             axes.imshow(picture, extent=(0, width, height, 0))
             if heat is not None:
                 shown = heat.detach().float().cpu().abs()

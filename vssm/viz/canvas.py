@@ -11,13 +11,9 @@ from typing import Any
 from .._errors import UserError
 from .._files import write_beside
 from .._optional import require
+from .palette import FAINT, INK
 
 __all__ = [
-    "COLOURS",
-    "FAINT",
-    "INK",
-    "RIGHT",
-    "WRONG",
     "hide_axes",
     "new_figure",
     "plain_axes",
@@ -25,12 +21,6 @@ __all__ = [
     "size_of",
     "write_picture",
 ]
-
-# Blue and orange stay apart for all common kinds of colour blindness; ink and grid are soft greys.
-RIGHT, WRONG = "#1f6fb4", "#d9480f"
-INK, FAINT = "#2b2f33", "#d5d9dd"
-# For more than two things: the two above, then others of Okabe and Ito's that stay apart from them.
-COLOURS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 
 def new_figure(width: float, height: float) -> Any:

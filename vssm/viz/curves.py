@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .._errors import UserError, did_you_mean
 from .._tasks import tasks
-from .canvas import COLOURS, INK, new_figure, plain_axes, save_figure
+from .canvas import new_figure, plain_axes, save_figure
+from .palette import INK, SERIES
 
 __all__ = ["plot_learning_curves", "read_log"]
 
@@ -91,9 +92,9 @@ def plot_learning_curves(
     headlines = {name: title for task in tasks() for name, title in task.headlines.items()}
     if metrics is None:
         metrics = [name for name in headlines if name in known] or known[:1]
-    figure = new_figure(4.5 * (1 + len(metrics)), 3.6)
+    figure = new_figure(7.0, 2.9)
     panels = figure.subplots(1, 1 + len(metrics), squeeze=False)[0]
-    colours = [COLOURS[number % len(COLOURS)] for number in range(len(logs))]
+    colours = [SERIES[number % len(SERIES)] for number in range(len(logs))]
     units = set()
     for (label, (train, evaluations)), colour in zip(logs.items(), colours, strict=True):
         unit = "epoch" if "epoch" in (train or evaluations)[0] else "iteration"
@@ -123,8 +124,8 @@ def plot_learning_curves(
     from matplotlib.ticker import MaxNLocator
 
     for axes, title in zip(panels, ["Training loss", *(headlines.get(name, name) for name in metrics)], strict=True):
-        axes.set_title(title, fontsize=11, color=INK, loc="left")
-        axes.set_xlabel(" or ".join(sorted(units)), fontsize=9, color=INK)
+        axes.set_title(title, fontsize=9.5, color=INK, loc="left")
+        axes.set_xlabel(" or ".join(sorted(units)), fontsize=8.5, color=INK)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         plain_axes(axes)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .._errors import UserError
 from ..models import TokenEmbedding
-from .canvas import INK, hide_axes, new_figure, save_figure, size_of
+from .canvas import hide_axes, new_figure, save_figure, size_of
+from .palette import INK
 
 __all__ = ["class_activation", "feature_maps", "plot_activations"]
 
@@ -130,7 +131,8 @@ def plot_activations(
     """
     count = 1 + len(maps) + (activation is not None)
     height, width = size_of(picture)
-    figure = new_figure(1.9 * count, 1.9 * height / width + 0.2)
+    side = 7.0 / count  # as wide as the documentation's column
+    figure = new_figure(7.0, side * height / width + 0.4)
     panels = figure.subplots(1, count, squeeze=False)
     hide_axes(panels)
     panels = panels[0]
@@ -141,7 +143,7 @@ def plot_activations(
         strength = features.detach().float().cpu().reshape(features.shape[-3:]).pow(2).mean(0).sqrt()
         axes.imshow(strength, cmap="viridis", extent=extent, interpolation="nearest")
         shape = " x ".join(map(str, features.shape[-2:]))
-        axes.set_title(f"map {number}: {features.shape[-3]} x {shape}", fontsize=8.5, color=INK, pad=3)
+        axes.set_title(f"map {number}\n{features.shape[-3]} x {shape}", fontsize=8, color=INK, pad=3)
     if activation is not None:
         axes = panels[-1]
         axes.imshow(picture, extent=extent)
@@ -149,5 +151,5 @@ def plot_activations(
         heat = F.interpolate(activation.detach().float().cpu()[None, None], size=size, mode="bilinear")[0, 0]
         heat = heat / heat.max().clamp_min(1e-30)
         axes.imshow(heat, cmap="inferno", alpha=0.25 + 0.6 * heat.numpy(), vmin=0, vmax=1, extent=extent)
-        axes.set_title(title, fontsize=8.5, color=INK, pad=3)
+        axes.set_title(title.replace("', ", "'\n"), fontsize=8, color=INK, pad=3)
     return save_figure(figure, path)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .canvas import INK, RIGHT, WRONG, hide_axes, new_figure, save_figure
+from .canvas import hide_axes, new_figure, save_figure
+from .palette import INK, RIGHT, WRONG
 from .receptive_field import high_contribution_side
 
 
 @torch.no_grad()
 def plot_predictions(
-    classifier: nn.Module, dataset: Any, path: str | os.PathLike, columns: int = 12, rows: int = 5, batch_size: int = 64
+    classifier: nn.Module, dataset: Any, path: str | os.PathLike, columns: int = 10, rows: int = 4, batch_size: int = 64
 ) -> float:
     """Draw held-out images with the model's answers: all that fit of the wrong ones, then right ones.
 
@@ -51,7 +52,7 @@ def plot_predictions(
     shown = (wrong + spread)[: columns * rows]
 
     classes = dataset.metainfo["classes"]
-    figure = new_figure(columns * 0.92, rows * 1.16 + 0.7)
+    figure = new_figure(columns * 0.7, rows * 0.92 + 0.4)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     grid = figure.subplots(rows, columns, squeeze=False)
     hide_axes(grid)
@@ -64,15 +65,13 @@ def plot_predictions(
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=2.2)
         answer = classes[answers[index]]
-        text = f"{answer}  {confidence[index]:.0%}"
-        if not right[index]:
-            text = f"{answer}  {confidence[index]:.0%}, is {classes[labels[index]]}"
-        axes.set_title(text, fontsize=8, color=colour, pad=3)
+        text = f"{answer} {confidence[index]:.0%}" if right[index] else f"{answer}, is {classes[labels[index]]}"
+        axes.set_title(text, fontsize=8, color=colour, pad=2)
     share = right.float().mean().item()
     figure.suptitle(
         f"Held-out scans: {int(right.sum())} of {len(right)} right ({share:.1%})"
-        + (f", {len(wrong)} wrong (first, in orange)." if wrong else "."),
-        fontsize=12,
+        + (f"; {len(wrong)} wrong, in orange and first." if wrong else "."),
+        fontsize=10,
         color=INK,
     )
     save_figure(figure, path)
@@ -123,7 +122,8 @@ def plot_receptive_fields(
     """
     columns = columns or len(fields)
     rows = -(-len(fields) // columns)
-    figure = new_figure(3.6 * columns + 0.6, 3.75 * rows + 0.35)
+    side = min(3.3, 6.5 / columns)
+    figure = new_figure(side * columns + 0.5, (side + 0.25) * rows + 0.35)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(fields) :]:
         axes.set_axis_off()
@@ -145,7 +145,7 @@ def plot_receptive_fields(
                 linestyle=(0, (4, 2)),
             )
         )
-        axes.set_title(f"{title}\n{share:.0%} of it within {side} x {side} pixels", fontsize=10, color=INK)
+        axes.set_title(f"{title}\n{share:.0%} of it within {side} x {side} pixels", fontsize=8.5, color=INK)
         axes.set(xticks=[0, width - 1], yticks=[0, height - 1])
         axes.set_xticklabels(["1", str(width)])
         axes.set_yticklabels(["1", str(height)])
@@ -154,7 +154,7 @@ def plot_receptive_fields(
             spine.set_visible(False)
     bar = figure.colorbar(image, ax=panels.tolist(), fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)
-    bar.set_label("share of the largest gradient, to the power 0.2", fontsize=9, color=INK)
+    bar.set_label("share of the largest gradient, to the power 0.2", fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK, length=0)
-    figure.suptitle("Effective receptive field of the last map's centre", fontsize=12, color=INK)
+    figure.suptitle("Effective receptive field of the last map's centre", fontsize=10, color=INK)
     save_figure(figure, path)

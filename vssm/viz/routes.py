@@ -2,6 +2,7 @@
 
 import math
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from vssm_kernels import Route, route_order
-from vssm_kernels.routes import decode_routes
+from vssm_kernels.routes import decode_routes, encode_routes
 
+from .. import scans
 from .._errors import UserError, did_you_mean
 from ..models import families
 from ..scans import MULTIHEAD_PATTERNS
-from .canvas import FAINT, INK, WRONG, hide_axes, new_figure, save_figure, write_picture
+from .canvas import hide_axes, new_figure, save_figure, write_picture
+from .palette import FAINT, INK, WRONG
 
-__all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes"]
+__all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes", "scan_sequences"]
 
 # How many frames an animation may have, and how many colours, without the one that stands for "as before".
 _MOST_FRAMES, _COLOURS = 500, 96
@@ -47,14 +50,23 @@ def _single_routes(pattern: tuple) -> list[tuple[Route, int]]:
     return [(route, sequence) for sequence, entry in enumerate(entries) for route in entry]
 
 
+_ROWS = _rows()
 # The families' patterns, one row of the picture each, and the rows of each family.
-PATTERNS, FAMILIES = _rows()
+PATTERNS = _ROWS[0]
+FAMILIES = _ROWS[1]
+
+
+def scan_sequences() -> dict[str, list[list[Route]]]:
+    """Every pattern of the families, then others of `vssm.scans`, by title: a list of routes for each sequence."""
+    named = {name: getattr(scans, name) for name in ("RASTER", "SNAKE", "DIAGONAL", "SPIRAL", "BIDIRECTIONAL")}
+    patterns = PATTERNS | {f"vssm.scans.{name}": routes for name, routes in named.items()}
+    return {title: decode_routes(encode_routes(routes)) for title, routes in patterns.items()}
 
 
 def plot_routes(
     path: str | os.PathLike, patterns: Mapping[str, tuple] = PATTERNS, height: int = 6, width: int = 6
 ) -> Path:
-    """Draw scan patterns, a row each: every route as a line over the map, from dark to light.
+    """Draw scan patterns, one or two in a row: every route as a line over the map, from dark to light.
 
     A ring is around the pixel that the route begins with.
 
@@ -82,7 +94,7 @@ def animate_routes(
     patterns: Mapping[str, tuple] = PATTERNS,
     height: int = 6,
     width: int = 6,
-    dpi: int = 60,
+    dpi: int = 100,
     seconds_per_pixel: float = 0.12,
 ) -> Path:
     """Draw scan patterns as `plot_routes` does, pixel by pixel, as an animated GIF that repeats.
@@ -94,7 +106,7 @@ def animate_routes(
         patterns: See `plot_routes`.
         height: Rows of the map.
         width: Columns of the map.
-        dpi: Pixels of the picture to an inch; it is 1.6 inches to a route.
+        dpi: Pixels of the picture to an inch; all patterns together are 7 inches wide.
         seconds_per_pixel: How long a frame is shown.
 
     Returns:
@@ -145,11 +157,19 @@ def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[An
         raise ValueError(f"plot_routes needs a pattern and a map, got {len(patterns)} patterns of {height} x {width}")
     grid = [(x, y) for y in range(height) for x in range(width)]
     rows = {title: _single_routes(pattern) for title, pattern in patterns.items()}
+    # Two patterns side by side where there are several of at most four routes, as wide as the documentation's column.
     columns = max(len(row) for row in rows.values())
-    figure = new_figure(1.6 * columns + 0.4, 1.95 * len(rows))
+    beside = 2 if len(rows) > 1 and columns <= 4 else 1
+    bands = -(-len(rows) // beside)
+    side = 7.0 / (beside * columns) if beside > 1 else min(7.0 / columns, 1.6)
+    titles = {title: textwrap.fill(title, 50 if beside > 1 else 80) for title in rows}
+    lines = 1 + max(title.count("\n") for title in titles.values())
+    band_height = side * min(height / width, 3) + 0.15 + 0.15 * lines
+    figure = new_figure(max(side * columns * beside, 3.5), band_height * bands)
     walks: list[_Walk] = []
-    for band, (title, row) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
-        band.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+    places = figure.subfigures(bands, beside, squeeze=False).flat
+    for band, (title, row) in zip(places, rows.items(), strict=False):
+        band.suptitle(titles[title], x=0.02, ha="left", fontsize=8, color=INK)
         orders = [[(int(p) % width, int(p) // width) for p in route_order(route, height, width)] for route, _ in row]
         panels = band.subplots(1, columns, squeeze=False)
         hide_axes(panels)
