@@ -141,11 +141,13 @@ MEASURES = {"time": ("ms", lambda row: row["milliseconds"]["median"]), "memory":
 
 
 def as_markdown(results: dict) -> str:
-    lines = ["; ".join(f"{k}: {v}" for k, v in {**results["environment"], **results["settings"]}.items())]
+    # A page begins with its heading: a first line like "torch: 2.6" would be taken for what describes the page.
+    lines = ["# Cost of a mixer against the number of tokens", ""]
+    lines += ["; ".join(f"{k}: {v}" for k, v in {**results["environment"], **results["settings"]}.items())]
     sides = list(dict.fromkeys(row["side"] for row in results["rows"]))
     for which in PASSES:
         for measured, (unit, value) in MEASURES.items():
-            lines += ["", f"### {measured}, {which}, {unit}", ""]
+            lines += ["", f"## {measured}, {which}, {unit}", ""]
             lines += ["| tokens | " + " | ".join(f"{side**2:,}" for side in sides) + " | exponent |"]
             lines += ["|---" * (len(sides) + 2) + "|"]
             for name in MIXERS:

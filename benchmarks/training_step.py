@@ -138,7 +138,9 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict:
 
 def as_markdown(results: dict) -> str:
     first = results["rows"][0]["scan"]
-    lines = ["; ".join(f"{k}: {v}" for k, v in {**results["environment"], **results["settings"]}.items()), ""]
+    # A page begins with its heading: a first line like "torch: 2.6" would be taken for what describes the page.
+    lines = ["# Time and memory of a training step", ""]
+    lines += ["; ".join(f"{k}: {v}" for k, v in {**results["environment"], **results["settings"]}.items()), ""]
     lines += [f"| scan | median ms (quartiles) | peak MiB | time / {first} | memory / {first} |", "|---" * 5 + "|"]
     for row in results["rows"]:
         ms = row["milliseconds"]

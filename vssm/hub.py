@@ -118,7 +118,7 @@ def model_card(name: str, config: dict[str, Any], source: Path) -> str:
     collection, cfg = _collection(name), _cfg(name)
     figures = data.published(f"{cfg.architecture}.{cfg.tag}") if config["num_classes"] == cfg.num_classes else None
     own = figures is None
-    full = config["architecture"] if own else f"{cfg.architecture}.{cfg.tag}"
+    full = cfg.architecture if own else f"{cfg.architecture}.{cfg.tag}"
     head = _metadata(full, collection, figures)
     parts = [f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n# {full}\n"]
     paper = f"[{collection.title}]({collection.paper})"
@@ -191,15 +191,11 @@ def _citation(collection: Collection) -> str:
 
 
 def _cfg(name: str) -> PretrainedCfg:
-    cfg = timm.get_pretrained_cfg(name)
-    assert cfg is not None, name
-    return cfg
+    return timm.get_pretrained_cfg(name)
 
 
 def _collection(name: str) -> Collection:
-    family = family_of(name)
-    assert family is not None, name
-    return data.COLLECTIONS[family.title]
+    return data.COLLECTIONS[family_of(name).title]
 
 
 def _sha256(path: Path) -> str:

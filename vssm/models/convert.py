@@ -81,8 +81,7 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, mod
 
 def _convert_classifier(checkpoint: Mapping[str, Any], model_name: str) -> dict[str, Tensor]:
     classes = count_classes(unwrap_state_dict(checkpoint))
-    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-    model = timm.create_model(model_name, **options)
+    model = timm.create_model(model_name, **({} if classes is None else {"num_classes": classes}))
     converted = convert(checkpoint, model)
     load_weights(model, converted)
     return converted
