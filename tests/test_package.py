@@ -99,6 +99,7 @@ def test_a_wheel_without_the_library_serves_every_platform(wheel):
         names = file.namelist()
     assert not [name for name in names if "_cpu_scan" in name]
     assert {"vssm/__init__.py", "vssm_kernels/cpu.py", "vssm/published/vmamba.yml"} <= set(names)
+    assert {"vssm/py.typed", "vssm_kernels/py.typed"} <= set(names)
     assert {f"vssm/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.py")} <= set(names)
 
 

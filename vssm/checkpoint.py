@@ -287,7 +287,7 @@ def convert(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor
     filter_fn = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
     code = getattr(filter_fn, "__code__", None)
     # Some files of timm have a function of that name for another purpose.
-    if code is None or code.co_argcount < 2:
+    if filter_fn is None or code is None or code.co_argcount < 2:
         return unwrap_state_dict(checkpoint)
     ours = type(model).__module__.startswith(f"{__package__}.")
     return filter_fn(checkpoint if ours else unwrap_state_dict(checkpoint), model)

@@ -227,6 +227,7 @@ def _write_onnx(program: torch.export.ExportedProgram, example: Tensor, path: Pa
     exported = torch.onnx.export(
         program, dynamo=True, input_names=["images"], output_names=outputs, optimize=False, verbose=False
     )
+    assert exported is not None  # which the older exporter returns
     optimizer = require("onnxscript.optimizer", "export")
     optimizer.fold_constants(exported.model)
     optimizer.remove_unused_nodes(exported.model)

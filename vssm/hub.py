@@ -118,7 +118,7 @@ def model_card(name: str, config: dict[str, Any], source: Path) -> str:
     collection, cfg = _collection(name), _cfg(name)
     figures = data.published(f"{cfg.architecture}.{cfg.tag}") if config["num_classes"] == cfg.num_classes else None
     own = figures is None
-    full = cfg.architecture if own else f"{cfg.architecture}.{cfg.tag}"
+    full = config["architecture"] if own else f"{cfg.architecture}.{cfg.tag}"
     head = _metadata(full, collection, figures)
     parts = [f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n# {full}\n"]
     paper = f"[{collection.title}]({collection.paper})"
@@ -191,11 +191,17 @@ def _citation(collection: Collection) -> str:
 
 
 def _cfg(name: str) -> PretrainedCfg:
-    return timm.get_pretrained_cfg(name)
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg is not None, name
+    return cfg
 
 
 def _collection(name: str) -> Collection:
-    return data.COLLECTIONS[family_of(name).title]
+    family = family_of(name)
+    assert family is not None, name
+    if family.title not in data.COLLECTIONS:
+        raise HubError(f"vssm/published has no collection '{family.title}', of which the model card is made.")
+    return data.COLLECTIONS[family.title]
 
 
 def _sha256(path: Path) -> str:

@@ -46,7 +46,8 @@ def linear_scan(decay: Tensor, x: Tensor) -> Tensor:
         padded = F.pad(x, (0, chunks * _STEPS - length))
         return padded.unflatten(-1, (chunks, _STEPS)).movedim(-1, 0).contiguous().unbind(0)
 
-    h, since_start = [], []
+    h: list[Tensor] = []
+    since_start: list[Tensor] = []
     for decay_t, x_t in zip(cut(decay), cut(x), strict=True):
         h.append(decay_t * h[-1] + x_t if h else x_t)
         since_start.append(decay_t * since_start[-1] if since_start else decay_t)
@@ -147,7 +148,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
         Operator to function of the operator's arguments, positional or by keyword; the schema's defaults hold.
     """
     ops = torch.ops.vssm
-    forms = {
+    forms: dict[torch._ops.OpOverload, Callable] = {
         ops.selective_scan.default: _scan,
         ops.selective_scan_2d.default: _scan_2d,
         ops.ssd.default: _ssd,
@@ -176,7 +177,7 @@ def _offer_decompositions(exporter: ModuleType) -> None:
     def create_with_ours(*args, **kwargs):
         return {**decompositions(), **create(*args, **kwargs)}
 
-    exporter.create_onnx_friendly_decomposition_table = create_with_ours
+    vars(exporter)[create.__name__] = create_with_ours
 
 
 call_after_import("torch.onnx._internal.exporter._decomp", _offer_decompositions)

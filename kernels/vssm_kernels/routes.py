@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import accumulate, pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -70,14 +70,14 @@ def sequence_lengths(code: Sequence[int], height: int, width: int) -> list[int]:
 # All tables together, on all devices. A map of 333 x 200, the first of a large detector, takes about 3 MB.
 _MOST_BYTES = 128 << 20
 
-_kept: OrderedDict[tuple, tuple[object, int]] = OrderedDict()
+_kept: OrderedDict[tuple, tuple[Any, int]] = OrderedDict()
 _kept_bytes = 0
 _lock = threading.Lock()
 
 Tables = TypeVar("Tables")
 
 
-def _bytes(tables: object) -> int:
+def _bytes(tables: Any) -> int:
     parts = (tables,) if isinstance(tables, Tensor) else tables
     return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
@@ -262,7 +262,9 @@ def gather(x: Tensor, route: Route) -> Tensor:
         (..., L).
     """
     if route.path != "raster":
-        return x.flatten(-2).index_select(-1, route_table(encode_routes((route,)), *x.shape[-2:], x.device).positions)
+        height, width = x.shape[-2:]
+        table = route_table(encode_routes((route,)), height, width, x.device)
+        return x.flatten(-2).index_select(-1, table.positions)
     x = _turn(_taken(x, route), route).flatten(-2)
     return x.flip(-1) if route.reverse else x
 

@@ -1,5 +1,7 @@
 """Convolutions with BatchNorm on channels-last maps (B, H, W, C); `fuse` is for timm's `reparameterize_model`."""
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 from timm.layers import BatchNormAct2d, SqueezeExcite
@@ -42,13 +44,14 @@ class ConvNorm(nn.Module):
         super().__init__()
         groups = dim if depthwise else 1
         self.conv = nn.Conv2d(dim, dim_out, 3, stride=stride, padding=1, groups=groups, bias=False, **dd)
-        self.norm = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
+        self.norm: nn.Module = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
         """Fold the norm into the convolution; exact in eval mode."""
         if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), self.norm.act
+            act: Any = self.norm.act
+            self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), act
         return self
 
     @torch.no_grad()
@@ -61,6 +64,7 @@ class ConvNorm(nn.Module):
         """
         self.fuse()
         self.conv.weight.mul_(scale.view(-1, 1, 1, 1))
+        assert self.conv.bias is not None  # the norm gave it one
         self.conv.bias.mul_(scale)
         self.conv.weight[:, 0, 1, 1] += keep
 
@@ -95,7 +99,7 @@ class LinearNorm(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.linear = nn.Linear(dim, dim_out, bias=bias, **dd)
-        self.norm = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
+        self.norm: nn.Module = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
 
     def init_weights(self) -> None:
         """Start as the convolution that it is in the official code."""
@@ -105,7 +109,8 @@ class LinearNorm(nn.Module):
     def fuse(self) -> nn.Module:
         """Fold the norm into the matrix; exact in eval mode."""
         if isinstance(self.norm, nn.BatchNorm2d):
-            self.linear, self.norm = fuse_linear_bn_eval(self.linear, self.norm), self.norm.act
+            act: Any = self.norm.act
+            self.linear, self.norm = fuse_linear_bn_eval(self.linear, self.norm), act
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,7 +156,7 @@ class ConvNormDownsample(nn.Module):
         """Fold the two residuals; exact in eval mode."""
         if not self.fused:
             for layer in (self.dwconv1, self.dwconv2):
-                one = torch.ones_like(layer.norm.weight)
+                one = torch.ones_like(layer.conv.weight[:, 0, 0, 0])
                 layer.fuse_residual(one, one)
             self.fused = True
         return self

@@ -1,5 +1,7 @@
 """A classifier that looks at several vectors."""
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -23,7 +25,7 @@ class FusedHead(nn.Module):
 
     def reset(self, num_classes: int) -> None:
         """New classifiers, none for 0 classes."""
-        like = dict(device=self.mix.device, dtype=self.mix.dtype)
+        like: dict[str, Any] = dict(device=self.mix.device, dtype=self.mix.dtype)
         layers = [nn.Linear(dim, num_classes, **like) if num_classes > 0 else nn.Identity() for dim in self.dims]
         self.fcs = nn.ModuleList(layers).train(self.training)
         self.mix.requires_grad_(num_classes > 0)  # unused then: data-parallel training would wait for its gradient

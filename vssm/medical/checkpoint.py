@@ -130,7 +130,7 @@ def load_checkpoint(model: nn.Module, path: str | PathLike) -> None:
         raise CheckpointError(about(path, error)) from error
 
 
-def imagenet_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+def imagenet_filter_fn(state_dict: Mapping[str, Any], model: Any) -> dict[str, Tensor]:
     """Selects the weights that VM-UNet takes from an ImageNet checkpoint of the first VMamba, under our names.
 
     All of the encoder, and the blocks of the decoder, whose stages are taken for the encoder's in reverse. A stage of

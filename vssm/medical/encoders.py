@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from os import PathLike
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from .._errors import did_you_mean
@@ -26,7 +27,7 @@ class Encoder(nn.Module):
         reductions: stride of each map against the image.
     """
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: FeatureGetterNet):
         super().__init__()
         self.backbone = backbone
         self.channels: list[int] = backbone.feature_info.channels()
@@ -52,9 +53,13 @@ class StageInputEncoder(nn.Module):
         ValueError: the backbone's stages are not a downsampling and blocks after it.
     """
 
+    if TYPE_CHECKING:  # TorchScript would take it for the type of what it compiles
+        backbone: Any
+
     def __init__(self, backbone: nn.Module):
         super().__init__()
-        if not isinstance(backbone, StagedBackbone) or not all(isinstance(stage, Stage) for stage in backbone.stages):
+        stages = [stage for stage in getattr(backbone, "stages", ()) if isinstance(stage, Stage)]
+        if not isinstance(backbone, StagedBackbone) or len(stages) != len(backbone.stages):
             raise ValueError(
                 f"{type(backbone).__name__} does not say what goes into its stages; use skip_stage_inputs=False, or a "
                 f"backbone of vssm other than EfficientViM"
@@ -103,7 +108,7 @@ def create_encoder(
         overlay = {"state_dict": stored if ours else unwrap_state_dict(stored)}
         options["pretrained_cfg_overlay"] = dict(options.get("pretrained_cfg_overlay") or {}, **overlay)
     try:
-        backbone = timm.create_model(name, features_only=True, **options)
+        backbone: Any = timm.create_model(name, features_only=True, **options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

@@ -42,9 +42,7 @@ class UNet(nn.Module):
         ValueError: an unknown activation, or no class.
     """
 
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, num_classes: int, in_chans: int = 3, activation: str | None = None
-    ):
+    def __init__(self, encoder: Any, decoder: Any, num_classes: int, in_chans: int = 3, activation: str | None = None):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be None, 'sigmoid' or 'softmax', got {activation!r}")

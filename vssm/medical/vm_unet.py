@@ -11,6 +11,7 @@ The skips are the inputs of the encoder's stages; the first of them is never use
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 from timm.models import resolve_pretrained_cfg
 
@@ -68,7 +69,7 @@ def vm_unet(
     if pretrained:
         if pretrained is True:
             source = "vmamba_small_v0"
-            checkpoint = published_weights(source, resolve_pretrained_cfg(source).to_dict(), None)
+            checkpoint: Any = published_weights(source, resolve_pretrained_cfg(source).to_dict(), None)
         else:
             checkpoint = read_checkpoint(pretrained)
         weights = imagenet_filter_fn(checkpoint, net)

@@ -1,7 +1,7 @@
 """The common parts of the families' models: timm's surface, without the way from image to logits."""
 
 import functools
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -34,7 +34,7 @@ def renamed_arguments(**new_names: str) -> Callable[[type], type]:
         new_names: today's name by the old one.
     """
 
-    def decorate(cls: type) -> type:
+    def decorate(cls: Any) -> Any:
         init = cls.__init__
 
         @functools.wraps(init)
@@ -69,7 +69,7 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
-def stage_info(dims: Sequence[int], reduction: int = 4) -> List[Dict[str, object]]:
+def stage_info(dims: Sequence[int], reduction: int = 4) -> List[Dict[str, Any]]:
     """timm's `feature_info` of a model whose stages have these widths; the first stride is doubled by every stage."""
     return [dict(num_chs=d, reduction=reduction * 2**i, module=f"stages.{i}") for i, d in enumerate(dims)]
 
@@ -84,8 +84,8 @@ def init_weights(network: nn.Module) -> None:
             trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif module is not network and hasattr(module, "init_weights"):  # after its own linear layers
-            module.init_weights()
+        elif module is not network and callable(start := getattr(module, "init_weights", None)):
+            start()  # after its own linear layers
 
     network.apply(init)
 
@@ -96,7 +96,7 @@ class Stage(nn.Module):
     The downsampling stands first, so that a stage's output is the feature map of its stride.
     """
 
-    def __init__(self, downsample: nn.Module, blocks: List[nn.Module], norm: Optional[nn.Module] = None):
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], norm: Optional[nn.Module] = None):
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = downsample
@@ -127,6 +127,11 @@ class Backbone(nn.Module):
         drop_rate: dropout before the classifier.
     """
 
+    if TYPE_CHECKING:  # TorchScript would take these for the types of what it compiles
+        head: Any
+        num_features: int
+        pretrained_cfg: Dict[str, Any]
+
     # Names of parameters of the state space, which weight decay spares; norms and biases are exempt by their shape.
     state_space_parameters: Tuple[str, ...] = ("A_logs", "Ds", "dt_projs_bias")
     # Top-level modules that only the classifier needs.
@@ -142,7 +147,7 @@ class Backbone(nn.Module):
         self.num_classes = num_classes
         self.drop_rate = drop_rate
         self.output_fmt = "NHWC"
-        self.feature_info: List[Dict[str, object]] = []
+        self.feature_info: List[Dict[str, Any]] = []
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -192,6 +197,11 @@ class StagedBackbone(Backbone):
     map, `head`, and `feature_info`, see `stage_info`.
     """
 
+    if TYPE_CHECKING:
+        stem: nn.Module
+        stages: Union[nn.Sequential, nn.ModuleList]
+        norm: nn.Module
+
     # Whether `forward_features` applies the last norm; where it does not, the norm belongs to the head.
     normed_features: bool = True
     __constants__ = [*Backbone.__constants__, "normed_features"]
@@ -212,6 +222,7 @@ class StagedBackbone(Backbone):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        stage: Any
         for stage in self.stages:
             stage.grad_checkpointing = enable
 

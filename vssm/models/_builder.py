@@ -1,7 +1,7 @@
 """Building a registered model, with or without its published weights."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import URLError
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -13,6 +13,8 @@ from .._errors import UserError
 from ..checkpoint import CheckpointError, adapt_to, count_classes, read_checkpoint, unwrap_state_dict
 
 __all__ = ["build_model", "imagenet_cfg", "published_weights"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def imagenet_cfg(**fields) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) 
 
 
 def build_model(
-    model_cls: type[nn.Module],
+    model_cls: type[Model],
     variant: str,
     pretrained: bool,
     pretrained_filter_fn: Callable,
@@ -76,7 +78,7 @@ def build_model(
     cache_dir: str | None = None,
     feature_indices: Sequence[int] = (0, 1, 2, 3),
     **kwargs,
-) -> nn.Module:
+) -> Model:
     """timm's `build_model_with_cfg`, reading official files safely and never falling back to random weights.
 
     A file's classifier is loaded where the caller wants as many classes, which is so where none are asked for. Layers
@@ -97,13 +99,13 @@ def build_model(
         if stored is not None:
             _note_classes(stored, cfg, overlay)
 
-    def complete(state_dict: dict, model: nn.Module) -> dict:
+    def complete(state_dict: dict, model: Any) -> dict:
         weights = pretrained_filter_fn(state_dict, model)
         other_classes = bool(kwargs.get("features_only")) or model.num_classes != model.pretrained_cfg["num_classes"]
         adapt_to(weights, model, channels="in_chans" in kwargs, classes=other_classes)
         return weights
 
-    model = build_model_with_cfg(
+    model: Any = build_model_with_cfg(
         model_cls,
         variant,
         pretrained,

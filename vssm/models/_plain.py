@@ -1,7 +1,7 @@
 """The form of plain (columnar) nets: blocks of one width over the tokens of one grid, counted by their index."""
 
 import math
-from typing import Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -119,7 +119,7 @@ class TokenEmbedding(nn.Module):
         return x[:, i : i + 1].squeeze(1)  # a compiler would take `x[:, i]` for a demand that i is what it is now
 
 
-def resized_positions(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+def resized_positions(weights: Dict[str, Tensor], model: Any) -> Dict[str, Tensor]:
     """Weights in our names, their position embeddings resized to the model's grid where they are those of a square.
 
     Without a class token in the model, one in the weights and its position embedding are left out. For a family's
@@ -157,6 +157,12 @@ class PlainBackbone(Backbone):
         drop_rate: dropout before the classifier.
     """
 
+    if TYPE_CHECKING:
+        stem: Any
+        tokens: TokenEmbedding
+        blocks: nn.Sequential
+        norm: nn.Module
+
     # TorchScript reads the types of attributes from the nearest class that has any; it cannot take all of `Backbone`'s.
     global_pool: str
 
@@ -167,7 +173,7 @@ class PlainBackbone(Backbone):
         self.num_prefix_tokens = 0  # those that `forward_intermediates` gives beside its maps, wherever they stand
 
     @staticmethod
-    def block_info(dim: int, depth: int, reduction: int) -> List[Dict[str, object]]:
+    def block_info(dim: int, depth: int, reduction: int) -> List[Dict[str, Any]]:
         """timm's `feature_info`, an entry for each block."""
         return [dict(num_chs=dim, reduction=reduction, module=f"blocks.{i}") for i in range(depth)]
 
@@ -292,7 +298,8 @@ class PlainBackbone(Backbone):
                 y = patches.reshape(patches.shape[0], height, width, patches.shape[-1])
                 intermediates.append(y.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else y)
         if not torch.jit.is_scripting() and return_prefix_tokens and class_tokens:
-            intermediates = list(zip(intermediates, class_tokens, strict=True))
+            pairs: Any = list(zip(intermediates, class_tokens, strict=True))
+            intermediates = pairs
         if intermediates_only:
             return intermediates
         return self.norm(x), intermediates

@@ -1,7 +1,7 @@
 """What the files of SegMAN and A2Mamba share beside layers: official names, how weights start, how stages go away."""
 
 import re
-from typing import List, Union
+from typing import Any, List, Union
 
 import torch
 import torch.nn as nn
@@ -40,7 +40,7 @@ WINDOWED_RENAMES = (
 )
 
 
-def spread_angles(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def spread_angles(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """Give each block of official weights the angles of its stage, and take the sizes of one from the classifier."""
     result = {}
     for name, value in weights.items():

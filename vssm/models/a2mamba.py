@@ -22,7 +22,7 @@ scales, which it stores with more dimensions. `no_weight_decay()` spares the for
 
 import math
 import warnings
-from typing import Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch.nn as nn
 from timm.models import generate_default_cfgs, register_model
@@ -99,7 +99,7 @@ class A2Mamba(WindowedBackbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             down = ConvNorm(dims[i - 1], dims[i], stride=2, **dd) if i > 0 else nn.Identity()
             pixels = math.ceil(img_size / 2 ** (i + 2)) ** 2 if i == len(depths) - 1 else 0
-            scales = dict(layer_scale=layer_scale[i], residual_scale=residual_scale[i])
+            scales: Dict[str, Any] = dict(layer_scale=layer_scale[i], residual_scale=residual_scale[i])
             blocks = []
             for rate in rates:
                 mixer = AttentionFusionSS2D(dims[i], num_heads[i], windows[i], rel_pos_bias, pixels, **dd)

@@ -81,7 +81,8 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, mod
 
 def _convert_classifier(checkpoint: Mapping[str, Any], model_name: str) -> dict[str, Tensor]:
     classes = count_classes(unwrap_state_dict(checkpoint))
-    model = timm.create_model(model_name, **({} if classes is None else {"num_classes": classes}))
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    model = timm.create_model(model_name, **options)
     converted = convert(checkpoint, model)
     load_weights(model, converted)
     return converted

@@ -78,6 +78,7 @@ def create_trained_model(name: str, checkpoint: str | os.PathLike, **options: An
         options["num_classes"] = overlay["num_classes"] = classes
     model = create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     for part in (model, getattr(model, "model", None)):
-        if isinstance(getattr(part, "pretrained_cfg", None), dict):
-            part.pretrained_cfg.pop("state_dict", None)
+        cfg = getattr(part, "pretrained_cfg", None)
+        if isinstance(cfg, dict):
+            cfg.pop("state_dict", None)
     return model

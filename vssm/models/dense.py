@@ -21,7 +21,7 @@ class _NormedFeatures(FeatureGetterNet):
     """timm's features with the model's own last norm on the last map; timm has no option for it by name."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs, norm=True)
+        super().__init__(*args, **{**kwargs, "norm": True})
 
 
 def dense_maps_of(model: nn.Module) -> DenseMaps:
@@ -47,7 +47,7 @@ def create_features(name: str, pretrained: bool = False, out_norm: bool = True, 
     """
 
     def create(feature_cls: type, load: bool) -> FeatureGetterNet:
-        model = create_model(name, pretrained=load, features_only=True, feature_cls=feature_cls, **options)
+        model: Any = create_model(name, pretrained=load, features_only=True, feature_cls=feature_cls, **options)
         if not hasattr(model.model, "forward_intermediates"):
             raise ModelError(f"Model '{name}' has no feature maps to give (no forward_intermediates).")
         return model
@@ -77,7 +77,8 @@ def convert_features(weights: Mapping[str, Tensor], features: FeatureGetterNet) 
     model = features.model
     trunk = convert(unwrap_state_dict(weights), model)
     own = model.state_dict()
-    first_conv = (features.pretrained_cfg or {}).get("first_conv")
+    cfg: Any = features.pretrained_cfg
+    first_conv = (cfg or {}).get("first_conv")
     for name in [f"{first_conv}.weight"] if isinstance(first_conv, str) else []:
         if name in trunk and name in own and trunk[name].shape != own[name].shape:
             trunk[name] = adapt_input_conv(own[name].shape[1], trunk[name])

@@ -16,7 +16,7 @@ spares 1-D tensors and biases, so it decays the gates `alpha` and the LayerNorm 
 dimensions; here LayerNorm weights are 1-D and spared, and A and D are spared by name, too.
 """
 
-from typing import Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -101,7 +101,7 @@ class EfficientViMStage(nn.Module):
     (B, H, W, dim) to the map (B, H', W', dim_out) and the states (B, d_state, dim_out) of the last block.
     """
 
-    def __init__(self, downsample: nn.Module, blocks: List[nn.Module]):
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]):
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = downsample
@@ -145,9 +145,13 @@ class EfficientViM(StagedBackbone):
         ValueError: lengths of `dims`, `depths` and `d_state` that differ; another `global_pool`; "" with classes.
     """
 
+    if TYPE_CHECKING:
+        norm: nn.ModuleList
+        head_dist: FusedHead
+
     state_space_parameters = ("A", "D")
     classifier_parts = ("head", "head_dist")
-    pooled: torch.jit.Final[bool]
+    pooled: torch.jit.Final[bool]  # type: ignore[misc]  # TorchScript's: fixed once it compiles
 
     def __init__(
         self,
@@ -198,7 +202,7 @@ class EfficientViM(StagedBackbone):
         if not global_pool and self.num_classes > 0:
             raise ValueError(f"{type(self).__name__}: global_pool='' takes num_classes=0, got {self.num_classes}")
         self.global_pool = global_pool
-        self.pooled = bool(global_pool)
+        self.pooled = bool(global_pool)  # type: ignore[misc]
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -212,7 +216,7 @@ class EfficientViM(StagedBackbone):
         for name in self._heads():
             getattr(self, name).reset(num_classes)
 
-    def forward_intermediates(
+    def forward_intermediates(  # type: ignore[override]  # the final features are a list
         self,
         x: Tensor,
         indices: Optional[Union[int, List[int]]] = None,
@@ -445,16 +449,15 @@ _M3 = dict(dims=(224, 320, 512), depths=(2, 2, 2), d_state=(49, 25, 9))
 _M4 = dict(dims=(224, 320, 512), depths=(3, 4, 2), d_state=(64, 32, 16))
 
 
-def _create_efficientvim(
-    variant: str, pretrained: bool = False, model_cls: type = EfficientViM, **kwargs
-) -> EfficientViM:
-    return build_model(
-        model_cls, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2), **kwargs
-    )
+_BUILD: Dict[str, Any] = dict(pretrained_filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2))
+
+
+def _create_efficientvim(variant: str, pretrained: bool = False, **kwargs) -> EfficientViM:
+    return build_model(EfficientViM, variant, pretrained, **_BUILD, **kwargs)
 
 
 def _create_distilled(variant: str, pretrained: bool = False, **kwargs) -> EfficientViMDistilled:
-    return _create_efficientvim(variant, pretrained, EfficientViMDistilled, **kwargs)
+    return build_model(EfficientViMDistilled, variant, pretrained, **_BUILD, **kwargs)
 
 
 @register_model

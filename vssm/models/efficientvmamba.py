@@ -17,7 +17,7 @@ official weight decay spares 1-D tensors and biases, so it decays A_logs and the
 `no_weight_decay()` follows the usual practice of the state-space literature.
 """
 
-from typing import Tuple, Union
+from typing import List, Tuple, Union
 
 import torch.nn as nn
 from timm.layers import ClassifierHead, ConvNormAct, DropPath, Mlp, SqueezeExcite
@@ -143,6 +143,7 @@ class EfficientVMamba(StagedBackbone):
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             down = PatchMerging(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
+            blocks: List[nn.Module]
             if i < SCAN_STAGES:
                 blocks = [EVSSBlock(dims[i], d_state, ssm_ratio, drop_path=rate, **dd) for rate in rates]
             else:

@@ -146,7 +146,7 @@ class GroupMamba(StagedBackbone):
         self.stages = nn.Sequential(*stages)
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
-        self.class_block = ClassBlock(self.num_features, mlp_ratio=4.0, d_state=d_state, **dd)
+        self.class_block: nn.Module = ClassBlock(self.num_features, mlp_ratio=4.0, d_state=d_state, **dd)
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self._build_classifiers(num_classes, global_pool, distillation, **dd)
@@ -209,7 +209,7 @@ class GroupMamba(StagedBackbone):
         """Images (B, in_chans, H, W) to the last map (B, H', W', C), raw: its norm belongs to the head."""
         return self.stages(self.stem(x))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+    def forward_head(self, x: Tensor, pre_logits: bool = False):
         """The last map (B, H', W', C) to logits: those of both heads in distilled training, else their mean.
 
         Without classes (B, C); without pooling the normalised map. TorchScript wants one type, so it always takes the

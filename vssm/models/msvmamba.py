@@ -19,7 +19,7 @@ The official weight decay spares only 1-D tensors and biases, so it decays A_log
 included; `no_weight_decay()` follows the usual practice of the state-space literature and spares A_logs and that bias.
 """
 
-from typing import Dict, Tuple, Union
+from typing import Any, Dict, Tuple, Union
 
 import torch.nn as nn
 from timm.layers import ClassifierHead, DropPath
@@ -120,7 +120,7 @@ class MSVMamba(StagedBackbone):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, drop_rate)
         self.norm_before_merge = norm_before_merge
-        block = dict(
+        block: Dict[str, Any] = dict(
             mlp_ratio=mlp_ratio,
             mlp_post_norm=mlp_post_norm,
             d_state=d_state,

@@ -84,7 +84,7 @@ class PlainMambaBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, **dd)
         self.mixer = ContinuousSS2D(dim, **kwargs, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.local = nn.Identity()
+        self.local: nn.Module = nn.Identity()
         self.has_local = local_conv
         if local_conv:
             self.local = nn.Sequential(

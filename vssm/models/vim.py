@@ -14,7 +14,7 @@ official weight decay does not spare A_log, which `no_weight_decay()` names.
 
 import math
 from functools import partial
-from typing import Dict, Tuple, Union
+from typing import Any, Dict, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -48,7 +48,8 @@ class PatchEmbedding(nn.Module):
     def init_weights(self) -> None:
         """LeCun-normal, as in the official code."""
         lecun_normal_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def grid_size(self, height: int, width: int) -> Tuple[int, int]:
         """Rows and columns of patches of an image."""
@@ -238,7 +239,7 @@ _PAIRS = (
 )
 
 
-def _join_directions(weights: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
+def _join_directions(weights: Dict[str, Tensor], model: Any) -> Dict[str, Tensor]:
     """Stack the two directions of each mixer, and leave out the tables of the rotations, which are computed."""
     rotated, rotates = any(name.startswith("rope.") for name in weights), model.blocks[0].rope
     if rotated and not rotates:

@@ -113,6 +113,7 @@ class VSSD(StagedBackbone):
             down = InvertedDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
             blocks = []
             for rate in rates:
+                mixer: nn.Module
                 if i == len(depths) - 1:
                     mixer = MapAttention(dims[i], num_heads[i], **dd)
                 else:

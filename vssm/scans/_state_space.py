@@ -6,7 +6,7 @@ Letters: B batch, H x W map, K sequences of a scan, D channels of a sequence, N 
 import contextlib
 import math
 from collections.abc import Callable
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -132,7 +132,7 @@ class StateSpaceMixer(nn.Module):
             device: Of the parameters.
             dtype: Of the parameters.
         """
-        dd = {"device": device, "dtype": dtype}
+        dd: Dict[str, Any] = {"device": device, "dtype": dtype}
         self.scan_channels = channels
         self.d_state = d_state
         self.dt_rank = dt_rank
@@ -234,7 +234,8 @@ class StateSpaceMixer(nn.Module):
         """
 
         def apply(u: Tensor) -> Tensor:
-            dt_, B_, C_ = (None if x is None else repeat_batch(x, len(u)) for x in (dt, B, C))
+            dt_, B_ = repeat_batch(dt, len(u)), repeat_batch(B, len(u))
+            C_ = None if C is None else repeat_batch(C, len(u))
             return self.scan(u, dt_, B_, C_, code, merge=False, skip=False, sequences=sequences)
 
         return apply

@@ -3,7 +3,7 @@
 arXiv 2507.16624, section 3. Letters: B batch, H x W map, C width, n heads, E channels a head.
 """
 
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -36,7 +36,7 @@ def largest_dilation(height: int, width: int, window: int) -> List[int]:
         return [max(1, min(height // window, window)), max(1, min(width // window, window))]
     else:  # TorchScript compiles one of the two
         # The tracer of TorchScript has tensors for sizes.
-        sizes = [size if isinstance(size, torch.SymInt) else int(size) for size in (height, width)]
+        sizes: List[Any] = [size if isinstance(size, torch.SymInt) else int(size) for size in (height, width)]
         return [torch.sym_max(1, torch.sym_min(size // window, window)) for size in sizes]
 
 
@@ -211,10 +211,11 @@ class AttentionFusionSS2D(MapAttention):
             return [LinearScan(o.flatten(3), attend, ("all pixels",), self.dim)]
         u = self.ssm.convolve(o.flatten(3))
         dt, B, C = self.ssm.project(u)
+        weight = self.ssm.fusion.weight
         states = self.ssm.linear_part(dt, B, None, self.ssm.route_code)
 
         def apply(u: Tensor) -> Tensor:
             fused = self.fuse(states(u)[:, :, :, 0], *(repeat_batch(x, len(u)) for x in held))
-            return (across_heads(fused, self.ssm.fusion.weight, None).flatten(3) * C[:, :, :, 0]).unsqueeze(3)
+            return (across_heads(fused, weight, None).flatten(3) * C[:, :, :, 0]).unsqueeze(3)
 
         return [LinearScan(u, apply, ("rows, fused by attention",), self.dim)]

@@ -135,6 +135,7 @@ class SS2D(_ProjectedScan):
         inner = self.d_inner
 
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False, **dd)
+        self.conv: nn.Module
         if d_conv > 1:
             self.conv = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
         else:
@@ -391,6 +392,7 @@ class SSD2D(nn.Module):
         held = self.project(source)
 
         def apply(u: Tensor) -> Tensor:
-            return self.scan(u, *(repeat_batch(x, len(u)) for x in held), merge=False, skip=False)
+            dt, B, C = (repeat_batch(x, len(u)) for x in held)
+            return self.scan(u, dt, B, C, merge=False, skip=False)
 
         return [LinearScan(source, apply, route_names(self.route_code), self.d_inner)]

@@ -98,7 +98,7 @@ class LocalAttentionSS2D(MapAttention):
             return self.ssm.scans_of(self.convolve(r.flatten(3)))
 
         def apply(u: Tensor) -> Tensor:
-            held = (repeat_batch(held, len(u)) for held in (q, k))
-            return self.attend_to_all(*held, u.unflatten(-1, (self.num_heads, -1))).unsqueeze(3)
+            queries, keys = repeat_batch(q, len(u)), repeat_batch(k, len(u))
+            return self.attend_to_all(queries, keys, u.unflatten(-1, (self.num_heads, -1))).unsqueeze(3)
 
         return [LinearScan(r.flatten(3), apply, ("all pixels",), self.dim)]

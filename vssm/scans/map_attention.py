@@ -126,6 +126,7 @@ class MapAttention(nn.Module):
         self.window = window
         self.qkv = nn.Linear(dim, 3 * dim, **dd)
         self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)
+        self.angle: Tensor
         self.register_buffer("angle", torch.empty(dim // num_heads // 2, **dd))
         table = None if biased_heads is None else torch.empty(biased_heads, 2 * window - 1, 2 * window - 1, **dd)
         self.rpb = None if table is None else nn.Parameter(table)
@@ -155,7 +156,7 @@ class MapAttention(nn.Module):
 
     def attend_to_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let all pixels attend to each other, (B, H, W, n, E) to (B, H, W, C)."""
-        table = self.global_rpb
+        table: Tensor | None = self.global_rpb
         if table is not None:
             table = resize_pairs(table, q.shape[1] * q.shape[2])
         return attend(q, k, v, table).flatten(3)

@@ -140,7 +140,7 @@ class SpatialFusionSS2D(SS2D):
             device=device,
             dtype=dtype,
         )
-        self.fusion = StateFusion(self.d_inner, device=device, dtype=dtype)
+        self.fusion: nn.Module = StateFusion(self.d_inner, device=device, dtype=dtype)
 
     def mix(self, x: Tensor) -> Tensor:
         """Scans, fuses and reads the states: (B, H, W, D) to (B, H, W, D)."""

@@ -102,7 +102,7 @@ def _backward(ctx, grad):
 
 
 def _flops(*, x, B, D, **others) -> int:
-    return ssd_flops(*x, B[3], with_D=D is not None)
+    return ssd_flops(x[0], x[1], x[2], x[3], B[3], with_D=D is not None)
 
 
 _op.register_autograd(_backward, setup_context=_setup)

@@ -107,7 +107,7 @@ def _backward(ctx, grad):
 
 
 def _flops(*, q, v, kernel_size, **others) -> int:
-    return 2 * neighborhood_attention_macs(*q, v[-1], kernel_size)
+    return 2 * neighborhood_attention_macs(q[0], q[1], q[2], q[3], q[4], v[-1], kernel_size)
 
 
 _op.register_autograd(_backward, setup_context=_setup)

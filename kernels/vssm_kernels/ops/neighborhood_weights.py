@@ -55,7 +55,8 @@ def _weights(q, k, kernel_size, dilation, bias, scale, keep, backend) -> Tensor:
 
 def _weights_fake(q, k, kernel_size, dilation, bias, scale, keep, backend) -> Tensor:
     check_queries("neighborhood_weights", q, k, kernel_size, dilation, bias)
-    size = weights.weights_size(*q.shape[1:4], kernel_size, dilation) if _keeps(keep, q, backend) else 0
+    height, width, heads = q.shape[1:4]
+    size = weights.weights_size(height, width, heads, kernel_size, dilation) if _keeps(keep, q, backend) else 0
     dtype = torch.promote_types(q.dtype, torch.float32)
     return torch.empty(q.shape[0], size, dtype=dtype, device=q.device)
 
@@ -103,7 +104,7 @@ def _weights_backward(ctx, grad):
 
 
 def _weights_flops(*, q, kernel_size, **others) -> int:
-    return 2 * neighborhood_attention_macs(*q, 0, kernel_size)
+    return 2 * neighborhood_attention_macs(q[0], q[1], q[2], q[3], q[4], 0, kernel_size)
 
 
 _weights_op.register_autograd(_weights_backward, setup_context=_weights_setup)
@@ -233,7 +234,7 @@ def _sum_backward(ctx, grad):
 
 
 def _sum_flops(*, v, kernel_size, **others) -> int:
-    return 2 * neighborhood_attention_macs(*v, 0, kernel_size)
+    return 2 * neighborhood_attention_macs(v[0], v[1], v[2], v[3], v[4], 0, kernel_size)
 
 
 _sum_op.register_autograd(_sum_backward, setup_context=_sum_setup)

@@ -119,7 +119,8 @@ def replace_autograd(name: str, choose: Callable[[Callable], Callable]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Oo]verrid", category=UserWarning)
         # `library.impl` of PyTorch 2.6 refuses a second kernel for the same key; what it calls does not.
-        library.m.impl(name, "Autograd", choose(make_autograd_impl(op, definition)), True)
+        inner: Any = library.m
+        inner.impl(name, "Autograd", choose(make_autograd_impl(op, definition)), True)
 
 
 def register_autocast(name: str, streaming: Sequence[str]) -> None:
@@ -242,6 +243,7 @@ def present(x: Tensor | None, like: Tensor) -> Tensor:
 def fake_gradients(inputs: Sequence[Tensor | None], parameters: Sequence[int]) -> list[Tensor]:
     """Make empty gradients of inputs: those at `parameters` in the dtype of the state, others in their own."""
     first = inputs[0]
+    assert first is not None  # every op has a first input
     state = compute_dtype(first)
     return [
         absent(first)

@@ -59,7 +59,7 @@ class VMDecoder(nn.Module):
         if len(depths) != len(dims):
             raise ValueError(f"the decoder's depths need {len(dims)} numbers for this encoder, got {depths}")
         rates = iter(torch.linspace(drop_path_rate, 0, sum(depths), device="cpu").tolist())
-        upsamples = [nn.Identity()]
+        upsamples: list[nn.Module] = [nn.Identity()]
         for i in range(1, len(dims)):
             upsamples.append(PatchExpand(dims[i - 1], dims[i], strides[i - 1] // strides[i]))
         self.stages = nn.ModuleList(
