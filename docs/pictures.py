@@ -138,6 +138,27 @@ def _of_a_digit(path: Path, draw: Callable[[str, Path], object]) -> None:
         path.write_bytes(found.read_bytes())
 
 
+@picture("visualize_classes.png", "demo")
+def classes(path: Path, demo: Path) -> None:
+    import tempfile
+
+    from torchvision.transforms.functional import to_pil_image
+
+    from vssm.classify import Digits, Predictor
+    from vssm.engine import load_config
+    from vssm.viz.plots import plot_answers
+
+    dataset = Digits("test")
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for number in range(8):
+            scan = dataset[number]["inputs"]
+            files.append(f"{folder}/{number}.png")
+            to_pil_image((scan - scan.min()) / (scan.max() - scan.min())).convert("RGB").save(files[-1])
+        predictor = Predictor.from_run(load_config(str(DIGITS)), last_checkpoint(demo), device="cpu")
+        plot_answers(list(predictor(files, topk=3)), path, columns=8)
+
+
 @picture("visualize_attention_heads.jpg")
 def heads(path: Path) -> None:
     import numpy as np

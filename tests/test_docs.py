@@ -201,6 +201,12 @@ def test_pages_install_as_the_messages_say(page):
         assert not re.search(r"pip install(?: -\S+)* '?vssm", text)
 
 
+def test_one_script_makes_all_pictures():
+    """But the drawing of the floors, which is text."""
+    made = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
+    assert set(made) == {path.name for path in (ROOT / "docs" / "images").iterdir()} - {"floors.svg"}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_exist(page):
     text = (ROOT / page).read_text()

@@ -94,7 +94,8 @@ def plot_answers(answers: Sequence[Any], path: str | os.PathLike, columns: int =
     columns = min(columns, len(answers))
     lines = max(len(answer.classes) for answer in answers)
     rows = -(-len(answers) // columns)
-    figure = new_figure(2.6 * columns, (2.1 + 0.17 * lines) * rows)
+    side = min(7.0 / columns, 2.6)  # at most as wide as the documentation's column
+    figure = new_figure(side * columns, (0.97 * side + 0.16 * lines + 0.1) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     hide_axes(grid)
     for axes, answer in zip(grid.flat, answers, strict=False):
@@ -103,7 +104,7 @@ def plot_answers(answers: Sequence[Any], path: str | os.PathLike, columns: int =
         axes.imshow(image)
         pairs = zip(answer.classes, answer.probabilities, strict=True)
         text = "\n".join(f"{name.split(',')[0]}  {probability:.0%}" for name, probability in pairs)
-        axes.set_title(text, fontsize=8.5, color=INK, pad=4, loc="left")
+        axes.set_title(text, fontsize=8, color=INK, pad=4, loc="left")
     return save_figure(figure, path)
 
 
