@@ -34,6 +34,9 @@ class Route(NamedTuple):
 # A sequence of the scan is one route, or several joined end to end without a reset of the state (MSVMamba).
 Routes = Sequence[Route | Sequence[Route]]
 
+# A tuple: TorchDynamo of PyTorch 2.6 cannot follow `Route | str | bytes`.
+_NO_ROUTES = (Route, str, bytes)
+
 # Numbers that stand for one route.
 FIELDS = 10
 _LARGEST = 2**31 - 1
@@ -53,10 +56,10 @@ def encode_routes(routes: Routes) -> list[int]:
         ValueError: There is no route, a stride or an offset is out of range, or a path is unknown.
     """
     code: list[int] = []
-    if isinstance(routes, Route | str | bytes) or not isinstance(routes, Sequence) or len(routes) == 0:
+    if isinstance(routes, _NO_ROUTES) or not isinstance(routes, Sequence) or len(routes) == 0:
         raise ValueError(f"routes must be a non-empty sequence of Route, got {_shortened(routes)}")
     for index, entry in enumerate(routes):
-        joined = (entry,) if isinstance(entry, Route | str | bytes) or not isinstance(entry, Sequence) else entry
+        joined = (entry,) if isinstance(entry, _NO_ROUTES) or not isinstance(entry, Sequence) else entry
         if len(joined) == 0:
             raise ValueError(f"entry {index} of routes is empty: it must be a Route, or several that are joined")
         for route in joined:

@@ -264,7 +264,8 @@ def gather(x: Tensor, route: Route) -> Tensor:
     if route.path != "raster":
         height, width = x.shape[-2:]
         table = route_table(encode_routes((route,)), height, width, x.device)
-        return x.flatten(-2).index_select(-1, table.positions)
+        # PyTorch 2.6 differentiates index_select forwards for 64-bit indices alone.
+        return x.flatten(-2).index_select(-1, table.positions.long())
     x = _turn(_taken(x, route), route).flatten(-2)
     return x.flip(-1) if route.reverse else x
 
@@ -334,7 +335,7 @@ def _read_index(code: tuple[int, ...], height: int, width: int, per_sequence: bo
     index = table.positions.view(count, table.lengths[0]).mT
     if per_sequence:
         index = index.long() * count + torch.arange(count, device=device)
-    return index.flatten()
+    return index.flatten().long()  # as in `gather`
 
 
 def read_map(x: Tensor, code: Sequence[int], per_sequence: bool = False) -> Tensor:
