@@ -11,6 +11,7 @@ from .conv_block import (
 from .conv_ffn import ConvFFN
 from .conv_norm import ConvNorm, ConvNormDownsample, ConvNormStem, LinearNorm, LinearNormMlp
 from .conv_trunk import DeepConvStem, HiddenHead
+from .deformable_attention import DeformableAttention, deformable_attention, raster_points
 from .fused_head import FusedHead
 from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
@@ -28,6 +29,7 @@ __all__ = [
     "ConvNormStem",
     "ConvStem",
     "DeepConvStem",
+    "DeformableAttention",
     "DepthwiseMlp",
     "FusedHead",
     "HiddenHead",
@@ -39,4 +41,6 @@ __all__ = [
     "PatchStem",
     "ResidualConvStem",
     "check_images",
+    "deformable_attention",
+    "raster_points",
 ]
