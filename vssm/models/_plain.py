@@ -113,6 +113,13 @@ class TokenEmbedding(nn.Module):
         """Where the class token stands among as many patches."""
         return token_index(self.position, patches)
 
+    def join(self, patches: Tensor, token: Optional[Tensor]) -> Tensor:
+        """Undo `split`: a sequence (B, h * w, C) and the class token to (B, h * w + 1, C); without one as it is."""
+        if token is None:
+            return patches
+        i = token_index(self.position, patches.shape[1])
+        return torch.cat([patches[:, :i], token.unsqueeze(1), patches[:, i:]], dim=1)
+
     def class_token(self, x: Tensor) -> Tensor:
         """The class token (B, C) of (B, h * w + 1, C)."""
         i = token_index(self.position, x.shape[1] - 1)
@@ -176,6 +183,10 @@ class PlainBackbone(Backbone):
     def block_info(dim: int, depth: int, reduction: int) -> List[Dict[str, Any]]:
         """timm's `feature_info`, an entry for each block."""
         return [dict(num_chs=dim, reduction=reduction, module=f"blocks.{i}") for i in range(depth)]
+
+    def tapped(self, before: Tensor, after: Tensor, index: int) -> Tensor:
+        """What a decoder is given of a block: what the block was given and what it gave, its index."""
+        return after
 
     def forward_blocks(self, x: Tensor) -> Tensor:
         """All blocks; the shape stays."""
@@ -287,12 +298,13 @@ class PlainBackbone(Backbone):
         else:
             blocks = self.blocks[: max_index + 1]
         for i, block in enumerate(blocks):
+            before = x
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint_seq([block], x)
             else:
                 x = block(x)
             if i in take_indices:
-                patches, token = self.tokens.split(self.norm(x) if norm else x)
+                patches, token = self.tokens.split(self.norm(x) if norm else self.tapped(before, x, i))
                 if token is not None:
                     class_tokens.append(token.unsqueeze(1))
                 y = patches.reshape(patches.shape[0], height, width, patches.shape[-1])

@@ -145,6 +145,9 @@ class Vim(PlainBackbone):
         class_token: put a class token in the middle of the patches.
         rope: rotate the stream by its positions before each block; not with a class token.
         halve: divide the sum of both directions by two.
+        feature_maps: what `forward_intermediates` gives of a block unless it norms the maps: "stream", the residual
+            stream behind it; "rotated", that stream as the next block sees it, after its rotation, which the small
+            official segmentor takes; "mixer", what the block adds to the stream, which the tiny one takes.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0 for tiny,
             0.05 for small.
@@ -156,7 +159,8 @@ class Vim(PlainBackbone):
     official detectors, and some of the segmentors.
 
     Raises:
-        ValueError: rope with a class token or a width that four does not divide, or an unknown pooling.
+        ValueError: rope with a class token or a width that four does not divide, an unknown pooling, or maps of another
+            kind.
     """
 
     state_space_parameters = ("A_logs", "Ds", "dt_projs_bias")
@@ -176,6 +180,7 @@ class Vim(PlainBackbone):
         class_token: bool = True,
         rope: bool = False,
         halve: bool = True,
+        feature_maps: str = "stream",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         device=None,
@@ -186,7 +191,10 @@ class Vim(PlainBackbone):
             raise ValueError(
                 f"Vim: rope needs class_token=False and a width that 4 divides, got {class_token} and {dim}"
             )
+        if feature_maps not in ("stream", "mixer", *(["rotated"] if rope else [])):
+            raise ValueError(f"Vim: feature_maps must be stream, mixer or, with rope, rotated, got {feature_maps!r}")
         super().__init__(in_chans, num_classes, drop_rate)
+        self.depth, self.rope, self.feature_maps = depth, rope, feature_maps
         size, stride = to_2tuple(img_size), stride or patch_size
         self.output_fmt = "NLC" if class_token else "NHWC"
         self.num_prefix_tokens = int(class_token)
@@ -206,6 +214,14 @@ class Vim(PlainBackbone):
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self.make_head(**dd)
         self.init_weights()
+
+    def tapped(self, before: Tensor, after: Tensor, index: int) -> Tensor:
+        """See `feature_maps`."""
+        if self.feature_maps == "mixer":
+            return after - (rotate_positions(before) if self.rope else before)
+        if self.feature_maps == "rotated" and index < self.depth - 1:
+            return rotate_positions(after)
+        return after
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) to the normalised tokens (B, L, C), or a map without a class token."""
@@ -300,6 +316,7 @@ FAMILY = register_family(
         title="Vim",
         models=(Vim,),
         scan_patterns={"both ways": (Route(), Route(reverse=True))},
+        dense_decay={"norm": 0.0, "pos_embed": 0.0},
     )
 )
 
