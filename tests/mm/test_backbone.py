@@ -41,6 +41,13 @@ def test_maps_are_those_of_timm(name):
     elif family and family.dense_maps is DenseMaps.NEW_NORMS:
         assert norms == ["outnorm0", "outnorm1", "outnorm2", "outnorm3"]
         expected = [nn.functional.layer_norm(y.movedim(1, -1), y.shape[1:2]).movedim(-1, 1) for y in expected]
+    elif family and family.dense_maps is DenseMaps.NEW_AND_OWN_NORMS:
+        assert norms == ["outnorm0", "outnorm1", "outnorm2"] and backbone.outnorm0.eps == family.dense_norm_eps
+        torch.nn.init.normal_(backbone.model.model.norm.bias)  # the norms must differ
+        maps, expected = backbone(x), [y.movedim(1, -1) for y in expected]
+        expected[:3] = [nn.functional.layer_norm(y, y.shape[-1:], eps=1e-6) for y in expected[:3]]
+        expected[3] = backbone.model.model.norm(expected[3])
+        expected = [y.movedim(-1, 1) for y in expected]
     else:
         assert not norms
     torch.testing.assert_close(list(maps), expected)

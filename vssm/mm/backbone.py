@@ -11,9 +11,19 @@ from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, about, load_weights, read_checkpoint, unwrap_state_dict
 from ..engine.config import ConfigError
-from ..models import DenseMaps
+from ..models import DenseMaps, family_of
+from ..models.adapter import ADAPTER_STRIDES, ViTAdapter
 from ..models.create import ModelError
-from ..models.dense import OUT_NORM, convert_features, create_features, dense_maps_of
+from ..models.dense import (
+    ADAPTER,
+    OUT_NORM,
+    convert_features,
+    create_features,
+    default_indices,
+    dense_maps_of,
+    move_pyramid,
+    split_backbone,
+)
 
 
 @MODELS.register_module()
@@ -27,10 +37,14 @@ class VSSMBackbone(BaseModule):
         model_name: A model of this package or of timm's that has ``forward_intermediates``.
         pretrained: False for random weights; True for the published ones; or the path of a checkpoint: a classifier,
             or a whole detector or segmentor with a backbone of the same model, official or of this package.
-        out_indices: Stages whose maps are wanted, counted from 0.
+        out_indices: Stages whose maps are wanted, counted from 0; of plain nets, blocks. None: the first four stages,
+            or the last block of each quarter of a plain net.
         out_norm: Put on the maps the norms of the official detectors and segmentors of the model's family, see
-            :class:`vssm.models.DenseMaps`. Most put a LayerNorm (eps 1e-5) on each, ``outnorm0`` and so on, which
+            :class:`vssm.models.DenseMaps`. Most put a LayerNorm on each, ``outnorm0`` and so on, which
             starts afresh after loading a classifier. The maps of models of no family stay as they are. False: no norm.
+        adapter: Options of a :class:`~vssm.models.adapter.ViTAdapter` beside a plain net, at best none: ``dict()``. It
+            gives maps of the strides 4, 8, 16 and 32 and norms of its own, starts afresh after loading a classifier,
+            and exchanges with the net around the parts that end in ``out_indices``. None: no adapter.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         frozen_stages: Keep the stem and the first ``frozen_stages`` stages as they are: no gradients, no dropping of
             paths, statistics of norms as loaded. 0 freezes the stem, -1 nothing. The layer between two stages belongs
@@ -56,8 +70,9 @@ class VSSMBackbone(BaseModule):
         self,
         model_name: str,
         pretrained: bool | str = False,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_indices: Sequence[int] | None = None,
         out_norm: bool = True,
+        adapter: Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
@@ -71,25 +86,33 @@ class VSSMBackbone(BaseModule):
             pretrained = _checkpoint_of(init_cfg, pretrained)
         self.model_name = model_name
         self.norm_eval = norm_eval
-        options: dict[str, Any] = dict(model_kwargs, in_chans=in_chans, out_indices=tuple(out_indices))
+        options: dict[str, Any] = dict(model_kwargs, in_chans=in_chans)
+        out_indices = tuple(default_indices(model_name, **options) if out_indices is None else out_indices)
+        out_norm = out_norm and adapter is None
         if drop_path_rate:
             # Not every model of timm takes this argument.
             options["drop_path_rate"] = drop_path_rate
         try:
-            self.model = create_features(model_name, pretrained is True, out_norm, **options)
+            self.model = create_features(model_name, pretrained is True, out_norm, out_indices=out_indices, **options)
         except (AssertionError, IndexError) as error:
             raise ModelError(
-                f"Model '{model_name}' has no feature maps {tuple(out_indices)}: {str(error) or 'too many stages'}."
+                f"Model '{model_name}' has no feature maps {out_indices}: {str(error) or 'too many stages'}."
             ) from error
         self.feature_info = self.model.feature_info
         self.channels: list[int] = self.feature_info.channels()
         self.strides: list[int] = self.feature_info.reduction()
         self.out_indices = tuple(self.feature_info.out_indices)
         self._out_norms: list[str] = []
-        if out_norm and dense_maps_of(self.model.model) is DenseMaps.NEW_NORMS:
-            self._out_norms = [f"{OUT_NORM}{index}" for index in self.out_indices]
-            for name, width in zip(self._out_norms, self.channels, strict=True):
-                self.add_module(name, LayerNorm2d(width, eps=1e-5))
+        kind = dense_maps_of(self.model.model) if out_norm else DenseMaps.AS_THEY_ARE
+        if kind in (DenseMaps.NEW_NORMS, DenseMaps.NEW_AND_OWN_NORMS):
+            normed = self.out_indices if kind is DenseMaps.NEW_NORMS else self.out_indices[:-1]
+            self._out_norms = [f"{OUT_NORM}{index}" for index in normed]
+            for name, width in zip(self._out_norms, self.channels, strict=False):
+                self.add_module(name, LayerNorm2d(width, eps=family_of(self.model.model).dense_norm_eps))
+        self.adapter: ViTAdapter | None = None
+        if adapter is not None:
+            self.adapter = self._adapter(dict(adapter), in_chans, drop_path_rate)
+            self.channels, self.strides = [self.channels[-1]] * len(ADAPTER_STRIDES), list(ADAPTER_STRIDES)
         self._register_load_state_dict_pre_hook(self.convert_on_load)
         if isinstance(pretrained, str):
             self.load_pretrained(pretrained)
@@ -99,10 +122,12 @@ class VSSMBackbone(BaseModule):
         self.train(self.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, in_chans, H, W) to one map (B, C, H / stride, W / stride) for each of ``out_indices``."""
+        """Images (B, in_chans, H, W) to one map (B, C, H / stride, W / stride) for each of ``strides``."""
+        if self.adapter is not None:
+            return tuple(self.adapter(self.model.model, x))
         maps = self.model(x)
-        if self._out_norms:
-            maps = [getattr(self, name)(y) for name, y in zip(self._out_norms, maps, strict=True)]
+        for i, name in enumerate(self._out_norms):
+            maps[i] = getattr(self, name)(maps[i])
         return tuple(maps)
 
     def train(self, mode: bool = True) -> "VSSMBackbone":
@@ -123,8 +148,17 @@ class VSSMBackbone(BaseModule):
         """
         self._is_init = True
 
+    def _adapter(self, options: dict[str, Any], in_chans: int, drop_path_rate: float) -> ViTAdapter:
+        options = dict(last_blocks=self.out_indices, in_chans=in_chans, drop_path_rate=drop_path_rate) | options
+        try:
+            return ViTAdapter(self.model.model, **options)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"Model '{self.model_name}' cannot have this adapter: {error}.") from error
+
     def load_pretrained(self, path: str) -> None:
-        """Load a checkpoint's backbone, see ``pretrained``; a classifier has no values for the norms on the maps.
+        """Load a checkpoint's backbone, see ``pretrained``.
+
+        A classifier has no values for the norms on the maps, nor for an adapter.
 
         Raises:
             CheckpointError: The file is missing, damaged, or does not fit exactly.
@@ -134,9 +168,10 @@ class VSSMBackbone(BaseModule):
             new = [name for name in self._out_norms if not any(key.startswith(name + ".") for key in weights)]
             if new and len(new) < len(self._out_norms):
                 raise CheckpointError(f"the checkpoint lacks {', '.join(new)}")
-            load_weights(
-                self, weights, [key for key in self.state_dict() if key.startswith(tuple(f"{n}." for n in new))]
-            )
+            parts = [f"{name}." for name in new]
+            if not any(key.startswith(ADAPTER) for key in weights):
+                parts.append(ADAPTER)
+            load_weights(self, weights, [key for key in self.state_dict() if key.startswith(tuple(parts))])
         except CheckpointError as error:
             text = about(path, error)
             raise CheckpointError(f"Backbone '{self.model_name}' cannot be loaded. {text}") from error
@@ -153,9 +188,12 @@ class VSSMBackbone(BaseModule):
         Raises:
             ValueError: They are not those of this model; the message names what is missing, unexpected or misshapen.
         """
-        norms = {name: value for name, value in weights.items() if name.startswith(OUT_NORM)}
-        trunk = convert_features({name: value for name, value in weights.items() if name not in norms}, self.model)
-        return {f"model.{name}": value for name, value in trunk.items()} | (norms if self._out_norms else {})
+        parts = split_backbone(weights)
+        if parts.adapter and self.adapter is None:
+            raise CheckpointError("the checkpoint's backbone has an adapter; give this one adapter=dict()")
+        net = {f"model.{name}": value for name, value in convert_features(parts.net, self.model).items()}
+        adapter = {ADAPTER + name: value for name, value in parts.adapter.items()}
+        return net | (parts.norms if self._out_norms else {}) | adapter
 
     def _freeze(self, frozen_stages: int) -> list[nn.Module]:
         """Stop gradients; return the largest modules that no longer have any parameter to train."""
@@ -185,7 +223,9 @@ class VSSMBackbone(BaseModule):
     def convert_on_load(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         """Rename, in place, the weights of this module in those of whatever holds it, unless they have its names.
 
-        ``load_state_dict`` calls it first, of whatever model, so official detectors load into ours.
+        ``load_state_dict`` calls it first, of whatever model, so official detectors load into ours. What an official
+        backbone holds of the neck becomes the neck's where all weights are given: the tools and
+        :func:`convert_detector_checkpoint` give them, ``load_state_dict`` does not.
 
         Args:
             state_dict: All weights.
@@ -194,6 +234,9 @@ class VSSMBackbone(BaseModule):
         Raises:
             ValueError: See :meth:`convert_state_dict`.
         """
+        moved = move_pyramid(state_dict)
+        state_dict.clear()
+        state_dict.update(moved)
         given = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}
         if not given or any(name.startswith("model.model.") for name in given):
             return

@@ -20,6 +20,7 @@ class DenseMaps(enum.Enum):
 
     NEW_NORMS = "a new LayerNorm on each map, which the checkpoints of classifiers lack"
     OWN_NORM = "the classifier's last norm on the last map; the others are normalised already"
+    NEW_AND_OWN_NORMS = "a new LayerNorm on each map but the last, which has the classifier's last norm"
     AS_THEY_ARE = "none"
 
 
@@ -33,6 +34,7 @@ class Family:
         models: its model classes.
         scan_patterns: for pictures: routes, or tuples of joined routes, by a title that stands behind the family's.
         dense_maps: what detectors and segmentors do to its maps.
+        dense_norm_eps: of the new norms.
         dense_decay: the weight decay of its detectors and segmentors: a factor by a part of a parameter's name. The
             longest part that fits decides; a parameter that none fits is decayed in full.
         uncounted_operators: operators that its papers' count of FLOPs leaves out, see `vssm.profiling.paper_flops`.
@@ -45,6 +47,7 @@ class Family:
     models: Tuple[type, ...]
     scan_patterns: Mapping[str, Tuple[Union[Route, Tuple[Route, ...]], ...]] = field(default_factory=dict)
     dense_maps: DenseMaps = DenseMaps.AS_THEY_ARE
+    dense_norm_eps: float = 1e-5
     dense_decay: Mapping[str, float] = field(default_factory=dict)
     uncounted_operators: Tuple[str, ...] = ()
     counted_in_training: bool = False

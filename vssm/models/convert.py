@@ -23,7 +23,15 @@ from ..checkpoint import (
     unwrap_state_dict,
 )
 from ._family import DenseMaps
-from .dense import OUT_NORM, convert_features, create_features, dense_maps_of
+from .dense import (
+    ADAPTER,
+    OUT_NORM,
+    convert_features,
+    create_features,
+    dense_maps_of,
+    move_pyramid,
+    split_backbone,
+)
 
 _BACKBONE = "backbone."
 
@@ -90,15 +98,19 @@ def _convert_classifier(checkpoint: Mapping[str, Any], model_name: str) -> dict[
 
 def _convert_detector(weights: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
     """Rename only the backbone: necks and heads are mmdet's and mmseg's own, and so are the norms on the maps."""
-    model = create_features(model_name)
-    model = create_features(model_name, out_indices=tuple(range(len(model.feature_info))))
+    weights = move_pyramid(weights)
     inner = {name[len(_BACKBONE) :]: value for name, value in weights.items() if name.startswith(_BACKBONE)}
     rest = {name: value for name, value in weights.items() if not name.startswith(_BACKBONE)}
-    norms = {name: value for name, value in inner.items() if name.startswith(OUT_NORM)}
-    trunk = convert_features({name: value for name, value in inner.items() if name not in norms}, model)
+    parts = split_backbone(inner)
+    # With an adapter the net has no last norm.
+    own_norm = not parts.adapter
+    model = create_features(model_name, out_norm=own_norm)
+    model = create_features(model_name, out_norm=own_norm, out_indices=tuple(range(len(model.feature_info))))
+    norms, trunk = parts.norms, convert_features(parts.net, model)
     load_weights(model, trunk)
     expected = {f"{OUT_NORM}{i}.{part}" for i in model.feature_info.out_indices for part in ("weight", "bias")}
     if dense_maps_of(model.model) is DenseMaps.NEW_NORMS and norms.keys() != expected:
         raise CheckpointError(f"the norms on the backbone's maps are {sorted(norms)}, not {sorted(expected)}")
     named = {f"model.{name}": value for name, value in trunk.items()} | norms
+    named |= {f"{ADAPTER}{name}": value for name, value in parts.adapter.items()}
     return {_BACKBONE + name: value for name, value in named.items()} | rest

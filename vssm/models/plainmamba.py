@@ -25,7 +25,7 @@ from ..layers import check_images
 from ..scans import CONTINUOUS, ContinuousSS2D
 from ._backbone import drop_path_rates
 from ._builder import build_model, imagenet_cfg
-from ._family import Family, register_family
+from ._family import DenseMaps, Family, register_family
 from ._plain import PlainBackbone, TokenEmbedding, quarter_indices, resized_positions
 
 __all__ = ["PlainMamba"]
@@ -245,6 +245,13 @@ FAMILY = register_family(
         title="PlainMamba",
         models=(PlainMamba,),
         scan_patterns={"continuous": CONTINUOUS},
+        dense_maps=DenseMaps.NEW_AND_OWN_NORMS,
+        dense_norm_eps=1e-6,
+        # Officially the stem's norms are numbered and the last one is `ln1`, and only names with "norm" are spared.
+        dense_decay={
+            **{"norm": 0.0, "stem.norm": 1.0, "model.norm": 1.0},
+            **dict.fromkeys(("pos_embed", "A_logs", "Ds", "direction_Bs"), 0.0),
+        },
         uncounted_operators=("aten::layer_norm", "aten::batch_norm", "aten::mean"),
     )
 )
