@@ -16,11 +16,13 @@ from vssm.scans import (
     SS2D,
     SSD2D,
     AtrousSS2D,
+    AttentionFusionSS2D,
     CascadeSS2D,
     ContinuousSS2D,
     GroupedSS2D,
     HiddenStateMixer,
     LinearScan,
+    LocalAttentionSS2D,
     MultiHeadSS2D,
     MultiScaleSS2D,
     NonCausalSSD2D,
@@ -52,6 +54,10 @@ MIXERS = {
     "hidden state": lambda: HiddenStateMixer(DIM, d_state=3),
     "spatial fusion": lambda: SpatialFusionSS2D(DIM),
     "continuous": lambda: ContinuousSS2D(DIM, d_state=3),
+    "cross, after windows": lambda: LocalAttentionSS2D(DIM, 2, 3),
+    "all pixels": lambda: LocalAttentionSS2D(DIM, 2, 3, pixels=9),
+    "attention fusion": lambda: AttentionFusionSS2D(DIM, 4, 3),
+    "attention fusion, all pixels": lambda: AttentionFusionSS2D(DIM, 4, 3, pixels=9),
     "cascade": lambda: CascadeSS2D(DIM, d_state=2),
 }
 
@@ -159,6 +165,20 @@ def test_the_frozen_scan_is_what_the_mixer_computes(kind):
     elif kind == "spatial fusion":
         u = scans[0].source
         expected = (mixer.mix(u) - mixer.Ds * u)[0].unsqueeze(2)
+    elif kind == "all pixels":
+        inputs = []
+        mixer.proj.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+        mixer(x)
+        expected = (inputs[0] - mixer.project(x)[3])[0].unsqueeze(2)
+    elif kind.startswith("attention fusion"):
+        inputs = []
+        mixer.norm.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+        if mixer.ssm is not None:  # what is not linear in the states, and what mixes their channels
+            torch.nn.init.eye_(mixer.ssm.fusion.weight)
+            mixer.ssm.Ds.zero_()
+            mixer.ssm.fusion.bias.zero_()
+        mixer(x)
+        expected = inputs[0][0].unsqueeze(2)
     else:  # cascade: with its skips and the mean that the norm subtracts, the frozen scan is the mixer's own
         mixer.Ds.zero_()
         scans = freeze_scans(mixer, x)

@@ -48,14 +48,12 @@ def worth_keeping(q: Tensor, window: List[int], dilation: List[int]) -> bool:
         return keeps_weights(q, window, dilation)
 
 
-def across_heads(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def across_heads(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Mix the heads of (B, H, W, n, E), all channels alike, by a matrix (n, n); autocast does not lower it.
 
     TorchScript cannot leave autocast: a scripted model should not run under a float16 one.
     """
-    weight = weight.to(states.dtype)
-    if bias is not None:
-        bias = bias.to(states.dtype)
+    weight, bias = weight.to(states.dtype), bias.to(states.dtype)
     if torch.jit.is_scripting():
         return F.linear(states.transpose(-1, -2), weight, bias).transpose(-1, -2)
     else:
@@ -193,8 +191,9 @@ class AttentionFusionSS2D(MapAttention):
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
         """Say how the mixer is linear; see `vssm.scans.linear`.
 
-        That is its scan, to which the sums of its states over the windows and their reading by C belong; or where it
-        has none, the attention among all pixels of what the windows give.
+        That is its scan, to which the sums of its states over the windows and their reading by C belong, but not the
+        mixing of heads, which is alike at all pixels; or where it has none, the attention among all pixels of what the
+        windows give.
 
         Args:
             x: The input of the mixer for one image, (1, H, W, C).
@@ -211,11 +210,10 @@ class AttentionFusionSS2D(MapAttention):
             return [LinearScan(o.flatten(3), attend, ("all pixels",), self.dim)]
         u = self.ssm.convolve(o.flatten(3))
         dt, B, C = self.ssm.project(u)
-        weight = self.ssm.fusion.weight
         states = self.ssm.linear_part(dt, B, None, self.ssm.route_code)
 
         def apply(u: Tensor) -> Tensor:
             fused = self.fuse(states(u)[:, :, :, 0], *(repeat_batch(x, len(u)) for x in held))
-            return (across_heads(fused, weight, None).flatten(3) * C[:, :, :, 0]).unsqueeze(3)
+            return (fused.flatten(3) * C[:, :, :, 0]).unsqueeze(3)
 
         return [LinearScan(u, apply, ("rows, fused by attention",), self.dim)]
