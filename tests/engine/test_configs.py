@@ -46,13 +46,16 @@ def test_recipe(path):
         assert sides == {cfg.test_dataloader.dataset.transform.input_size} == {size}
     steps = cfg.param_scheduler
     assert steps[0].end == steps[1].begin and steps[1].T_max == steps[1].end - steps[1].begin
-    assert cfg.train_cfg.max_epochs - steps[1].end == (10 if path.stem.startswith(("efficientvim", "a2mamba")) else 0)
+    longer = (
+        path.stem.startswith(("efficientvim", "a2mamba", "vim")) and path in IMAGENET and "stride8" not in path.stem
+    )
+    assert cfg.train_cfg.max_epochs - steps[1].end == (10 if longer else 0)
     hooks = [HOOKS.build(hook) for hook in cfg.get("custom_hooks", [])]
     if path in IMAGENET:
         processes, images = map(int, re.search(r"_(\d+)xb(\d+)_", path.stem).groups())
         assert cfg.train_dataloader.batch_size == images
         assert cfg.auto_scale_lr.base_batch_size == processes * images
-        if path.stem.startswith("a2mamba-nano"):
+        if path.stem.startswith(("a2mamba-nano", "plainmamba-l1")):  # those that are not averaged
             assert not hooks
         else:
             assert type(hooks[0]).__name__ == "EMAHook" and hooks[0].ema_cfg["update_buffers"]
@@ -84,6 +87,8 @@ DECAYED = {
     "a2mamba-tiny_8xb256": {"A_logs"},
     "vssd-micro_8xb128": set(),
     "efficientvim-m1_8xb256": set(),
+    "vim-tiny-patch16-224_8xb128": {"A_logs"},
+    "plainmamba-l1_8xb256": set(),
 }
 
 

@@ -16,6 +16,7 @@ from .hooks import DemoFiguresHook, MESAHook  # noqa: E402
 from .losses import DistillationLoss  # noqa: E402
 from .metrics import Accuracy  # noqa: E402
 from .predict import Prediction, Predictor  # noqa: E402
+from .samplers import RepeatSampler  # noqa: E402
 from .shards import ShardSampler  # noqa: E402
 from .sources import TimmDataset, TimmStream  # noqa: E402
 
@@ -28,6 +29,7 @@ __all__ = [
     "MESAHook",
     "Prediction",
     "Predictor",
+    "RepeatSampler",
     "ShardSampler",
     "TimmClassifier",
     "TimmDataset",
