@@ -322,8 +322,12 @@ def test_the_explorer_on_a_phone_in_the_dark_with_less_motion(explorer, tmp_path
     explorer.execute_script("localStorage.clear()")  # what the reader chose earlier
     explorer.refresh()
     assert find(explorer, "[data-speed]").get_attribute("value") == "1"
-    colour = explorer.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert max(map(int, re.findall(r"\d+", colour)[:3])) < 60
+
+    def is_dark():
+        colour = explorer.execute_script("return getComputedStyle(document.body).backgroundColor")
+        return max(map(int, re.findall(r"\d+", colour)[:3])) < 60
+
+    wait_until(is_dark)  # the theme looks after the page is there
     assert explorer.execute_script(PAGE)["overflow"] <= 0
     controls = "[...document.querySelectorAll('.explorer select, .explorer input')]"
     assert explorer.execute_script(f"return {controls}.every((control) => control.labels.length)")
