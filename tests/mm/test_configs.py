@@ -54,6 +54,7 @@ LOSSES = {
     "retinanet": {"loss_cls", "loss_bbox"},
     "upernet": {"decode.loss_ce", "aux.loss_ce"},
     "semantic-fpn": {"decode.loss_ce"},
+    "mmscope": {"decode.loss_ce"},
 }
 
 
@@ -155,6 +156,7 @@ SPARED = {
     "upernet_spatialmamba-tiny_160k_ade20k-512x512": r"out_norm|outnorm|backbone.*\.bn\.",
     "mask-rcnn_vssd-tiny_fpn_1x_coco": rf"{IN_BLOCKS}|backbone.*\.bn\.",
     "mask-rcnn_efficientvim-m4_fpn_1x_coco": r"(?!)",
+    "mmscope_segman-tiny_160k_ade20k-512x512": r"backbone\..*blocks\.\d+\..*norm",
 }
 
 
@@ -198,6 +200,7 @@ def pico(**parts):
         (dict(neck=dict(type="mmseg.Feature2Pyramid", embed_dim=8)), ("neck",), None),
         (dict(decode_head=dict(type="mmseg.FCNHead")), ("decode_head",), 256),
         (dict(decode_head=dict(type="mmseg.UPerHead", in_index=[0, 2])), ("decode_head",), [32, 128]),
+        (dict(decode_head=dict(type="MMSCopEHead")), ("decode_head",), [64, 128, 256]),
         (dict(decode_head={}, auxiliary_head=[dict(in_index=1), dict(in_index=2)]), ("auxiliary_head", 1), 128),
         (dict(neck=dict(type="mmdet.FPN"), decode_head=dict(type="FPNHead")), ("decode_head",), None),
     ],
@@ -219,8 +222,8 @@ def test_models_of_others_are_left_alone():
 @pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
 def test_their_own_registries_fill_widths_too(scope):
     """`init_detector` and `init_model` build without mmengine's Runner."""
-    path = BY_STEM["mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco"] if scope == "mmdet" else SEGMENTATION[1]
-    cfg = shrink(read(path), "vmamba_pico")
+    stem = {"mmdet": "mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco", "mmseg": "upernet_vmamba-tiny-s1l8_160k_ade20k-512x512"}
+    cfg = shrink(read(BY_STEM[stem[scope]]), "vmamba_pico")
     registry = importlib.import_module(f"{scope}.registry").MODELS
     model = registry.build(cfg.model)
     assert list((model.neck if scope == "mmdet" else model.decode_head).in_channels) == model.backbone.channels
@@ -252,6 +255,7 @@ RUN = [
     ("upernet_spatialmamba-tiny_160k_ade20k-512x512", "spatialmamba_pico"),
     ("upernet_vssd-micro_160k_ade20k-512x512", "vssd_pico"),
     ("semantic-fpn_efficientvim-m4_40k_ade20k-512x512", "vssm_efficientvim_pico"),
+    ("mmscope_segman-tiny_160k_ade20k-512x512", "segman_pico"),
 ]
 
 
@@ -282,6 +286,8 @@ def shrink(cfg, name):
     model.backbone.model_name = name
     if "auxiliary_head" in model:
         model.auxiliary_head.channels = model.decode_head.channels = 16
+    if model.get("decode_head", {}).get("type") == "MMSCopEHead":
+        model.decode_head.update(channels=16, map_channels=16)
     if "roi_head" in model:
         heads = model.roi_head.bbox_head
         for head in heads if isinstance(heads, list) else [heads]:

@@ -53,6 +53,7 @@ from .flops import paper_flops  # noqa: E402
 from .loading import LoadImage  # noqa: E402
 from .neck import FinerFPN  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
+from .scope_head import MMSCopEHead  # noqa: E402
 from .widths import fill_widths  # noqa: E402
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "FamilyDecayConstructor",
     "FinerFPN",
     "LoadImage",
+    "MMSCopEHead",
     "VSSMBackbone",
     "convert_detector_checkpoint",
     "fill_widths",

@@ -260,7 +260,8 @@ def _checkpoint_of(init_cfg: Mapping[str, Any], pretrained: bool | str) -> str:
 def convert_detector_checkpoint(checkpoint: Mapping[str, Any], detector: nn.Module) -> dict[str, Tensor]:
     """Give an official detector's or segmentor's weights the names that they have in one of this package.
 
-    Necks and heads are mmdet's and mmseg's own and keep their names; backbones are renamed by their families' rules.
+    Backbones are renamed by their families' rules, and so are heads of this package. Necks and heads of mmdet's and
+    mmseg's own keep their names.
 
     Args:
         checkpoint: As it was read: nested under ``state_dict`` or not.
@@ -274,7 +275,7 @@ def convert_detector_checkpoint(checkpoint: Mapping[str, Any], detector: nn.Modu
     """
     weights = unwrap_state_dict(checkpoint, whole=True)
     for path, module in detector.named_modules():
-        if isinstance(module, VSSMBackbone):
+        if hasattr(module, "convert_on_load"):
             module.convert_on_load(weights, path + "." if path else "")
     return weights
 

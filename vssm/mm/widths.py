@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,9 +41,22 @@ def fill_widths(model: Any, registry: Registry = MODELS) -> Any:
     for part in _readers(filled, registry):
         if part.get("in_channels") is None:
             # A neck reads all maps; a head says which, by default the last.
-            index = part.get("in_index", -1) if not filled.get("neck") else range(len(widths))
+            index = _index(part, registry) if not filled.get("neck") else range(len(widths))
             part["in_channels"] = widths[index] if isinstance(index, int) else [widths[i] for i in index]
     return filled
+
+
+def _kind(part: dict, registry: Registry) -> Any:
+    """The class of a part; None where it has no type, or one that is not known."""
+    kind = part.get("type")
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def _index(head: dict, registry: Registry) -> int | Sequence[int]:
+    """Which maps a head reads: as its config says, or its class, or mmseg, which takes the last."""
+    kind = _kind(head, registry)
+    own = inspect.signature(kind).parameters.get("in_index") if kind else None
+    return head.get("in_index", own.default if own else -1)
 
 
 def _readers(model: dict, registry: Registry) -> list[dict]:
@@ -51,7 +64,7 @@ def _readers(model: dict, registry: Registry) -> list[dict]:
     neck = model.get("neck")
     if neck:
         first = neck[0] if isinstance(neck, list | tuple) else neck
-        kind = registry.get(first["type"]) if isinstance(first["type"], str) else first["type"]
+        kind = _kind(first, registry)
         takes = "in_channels" in first or (kind and "in_channels" in inspect.signature(kind).parameters)
         return [first] if takes else []
     heads = [model.get(name) or [] for name in _HEADS]
