@@ -118,6 +118,10 @@ def foreign(monkeypatch):
 def test_one_policy_under_every_name():
     assert vssm.models.read_checkpoint is read_checkpoint
     assert importlib.import_module("vssm.models._checkpoint").unwrap_state_dict is unwrap_state_dict
+
+
+def test_the_engine_raises_the_same_error():
+    pytest.importorskip("mmengine")
     assert importlib.import_module("vssm.engine").CheckpointError is CheckpointError
 
 
