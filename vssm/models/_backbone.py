@@ -175,6 +175,14 @@ class Backbone(nn.Module):
         return result
 
     @torch.jit.ignore
+    def set_pruning(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to prune tokens; see `PlainBackbone.set_pruning`."""
+        raise ValueError(
+            f"{type(self).__name__} cannot prune tokens: its downsampling needs a map without gaps; plain nets such as "
+            "Vim and PlainMamba can"
+        )
+
+    @torch.jit.ignore
     def no_weight_decay(self) -> set:
         """The state-space parameters, as is usual in the literature; the official recipes decay some of them."""
         return {n for n, _ in self.named_parameters() if n.rsplit(".", 1)[-1] in self.state_space_parameters}

@@ -1,7 +1,7 @@
 """The form of plain (columnar) nets: blocks of one width over the tokens of one grid, counted by their index."""
 
 import math
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -12,6 +12,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor
 
 from ._backbone import Backbone
+from ._pruning import PrunedWalk, TokenPruning
 
 __all__ = ["PlainBackbone", "TokenEmbedding", "quarter_indices", "resize_positions", "resized_positions", "token_index"]
 
@@ -177,6 +178,7 @@ class PlainBackbone(Backbone):
         super().__init__(in_chans, num_classes, drop_rate)
         self.grad_checkpointing = False
         self.global_pool = global_pool
+        self.pruning: Optional[TokenPruning] = None
         self.num_prefix_tokens = 0  # those that `forward_intermediates` gives beside its maps, wherever they stand
 
     @staticmethod
@@ -189,10 +191,60 @@ class PlainBackbone(Backbone):
         return after
 
     def forward_blocks(self, x: Tensor) -> Tensor:
-        """All blocks; the shape stays."""
+        """All blocks. The shape stays; of a net that prunes tokens, those that are left come back, (B, L, C)."""
+        if not torch.jit.is_scripting() and self.pruning is not None:
+            walk = PrunedWalk(self.pruning, self.tokens, x, self.grad_checkpointing)
+            for i, block in enumerate(self.blocks):
+                walk.step(i, block)
+            return walk.x.flatten(1, -2)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
+
+    @torch.jit.ignore
+    def set_pruning(
+        self, sites: Sequence[int] = (), keep: float = 1.0, decay: bool = False, as_released: bool = False
+    ) -> None:
+        """Prune tokens behind some blocks (ToP-ViM, arXiv 2409.18962); no arguments: prune none.
+
+        The weights are the same with and without. `forward_features` then gives the tokens that are left, (B, L, C);
+        `forward_intermediates` gives whole maps, on which a pruned place holds the value that it had when it was pruned.
+
+        Args:
+            sites: indices of the blocks behind which tokens are pruned, increasing.
+            keep: the share of the patches that each site keeps, rounded up, and with a class token in the middle down
+                to an even number. 1 prunes nothing.
+            decay: let states decay over the gaps as they would over tokens of zeros; False: they are carried.
+            as_released: choose as the released code does, with its mistakes; see `TokenPruning`.
+
+        Raises:
+            ValueError: sites that the net does not have, a share that is none, or blocks without a mixer that can do it.
+        """
+        pruning = TokenPruning(tuple(sites), keep, decay, as_released)
+        pruning.check(len(self.blocks), self.tokens.position)
+        if not all(hasattr(getattr(block, "mixer", None), "keep_tokens") for block in self.blocks):
+            raise ValueError(f"{type(self).__name__} cannot prune tokens: its blocks have no mixer with `keep_tokens`")
+        self.pruning = pruning if pruning.sites and keep < 1 else None
+        self.output_fmt = "NHWC" if self.pruning is None and self.tokens.cls_token is None else "NLC"
+
+    @torch.jit.ignore
+    def kept_patches(self, x: Tensor) -> List[Tensor]:
+        """Which patches of images (B, in_chans, H, W) are left behind each site, (B, h, w), bool; [] without pruning."""
+        if self.pruning is None:
+            return []
+        x = self.stem(x)
+        walk, found = PrunedWalk(self.pruning, self.tokens, self.tokens(x)), []
+        for i, block in enumerate(self.blocks):
+            walk.step(i, block)
+            if i in self.pruning.sites:
+                found.append(walk.kept_patches().unflatten(1, x.shape[1:3]))
+        return found
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` asks for before it compiles the net."""
+        if self.pruning is not None:
+            raise ValueError("a net that prunes tokens cannot be scripted; trace or export it, or call set_pruning()")
+        return self
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set:
@@ -297,14 +349,20 @@ class PlainBackbone(Backbone):
             blocks = self.blocks
         else:
             blocks = self.blocks[: max_index + 1]
+        if not torch.jit.is_scripting() and self.pruning is not None:
+            walk = PrunedWalk(self.pruning, self.tokens, x, self.grad_checkpointing)
         for i, block in enumerate(blocks):
             before = x
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq([block], x)
+            if not torch.jit.is_scripting() and self.pruning is not None:
+                walk.step(i, block)
+                x = walk.x
+                whole = walk.whole() if i in take_indices else x
+            elif self.grad_checkpointing and not torch.jit.is_scripting():
+                x = whole = checkpoint_seq([block], x)
             else:
-                x = block(x)
+                x = whole = block(x)
             if i in take_indices:
-                patches, token = self.tokens.split(self.norm(x) if norm else self.tapped(before, x, i))
+                patches, token = self.tokens.split(self.norm(whole) if norm else self.tapped(before, whole, i))
                 if token is not None:
                     class_tokens.append(token.unsqueeze(1))
                 y = patches.reshape(patches.shape[0], height, width, patches.shape[-1])
@@ -314,6 +372,8 @@ class PlainBackbone(Backbone):
             intermediates = pairs
         if intermediates_only:
             return intermediates
+        if not torch.jit.is_scripting() and self.pruning is not None:
+            x = x.flatten(1, -2)
         return self.norm(x), intermediates
 
     def prune_intermediate_layers(

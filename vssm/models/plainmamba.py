@@ -11,7 +11,7 @@ Differences from the official code, none of which the weights see: odd sizes of 
 grid of the position embeddings misses a row there), and float32 or better for the state space whatever the precision.
 """
 
-from typing import Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..checkpoint import build_filter
 from ..layers import check_images
-from ..scans import CONTINUOUS, ContinuousSS2D
+from ..scans import CONTINUOUS, ContinuousSS2D, KeptTokens, tokens_of_map, tokens_on_map
 from ._backbone import drop_path_rates
 from ._builder import build_model, imagenet_cfg
 from ._family import DenseMaps, Family, register_family
@@ -69,7 +69,7 @@ class ConvPatchStem(nn.Module):
 class PlainMambaBlock(nn.Module):
     """x + mixer(norm(x)); with `local_conv` then GELU(BatchNorm(depth-wise 3 x 3 convolution)) of that, no residual.
 
-    (B, H, W, dim) to the same.
+    (B, H, W, dim) to the same; or the tokens that pruning has left, (B, L, dim).
 
     Args:
         dim: width.
@@ -92,10 +92,14 @@ class PlainMambaBlock(nn.Module):
                 BatchNormAct2d(dim, act_layer=nn.GELU, **dd),
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.mixer(self.norm(x)))
+    def forward(
+        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
+    ) -> Tensor:
+        x = x + self.drop_path(self.mixer(self.norm(x), kept, outputs))
         if self.has_local:
+            x = x if kept is None else tokens_on_map(x, kept)
             x = self.local(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            x = x if kept is None else tokens_of_map(x, kept)
         return x
 
 
@@ -114,6 +118,7 @@ class PlainMamba(PlainBackbone):
         local_convs: indices of the blocks that end in a depth-wise convolution.
         d_state: states of the scan.
         align_projections: read step size, B and C along the routes, as in the paper; the released weights need False.
+        pruning: arguments of `set_pruning`, to prune tokens; None: none are pruned.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0.2 for L1
             and L2, 0.4 for L3.
@@ -121,7 +126,7 @@ class PlainMamba(PlainBackbone):
     Input (B, in_chans, H, W) of any size. `forward_features` gives (B, H / 16, W / 16, C), sizes rounded up.
 
     Raises:
-        ValueError: an unknown pooling.
+        ValueError: an unknown pooling, or pruning that the net cannot do.
     """
 
     state_space_parameters = ("A_logs", "Ds", "dt_projs_bias", "direction_Bs")
@@ -139,6 +144,7 @@ class PlainMamba(PlainBackbone):
         local_convs: Tuple[int, ...] = (),
         d_state: int = 16,
         align_projections: bool = False,
+        pruning: Optional[Dict[str, Any]] = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         device=None,
@@ -162,6 +168,7 @@ class PlainMamba(PlainBackbone):
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self.make_head(**dd)
         self.init_weights()
+        self.set_pruning(**(pruning or {}))
 
     @torch.jit.ignore
     def init_weights(self) -> None:

@@ -14,7 +14,7 @@ official weight decay does not spare A_log, which `no_weight_decay()` names.
 
 import math
 from functools import partial
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..checkpoint import CheckpointError, build_filter
 from ..layers import check_images
-from ..scans import SS1D, Route
+from ..scans import SS1D, KeptTokens, Route, tokens_of_map
 from ._backbone import drop_path_rates
 from ._builder import build_model, imagenet_cfg
 from ._family import Family, register_family
@@ -60,25 +60,34 @@ class PatchEmbedding(nn.Module):
         return self.conv(x).permute(0, 2, 3, 1)
 
 
+def _angles(x: Tensor, height: int, width: int) -> Tensor:
+    """The angles (height, width, C / 2) by which the pairs of channels of x (..., C) are turned on a map."""
+    dim = x.shape[-1]
+    speeds = 10000 ** (-torch.arange(0, dim // 2, 2, device=x.device).float() / (dim // 2))
+    rows = torch.arange(height, device=x.device).float().div(height).mul(14).unsqueeze(1) * speeds
+    columns = torch.arange(width, device=x.device).float().div(width).mul(14).unsqueeze(1) * speeds
+    rows = rows.unsqueeze(1).expand(-1, width, -1)
+    return torch.cat([rows, columns.unsqueeze(0).expand(height, -1, -1)], dim=-1)
+
+
 @torch.fx.wrap
-def rotate_positions(x: Tensor) -> Tensor:
+def rotate_positions(x: Tensor, kept: Optional[KeptTokens] = None) -> Tensor:
     """Rotary position embedding of a map: half of the channels tell the row, half the column.
 
     Neighbouring channels are turned by t * 10000 ** (-4 i / C), where t is the row or column on a grid of 14 x 14, to
     which every map is stretched.
 
     Args:
-        x: (B, H, W, C), C a multiple of 4.
+        x: (B, H, W, C), C a multiple of 4; or the tokens that pruning has left of it, (B, L, C).
+        kept: which tokens they are.
 
     Returns:
         The same.
     """
-    height, width, dim = x.shape[1], x.shape[2], x.shape[3]
-    speeds = 10000 ** (-torch.arange(0, dim // 2, 2, device=x.device).float() / (dim // 2))
-    rows = torch.arange(height, device=x.device).float().div(height).mul(14).unsqueeze(1) * speeds
-    columns = torch.arange(width, device=x.device).float().div(width).mul(14).unsqueeze(1) * speeds
-    rows = rows.unsqueeze(1).expand(-1, width, -1)
-    angles = torch.cat([rows, columns.unsqueeze(0).expand(height, -1, -1)], dim=-1)
+    if kept is None:
+        angles = _angles(x, x.shape[1], x.shape[2])
+    else:
+        angles = tokens_of_map(_angles(x, kept.height, kept.width).expand(x.shape[0], -1, -1, -1), kept)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
@@ -121,10 +130,12 @@ class VimBlock(nn.Module):
         self.mixer.out_proj.weight.div_(math.sqrt(self.depth))
         self.mixer.dt_projs_bias[1].zero_()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
+    ) -> Tensor:
         if self.rope:
-            x = rotate_positions(x)
-        return x + self.drop_path(self.mixer(self.norm(x)))
+            x = rotate_positions(x, kept)
+        return x + self.drop_path(self.mixer(self.norm(x), kept, outputs))
 
 
 class Vim(PlainBackbone):
@@ -148,6 +159,7 @@ class Vim(PlainBackbone):
         feature_maps: what `forward_intermediates` gives of a block unless it norms the maps: "stream", the residual
             stream behind it; "rotated", that stream as the next block sees it, after its rotation, which the small
             official segmentor takes; "mixer", what the block adds to the stream, which the tiny one takes.
+        pruning: arguments of `set_pruning`, to prune tokens; None: none are pruned.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0 for tiny,
             0.05 for small.
@@ -159,8 +171,8 @@ class Vim(PlainBackbone):
     official detectors, and some of the segmentors.
 
     Raises:
-        ValueError: rope with a class token or a width that four does not divide, an unknown pooling, or maps of another
-            kind.
+        ValueError: rope with a class token or a width that four does not divide, an unknown pooling, maps of another
+            kind, or pruning that the net cannot do.
     """
 
     state_space_parameters = ("A_logs", "Ds", "dt_projs_bias")
@@ -181,6 +193,7 @@ class Vim(PlainBackbone):
         rope: bool = False,
         halve: bool = True,
         feature_maps: str = "stream",
+        pruning: Optional[Dict[str, Any]] = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         device=None,
@@ -214,6 +227,15 @@ class Vim(PlainBackbone):
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self.make_head(**dd)
         self.init_weights()
+        self.set_pruning(**(pruning or {}))
+
+    @torch.jit.ignore
+    def set_pruning(
+        self, sites: Sequence[int] = (), keep: float = 1.0, decay: bool = False, as_released: bool = False
+    ) -> None:
+        if sites and self.feature_maps != "stream":
+            raise ValueError(f"Vim: pruning needs feature_maps='stream', got {self.feature_maps!r}")
+        super().set_pruning(sites, keep, decay, as_released)
 
     def tapped(self, before: Tensor, after: Tensor, index: int) -> Tensor:
         """See `feature_maps`."""

@@ -12,6 +12,15 @@ from .map_attention import MapAttention
 from .multihead import MULTIHEAD_PATTERNS, MultiHeadSS2D
 from .multiscale import MultiScaleSS2D
 from .noncausal import NonCausalSSD2D
+from .pruning import (
+    KeptTokens,
+    gather_tokens,
+    scan_over_gaps,
+    select_tokens,
+    token_importance,
+    tokens_of_map,
+    tokens_on_map,
+)
 from .routes import (
     ATROUS,
     BIDIRECTIONAL,
@@ -52,6 +61,7 @@ __all__ = [
     "CrossScan",
     "GroupedSS2D",
     "HiddenStateMixer",
+    "KeptTokens",
     "LinearScan",
     "LocalAttentionSS2D",
     "MapAttention",
@@ -61,9 +71,15 @@ __all__ = [
     "Route",
     "SpatialFusionSS2D",
     "encode_routes",
+    "gather_tokens",
     "is_scan",
     "route_name",
     "route_names",
     "route_order",
+    "scan_over_gaps",
     "scan_weights",
+    "select_tokens",
+    "token_importance",
+    "tokens_of_map",
+    "tokens_on_map",
 ]

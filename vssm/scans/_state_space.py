@@ -15,6 +15,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor
 
 from .linear import repeat_batch
+from .pruning import scan_over_gaps
 
 __all__ = [
     "StateSpaceMixer",
@@ -216,6 +217,42 @@ class StateSpaceMixer(nn.Module):
             out_dtype=out_dtype,
         )
         return y[:0] if empty else y
+
+    def scan_kept(
+        self,
+        u: Tensor,
+        dt: Tensor,
+        B: Tensor,
+        C: Tensor,
+        code: List[int],
+        gaps: Tensor | None,
+        merge: bool = True,
+        sequences: Tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Scan the tokens that pruning has left, over the gaps between them.
+
+        Args:
+            u: The input (B, 1, L, D) or (B, 1, L, K, D).
+            dt: As for `scan`; so are B, C, code, merge and sequences.
+            B: (B, 1, L, K, N).
+            C: (B, 1, L, K, N).
+            code: The routes.
+            gaps: Pruned tokens before each, (B, L, K): over each of them the state decays as it does at a token of
+                zeros. None: the state is carried, and the gaps are nothing.
+            merge: Sum the results of all routes.
+            sequences: The range of parameters.
+        """
+        if gaps is None:
+            return self.scan(u, dt, B, C, code, merge=merge, sequences=sequences)
+        A, D, bias, weight = self.state_space()
+        if sequences is not None:
+            first, end = sequences
+            A, D, bias, weight = A[first:end], D[first:end], bias[first:end], weight[first:end]
+        u, dt, B, C = at_least_float32(u), at_least_float32(dt), at_least_float32(B), at_least_float32(C)
+        weight, bias, D = at_least_float32(weight), at_least_float32(bias), at_least_float32(D)
+        delta = F.softplus(torch.einsum("...kr,kdr->...kd", dt, weight) + bias)
+        waited = gaps.unsqueeze(1).unsqueeze(-1) * F.softplus(bias)
+        return scan_over_gaps(u, delta, waited, A, B, C, D, code, merge)
 
     def linear_part(
         self, dt: Tensor, B: Tensor, C: Tensor | None, code: List[int], sequences: Tuple[int, int] | None = None

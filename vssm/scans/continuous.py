@@ -4,7 +4,7 @@ Letters: B batch, H x W map of L = H * W pixels, C width of the block, D inner w
 """
 
 import math
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -14,7 +14,8 @@ from vssm_kernels.routes import keep_tables
 
 from ._state_space import StateSpaceMixer, init_linear, split_projection, state_matrix
 from .linear import LinearScan, route_names
-from .routes import CONTINUOUS, encode_routes
+from .pruning import KeptTokens, gaps_along, gather_tokens, tokens_of_map, tokens_on_map
+from .routes import CONTINUOUS, Route, encode_routes
 
 __all__ = ["ContinuousSS2D", "snake_tables"]
 
@@ -103,6 +104,7 @@ class ContinuousSS2D(StateSpaceMixer):
         self.align_projections = align_projections
         self.num_routes = len(CONTINUOUS)
         self.route_code: List[int] = encode_routes(CONTINUOUS)
+        self.kept_code: List[int] = encode_routes((Route(), Route(reverse=True)))  # of tokens that stand along a snake
         inner, rank = self.d_inner, dt_rank or math.ceil(dim / 16)
 
         self.in_proj = nn.Linear(dim, 2 * inner, **dd)
@@ -159,14 +161,76 @@ class ContinuousSS2D(StateSpaceMixer):
         x, z = self.in_proj(x).chunk(2, dim=-1)
         return self.mix(self.convolve(x)).to(x.dtype) * self.act(z)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix (B, H, W, C) to (B, H, W, C)."""
-        return self.out_proj(self.gated(x))
+    def forward(
+        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
+    ) -> Tensor:
+        """Mix (B, H, W, C) to (B, H, W, C), or the tokens that pruning has left, (B, L, C), to the same.
+
+        Args:
+            x: The map or tokens.
+            kept: Which tokens they are; from `keep_tokens`.
+            outputs: A list that is given what tells how much each token matters, (B, H * W or L, D): the gated result.
+        """
+        y = self.gated(x) if kept is None else self.gated_kept(x, kept)
+        if outputs is not None:
+            outputs.append(y.detach().flatten(1, -2))
+        return self.out_proj(y)
+
+    @torch.jit.ignore
+    def keep_tokens(self, places: Tensor, height: int, width: int, decay: bool) -> KeptTokens:
+        """Say which tokens pruning has left, and find them on the routes.
+
+        Args:
+            places: Increasing numbers in raster order, (B, L), int64.
+            height: Rows of the whole map.
+            width: Its columns.
+            decay: Let the state decay over the gaps; False: carry it.
+        """
+        steps, moves = snake_tables(height, width, places.device)
+        table = torch.cat([steps.view(-1, self.num_routes), moves], dim=1)
+        found = table.index_select(0, places.flatten()).unflatten(0, places.shape)
+        steps, moves = found[..., : self.num_routes : 2], found[..., self.num_routes :]  # a walk and the walk back
+        order = steps.argsort(dim=1)
+        along = [gather_tokens(moves[..., 2 * i : 2 * i + 2], order[..., i]) for i in range(2)]
+        gaps = None
+        if decay:
+            gaps = torch.cat([gaps_along(x) for x in steps.gather(1, order).unbind(-1)], dim=-1)
+        return KeptTokens(places, height, width, gaps, order, order.argsort(dim=1), torch.cat(along, dim=-1))
+
+    def gated_kept(self, x: Tensor, kept: KeptTokens) -> Tensor:
+        """Give the input of the output projection for the tokens that pruning has left: (B, L, C) to (B, L, D).
+
+        The convolution sees the whole map, with zeros where tokens were pruned. Each route visits the tokens in the
+        order that it has on that map, and the moves are those that it made into them there. Step size, B and C are, as
+        released, those of the t-th token in raster order at step t.
+        """
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        u = tokens_of_map(self.convolve(tokens_on_map(x, kept)), kept)
+        projected = self.x_proj(u)
+        order, ranks, moves = kept.order, kept.ranks, kept.moves
+        assert order is not None and ranks is not None and moves is not None
+        # Both walks in one batch: they share the state space.
+        along, steps = [], []
+        for i in range(2):
+            along.append(gather_tokens(u, order[..., i]))
+            if self.align_projections:
+                read = gather_tokens(projected, order[..., i])
+                steps.append(torch.stack([read, read], dim=2))
+            else:
+                steps.append(torch.stack([projected, projected.flip(1)], dim=2))  # read backwards on the way back
+        dt, B, C = split_projection(torch.cat(steps).unsqueeze(1), self.dt_rank, self.d_state)
+        moved = torch.cat([moves[..., :2], moves[..., 2:]]).unsqueeze(1)
+        B = B + self.direction_Bs.to(B.dtype).index_select(0, moved.flatten()).view(B.shape)
+        gaps = torch.cat([kept.gaps[..., :2], kept.gaps[..., 2:]]) if kept.gaps is not None else None
+        scanned = self.scan_kept(torch.cat(along).unsqueeze(1), dt, B, C, self.kept_code, gaps, sequences=(0, 2))
+        rows, columns = scanned.squeeze(1).chunk(2)
+        y = gather_tokens(rows, ranks[..., 0]) + gather_tokens(columns, ranks[..., 1])
+        return y.to(x.dtype) * self.act(z)
 
     @torch.jit.ignore
     def paper_flops_offset(self, x: Tensor) -> int:
         """See `vssm.profiling.count`: the official code expands the step size once, not inside each of the scans."""
-        return -(self.num_routes - 1) * x.shape[1] * x.shape[2] * self.d_inner * self.dt_rank
+        return -(self.num_routes - 1) * math.prod(x.shape[1:-1]) * self.d_inner * self.dt_rank
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

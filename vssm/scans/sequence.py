@@ -4,7 +4,7 @@ Letters: B batch, L tokens, C width of the block, D inner width, K directions, N
 """
 
 import math
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._state_space import StateSpaceMixer, split_projection
 from .linear import LinearScan, route_names
+from .pruning import KeptTokens, gaps_along
 from .routes import Route, encode_routes
 
 __all__ = ["SS1D"]
@@ -101,19 +102,20 @@ class SS1D(StateSpaceMixer):
         projected = [F.linear(u[:, :, :, k], self.x_proj_weight[k]) for k in range(self.num_directions)]
         return split_projection(torch.stack(projected, dim=3), self.dt_rank, self.d_state)
 
-    def mix(self, x: Tensor, merge: bool = True) -> Tensor:
+    def mix(self, x: Tensor, merge: bool = True, gaps: Optional[Tensor] = None) -> Tensor:
         """Convolve and scan.
 
         Args:
             x: (B, L, D).
             merge: Add the directions' results.
+            gaps: See `scan_kept`.
 
         Returns:
             (B, L, D), or (B, L, K, D) without `merge`.
         """
         u = self.convolve(x)
         dt, B, C = self.project(u)
-        return self.scan(u, dt, B, C, self.route_code, merge=merge).squeeze(1)
+        return self.scan_kept(u, dt, B, C, self.route_code, gaps, merge=merge).squeeze(1)
 
     def branches(self, x: Tensor) -> Tensor:
         """Give what each direction adds to the input of the output projection: (B, L, C) to (B, L, K, D)."""
@@ -121,12 +123,42 @@ class SS1D(StateSpaceMixer):
         y = self.mix(x, merge=False).to(x.dtype) * F.silu(z).unsqueeze(2)
         return y * 0.5 if self.halve else y
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix (B, L, C), or a map (B, H, W, C) in raster order."""
+    def forward(
+        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
+    ) -> Tensor:
+        """Mix (B, L, C), or a map (B, H, W, C) in raster order.
+
+        Args:
+            x: The tokens.
+            kept: Which they are, where pruning has left only some; from `keep_tokens`.
+            outputs: A list that is given what tells how much each token matters, (B, L, D): the gated result of the
+                last direction, as ToP-ViM has it (arXiv 2409.18962).
+        """
         shape = x.shape
         x, z = self.in_proj(x.flatten(1, -2)).chunk(2, dim=-1)
-        y = self.out_proj(self.mix(x).to(x.dtype) * F.silu(z))
+        gaps = kept.gaps if kept is not None else None
+        gate = F.silu(z)
+        if outputs is None:
+            y = self.mix(x, gaps=gaps)
+        else:
+            y = self.mix(x, merge=False, gaps=gaps)
+            outputs.append((y[:, :, -1].to(gate.dtype) * gate).detach())
+            y = y.sum(2)
+        y = self.out_proj(y.to(x.dtype) * gate)
         return (y * 0.5 if self.halve else y).view(shape)
+
+    @torch.jit.ignore
+    def keep_tokens(self, places: Tensor, height: int, width: int, decay: bool) -> KeptTokens:
+        """Say which tokens pruning has left.
+
+        Args:
+            places: Increasing numbers on the whole sequence, (B, L), int64.
+            height: Rows of the map that the sequence was.
+            width: Its columns.
+            decay: Let the state decay over the gaps; False: carry it.
+        """
+        gaps = gaps_along(places)[..., : self.num_directions] if decay else None
+        return KeptTokens(places, height, width, gaps)
 
     @torch.jit.ignore
     def paper_flops_offset(self, x: Tensor) -> int:
