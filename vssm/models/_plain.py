@@ -207,8 +207,8 @@ class PlainBackbone(Backbone):
     ) -> None:
         """Prune tokens behind some blocks (ToP-ViM, arXiv 2409.18962); no arguments: prune none.
 
-        The weights are the same with and without. `forward_features` then gives the tokens that are left, (B, L, C);
-        `forward_intermediates` gives whole maps, on which a pruned place holds the value that it had when it was pruned.
+        The weights are the same with and without. `forward_features` then gives the tokens that are left, (B, L, C).
+        `forward_intermediates` gives whole maps: a pruned place holds the value that it had when it was pruned.
 
         Args:
             sites: indices of the blocks behind which tokens are pruned, increasing.
@@ -218,7 +218,7 @@ class PlainBackbone(Backbone):
             as_released: choose as the released code does, with its mistakes; see `TokenPruning`.
 
         Raises:
-            ValueError: sites that the net does not have, a share that is none, or blocks without a mixer that can do it.
+            ValueError: sites that the net does not have, a share that is none, or mixers that cannot do it.
         """
         pruning = TokenPruning(tuple(sites), keep, decay, as_released)
         pruning.check(len(self.blocks), self.tokens.position)
@@ -229,7 +229,7 @@ class PlainBackbone(Backbone):
 
     @torch.jit.ignore
     def kept_patches(self, x: Tensor) -> List[Tensor]:
-        """Which patches of images (B, in_chans, H, W) are left behind each site, (B, h, w), bool; [] without pruning."""
+        """Which patches of images (B, in_chans, H, W) are left behind each site: (B, h, w), bool."""
         if self.pruning is None:
             return []
         x = self.stem(x)

@@ -1,4 +1,4 @@
-"""Token pruning of plain nets (ToP-ViM, arXiv 2409.18962): behind a few blocks, the tokens that matter least are left out.
+"""Token pruning of plain nets (ToP-ViM, arXiv 2409.18962): behind some blocks, those that matter least go.
 
 How much a token matters is told by the scan of the block before (`vssm.scans.token_importance`); later blocks see a
 shorter sequence, so they are faster. All samples of a batch keep as many tokens.
@@ -125,7 +125,7 @@ class PrunedWalk:
         self.kept = mixer.keep_tokens(self._line(), *self.grid, self.pruning.decay)
 
     def _chosen(self, outputs: Tensor) -> Tensor:
-        """Indices of the tokens to keep, among those that are left: patches as they stand, the class token in its place."""
+        """Indices of the tokens to keep: patches in the order in which they stand, the class token in its place."""
         score = token_importance(outputs, clip=not self.pruning.as_released)
         if self.tokens.cls_token is None:
             return select_tokens(score, _patches_to_keep(score.shape[1], self.pruning.keep, even=False))

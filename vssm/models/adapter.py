@@ -268,6 +268,8 @@ class ViTAdapter(nn.Module):
 def _check(model: nn.Module) -> None:
     """Refuse a net whose blocks this module cannot run."""
     if isinstance(model, PlainBackbone):
+        if model.pruning is not None:
+            raise ValueError("ViTAdapter needs all patches, and this net prunes some: call its set_pruning() first")
         return
     if not isinstance(model, VisionTransformer):
         raise ValueError(

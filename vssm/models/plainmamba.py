@@ -92,9 +92,7 @@ class PlainMambaBlock(nn.Module):
                 BatchNormAct2d(dim, act_layer=nn.GELU, **dd),
             )
 
-    def forward(
-        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None) -> Tensor:
         x = x + self.drop_path(self.mixer(self.norm(x), kept, outputs))
         if self.has_local:
             x = x if kept is None else tokens_on_map(x, kept)

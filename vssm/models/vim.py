@@ -130,9 +130,7 @@ class VimBlock(nn.Module):
         self.mixer.out_proj.weight.div_(math.sqrt(self.depth))
         self.mixer.dt_projs_bias[1].zero_()
 
-    def forward(
-        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None) -> Tensor:
         if self.rope:
             x = rotate_positions(x, kept)
         return x + self.drop_path(self.mixer(self.norm(x), kept, outputs))

@@ -4,7 +4,7 @@ Letters: B batch, H x W map of L = H * W pixels, C width of the block, D inner w
 """
 
 import math
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
 import torch
 import torch.nn as nn
@@ -161,9 +161,7 @@ class ContinuousSS2D(StateSpaceMixer):
         x, z = self.in_proj(x).chunk(2, dim=-1)
         return self.mix(self.convolve(x)).to(x.dtype) * self.act(z)
 
-    def forward(
-        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, kept: KeptTokens | None = None, outputs: List[Tensor] | None = None) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C), or the tokens that pruning has left, (B, L, C), to the same.
 
         Args:

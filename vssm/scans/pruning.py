@@ -7,7 +7,7 @@ the gap, as if tokens of zeros stood there (`scan_over_gaps`).
 Letters: B batch, L tokens that are left, D channels, K sequences of a scan, N states.
 """
 
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,10 +41,10 @@ class KeptTokens(NamedTuple):
     places: Tensor
     height: int
     width: int
-    gaps: Optional[Tensor] = None
-    order: Optional[Tensor] = None
-    ranks: Optional[Tensor] = None
-    moves: Optional[Tensor] = None
+    gaps: Tensor | None = None
+    order: Tensor | None = None
+    ranks: Tensor | None = None
+    moves: Tensor | None = None
 
 
 def gather_tokens(x: Tensor, indices: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Letters: B batch, L tokens, C width of the block, D inner width, K directions, N
 """
 
 import math
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
 import torch
 import torch.nn as nn
@@ -102,7 +102,7 @@ class SS1D(StateSpaceMixer):
         projected = [F.linear(u[:, :, :, k], self.x_proj_weight[k]) for k in range(self.num_directions)]
         return split_projection(torch.stack(projected, dim=3), self.dt_rank, self.d_state)
 
-    def mix(self, x: Tensor, merge: bool = True, gaps: Optional[Tensor] = None) -> Tensor:
+    def mix(self, x: Tensor, merge: bool = True, gaps: Tensor | None = None) -> Tensor:
         """Convolve and scan.
 
         Args:
@@ -123,9 +123,7 @@ class SS1D(StateSpaceMixer):
         y = self.mix(x, merge=False).to(x.dtype) * F.silu(z).unsqueeze(2)
         return y * 0.5 if self.halve else y
 
-    def forward(
-        self, x: Tensor, kept: Optional[KeptTokens] = None, outputs: Optional[List[Tensor]] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, kept: KeptTokens | None = None, outputs: List[Tensor] | None = None) -> Tensor:
         """Mix (B, L, C), or a map (B, H, W, C) in raster order.
 
         Args:
