@@ -104,8 +104,9 @@ def _bias_rows(starts: tuple[int, ...], seen: int, attended: int, offset: int, w
     """
     asking = torch.arange(len(starts), device=device)[:, None]
     place = torch.arange(seen, device=device)
-    # Not from a list: that would be copied from the host. The starts rise by one at a time, but at a border.
-    start = torch.stack([torch.full((1,), value, device=device) for value in starts])
+    # Not from the list: that would be copied from the host. The starts rise by one for a pixel, but at a border.
+    rising = next((i for i, value in enumerate(starts) if value > 0), len(starts))
+    start = (asking + 1 - rising).clamp(0, starts[-1])
     row = place + offset - asking + window - 1
     return torch.where((place >= start) & (place < start + attended), row, 2 * window - 1).flatten()
 
@@ -238,7 +239,8 @@ def tile_pixels(row: Kind, column: Kind, height: int, width: int, device: torch.
 def tile_order(height: int, width: int, kernel_size: tuple, dilation: tuple, device: torch.device) -> Tensor:
     """Where each pixel of the map stands in the results of all tiles."""
     tiles = [tile_pixels(*kinds, height, width, device)[0] for kinds in pairs((height, width), kernel_size, dilation)]
-    return torch.cat(tiles).argsort()
+    order = torch.arange(height * width, device=device)
+    return torch.zeros_like(order).scatter(0, torch.cat(tiles), order)
 
 
 def attention_in_one_graph(
