@@ -1,4 +1,4 @@
-# SegMAN-T, 160 000 steps.
+# SegMAN-T on ADE20K, 160 000 steps.
 _base_ = ["_base_/mmscope_160k_ade20k-512x512.py"]
 
 model = dict(backbone=dict(model_name="segman_tiny"), decode_head=dict(channels=128, map_channels=192))

@@ -44,6 +44,8 @@ REPO = Path(__file__).parents[2]
 DETECTION = recipes(REPO / "configs" / "detection")
 SEGMENTATION = recipes(REPO / "configs" / "segmentation")
 CONFIGS = [*DETECTION, *SEGMENTATION]
+# One for each head and backbone: schedules and data sets change little of a model.
+NETWORKS = list({tuple(path.stem.split("_")[:2]): path for path in reversed(CONFIGS)}.values())
 BY_STEM = {path.stem: path for path in CONFIGS}
 LOSSES = {
     "mask-rcnn": {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "loss_mask"},
@@ -55,6 +57,12 @@ LOSSES = {
     "upernet": {"decode.loss_ce", "aux.loss_ce"},
     "semantic-fpn": {"decode.loss_ce"},
     "mmscope": {"decode.loss_ce"},
+}
+# Classes and crops of the segmentors' data sets, by what the names of configs say.
+DATA = {
+    "ade20k-512x512": ("ADE20KDataset", 150, 512),
+    "cityscapes-1024x1024": ("CityscapesDataset", 19, 1024),
+    "coco-stuff164k-512x512": ("COCOStuffDataset", 171, 512),
 }
 
 
@@ -91,26 +99,26 @@ def _fill(tensor, *args, **kwargs):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_names(path):
+    """The name of a config says its backbone; training starts from published weights."""
+    backbone = _load(path).model.backbone
+    assert backbone.pretrained is True
+    assert path.stem.split("_")[1] == backbone.model_name.removeprefix("vssm_").replace("_", "-")
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 def test_model(path):
-    """Name, widths, classes, and the losses of all heads."""
+    """Widths, and the losses of all heads."""
     cfg = read(path)
-    assert _load(path).model.backbone.pretrained is True
     model = build_quickly(limit(cfg))
-    backbone = cfg.model.backbone
     widths = model.backbone.channels
     assert list((model.neck if hasattr(model, "neck") else model.decode_head).in_channels) == widths
     if "auxiliary_head" in cfg.model:
         assert model.auxiliary_head.in_channels == widths[model.auxiliary_head.in_index]
-        assert cfg.model.auxiliary_head.num_classes == 150
-    if path in SEGMENTATION:
-        assert cfg.model.decode_head.num_classes == 150
-
-    head, slug = path.stem.split("_")[:2]
-    assert slug == backbone.model_name.removeprefix("vssm_").replace("_", "-")
 
     with torch.no_grad():
         losses = training_losses(model, cfg, [sample(cfg.default_scope) for _ in range(2)])
-    assert set(losses) == LOSSES[head]
+    assert set(losses) == LOSSES[path.stem.split("_")[0]]
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
@@ -137,9 +145,13 @@ def test_recipe_of_a_segmentor(path):
     assert f"_{cfg.train_cfg.max_iters // 1000}k_" in path.stem
     assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size
+    kind, classes, side = DATA[path.stem.split("_")[-1]]
+    assert {cfg.train_dataloader.dataset.type, cfg.val_dataloader.dataset.type} == {kind}
+    heads = [cfg.model[name] for name in ("decode_head", "auxiliary_head") if name in cfg.model]
+    assert {head.num_classes for head in heads} == {classes}
     crop = next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop")
-    assert crop.crop_size == cfg.model.data_preprocessor.size == (512, 512)
-    assert cfg.model.test_cfg.mode == "whole"
+    assert crop.crop_size == cfg.model.data_preprocessor.size == (side, side)
+    assert cfg.model.test_cfg.mode == "whole" or cfg.model.test_cfg.crop_size == (side, side)
     assert [step.prob for step in cfg.tta_pipeline[1].transforms[1]] == [0.0, 1.0]
 
 
@@ -256,6 +268,8 @@ RUN = [
     ("upernet_vssd-micro_160k_ade20k-512x512", "vssd_pico"),
     ("semantic-fpn_efficientvim-m4_40k_ade20k-512x512", "vssm_efficientvim_pico"),
     ("mmscope_segman-tiny_160k_ade20k-512x512", "segman_pico"),
+    ("upernet_a2mamba-tiny_160k_ade20k-512x512", "a2mamba_pico"),
+    ("mask-rcnn_a2mamba-tiny_fpn_1x_coco", "a2mamba_pico"),
 ]
 
 

@@ -159,13 +159,15 @@ class PublishedRun:
         metrics: Results by the metric's name, per cent (HD95: voxels).
         source: Where they were printed.
         params: Parameters in millions; empty where no printed figure is known.
-        gflops: At the size that papers take for the data set; empty where no printed figure is known.
+        gflops: At `input_size`; empty where no printed figure is known.
         also_gflops: Another figure that was printed for the same; empty where there is none.
         also_reason: Why `gflops` is the one to go by.
         not_reproduced: Why our count is another, by "Parameters" or "FLOPs".
         weights: Address of the authors' file; empty where there is none.
         weights_note: Where the weights are, if not at an address.
         sha256: Of that file; empty where it is not known.
+        input_size: (C, H, W) of the image that the cost is for; empty: the one that papers usually take for the task.
+        dataset: What the metrics are for.
         note: What else a reader of the table should know.
     """
 
@@ -181,6 +183,8 @@ class PublishedRun:
     weights: str = ""
     weights_note: str = ""
     sha256: str = ""
+    input_size: tuple[int, int, int] | tuple[()] = ()
+    dataset: str = ""
     note: str = ""
 
 
@@ -347,6 +351,8 @@ def _add_model(records: Records, value: Any, path: Path) -> None:
                 weights=entry.text("Weights", "https://.*"),
                 weights_note=entry.text("Weights Note"),
                 sha256=sha256,
+                input_size=_input_size(metadata) if "Input Size" in metadata.fields else (),
+                dataset=_dataset(entry),
                 note=entry.text("Note"),
             ),
         )
@@ -365,6 +371,12 @@ def _metrics(entry: _Entry) -> dict[str, str]:
         figures = result.part("Metrics", (), tuple(names))
         metrics |= {name: figures.figure(name) for name in names}
     return metrics
+
+
+def _dataset(entry: _Entry) -> str:
+    """The data set of an entry's first result; empty where there is none."""
+    results = entry.items("Results")
+    return str(results[0]["Dataset"]) if results else ""
 
 
 def _input_size(metadata: _Entry) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """What every network of the zoo costs, counted on the meta device, once in a process."""
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ __all__ = ["Cost", "classifier_cost", "dense_cost", "disagreement", "like", "net
 
 # The configs of small sets made here: nothing was published for them.
 _OWN = ("_digits", "_mni152")
+# The data sets of most configs.
+_USUAL = ("coco", "ade20k")
 
 
 def like(value: float, printed: str) -> str:
@@ -88,19 +91,31 @@ def network_cost(name: str) -> Cost:
 
 
 def dense_cost(path: Path) -> Cost:
-    """Count a detector or segmentor at the usual size, once in a process for all its schedules."""
-    return _dense_cost(path.parent, network_of(path))
+    """Count a detector or segmentor, once in a process for all its schedules, at the size its printed cost is for."""
+    known = _run(path)
+    return _dense_cost(path.parent, network_of(path), known.input_size[1:] if known else ())
+
+
+def _run(path: Path) -> data.PublishedRun | None:
+    return data.RUNS.get(f"configs/{path.parent.name}/{path.name}")
 
 
 def network_of(path: Path) -> str:
-    """Head and backbone of a config, without the schedule, which costs nothing."""
-    return "_".join(path.stem.split("_")[:2])
+    """Head and backbone of a config, without the schedule, which costs nothing.
+
+    The data set belongs to it where it is a rarer one and a cost was printed for it; else the classes of the usual one
+    are counted.
+    """
+    head, backbone, *_, data_set = path.stem.split("_")
+    data_set, known = re.sub(r"-\d+x\d+$", "", data_set), _run(path)
+    alone = data_set not in _USUAL and known and known.gflops
+    return f"{head}_{backbone} on {data_set}" if alone else f"{head}_{backbone}"
 
 
 @functools.cache
-def _dense_cost(folder: Path, network: str) -> Cost:
-    path = min(folder.glob(f"{network}_*.py"))
-    subject, cost = count_subject(find_subjects([str(path)])[str(path)])
+def _dense_cost(folder: Path, network: str, size: tuple[int, ...]) -> Cost:
+    path = min(path for path in recipes(folder) if network_of(path) == network)
+    subject, cost = count_subject(find_subjects([str(path)])[str(path)], size or None)
     return Cost(_millions(subject.model), cost.flops / 1e9)
 
 

@@ -23,7 +23,12 @@ _SIZES = {"detection": "1280 x 800", "segmentation": "2048 x 512"}
 _METRICS = {
     "classification": {"Top 1 Accuracy": "top-1 on ImageNet-1k, %"},
     "detection": {"box AP": "box AP on COCO val2017", "mask AP": "mask AP on COCO val2017"},
-    "segmentation": {"mIoU": "mIoU on ADE20K, %", "mIoU (ms+flip)": "mIoU on ADE20K with several scales and flips, %"},
+    "segmentation": {
+        "mIoU": "mIoU on ADE20K, %",
+        "mIoU (ms+flip)": "mIoU on ADE20K with several scales and flips, %",
+        "mIoU, Cityscapes": "mIoU on Cityscapes, %",
+        "mIoU, COCO-Stuff": "mIoU on COCO-Stuff 164k, %",
+    },
     "medical": {"Dice": "mean Dice of the config's data set, %", "mIoU": "mIoU of the config's data set, %"},
 }
 
@@ -112,7 +117,11 @@ def _record(task: str, family: str, name: str, params: float, gflops: float, siz
     return record | {key: value for key, value in more.items() if value}
 
 
-def _figures(task: str, metrics: Mapping[str, str]) -> dict[str, float]:
+def _figures(task: str, metrics: Mapping[str, str], dataset: str = "") -> dict[str, float]:
+    # Metrics of a rarer data set are their own, so that nobody compares them.
+    named = {f"{name}, {dataset.partition(' ')[0]}": value for name, value in metrics.items()}
+    if dataset and named.keys() & _METRICS[task].keys():
+        metrics = named
     return {name: float(metrics[name]) for name in _METRICS[task] if name in metrics}
 
 
@@ -153,8 +162,8 @@ def _dense(repo: Path, task: str) -> list[dict[str, Any]]:
         records.append(
             _record(
                 *(task, collection.name if collection else "others", path.stem, cost.params, cost.gflops),
-                size=_SIZES[task],
-                published=_figures(task, known.metrics) if known else None,
+                size="{2} x {1}".format(*known.input_size) if known and known.input_size else _SIZES[task],
+                published=_figures(task, known.metrics, known.dataset) if known else None,
                 licence=license_of(collection.license) if collection and weights != "not published" else None,
                 weights=weights,
                 address=known.weights if known else None,

@@ -56,9 +56,9 @@ Published for val2017, per cent, not measured here; GFLOPs at 1280 x 800 pixels.
 [How to train and test](configs/detection/README.md).
 """
 _SEGMENTATION = """\
-## Segmentation on ADE20K
+## Segmentation on ADE20K, Cityscapes and COCO-Stuff
 
-Published for the validation set, per cent, not measured here; GFLOPs at 2048 x 512 pixels.
+Published for the validation set, per cent, not measured here; GFLOPs at 2048 x 512 pixels, or as a note says.
 [How to train and test](configs/segmentation/README.md).
 """
 _MEDICAL_NETWORKS = """\
@@ -199,14 +199,16 @@ def _dense(repo: Path, task: str, link: str = "") -> str:
     notes, rows = _Notes(), []
     for path in recipes(repo / "configs" / task):
         cost, known = dense_cost(path), _run(repo, path)
-        figures, weights, about = [NONE] * len(_DENSE[task]), NONE, ""
+        figures, weights, about, size = [NONE] * len(_DENSE[task]), NONE, "", ""
         if known:
             _dense_reasons(path, known)
             figures = [known.metrics.get(metric, NONE) for metric in _DENSE[task].values()]
             weights = f"[file]({known.weights})" if known.weights else f"{NONE}{notes.mark(known.weights_note)}"
             source = data.COLLECTIONS[known.collection].source
             about = notes.mark(None if known.source == source else f"published figures: {known.source}", known.note)
-        cells = [f"{cost.params:.1f}", f"{cost.gflops:.0f}", *figures, weights]
+            if known.input_size:
+                size = notes.mark("at {2} x {1} pixels".format(*known.input_size))
+        cells = [f"{cost.params:.1f}", f"{cost.gflops:.0f}{size}", *figures, weights]
         rows.append([f"[{path.stem}]({link}{path.name}){about}", *cells])
     return f"{_table(['config', 'M', 'GFLOPs', *_DENSE[task], 'weights'], rows)}{notes}"
 

@@ -1,0 +1,7 @@
+# SegMAN-S on ADE20K, 160 000 steps.
+_base_ = ["_base_/mmscope_160k_ade20k-512x512.py"]
+
+model = dict(
+    backbone=dict(model_name="segman_small", drop_path_rate=0.15),
+    decode_head=dict(channels=144, map_channels=288),
+)

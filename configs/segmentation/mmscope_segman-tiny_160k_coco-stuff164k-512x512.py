@@ -1,0 +1,4 @@
+# SegMAN-T on COCO-Stuff 164k, 160 000 steps.
+_base_ = ["_base_/mmscope_160k_coco-stuff164k-512x512.py"]
+
+model = dict(backbone=dict(model_name="segman_tiny"), decode_head=dict(channels=128, map_channels=192))
