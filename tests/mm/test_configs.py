@@ -112,7 +112,9 @@ def test_model(path):
     cfg = read(path)
     model = build_quickly(limit(cfg))
     widths = model.backbone.channels
-    assert list((model.neck if hasattr(model, "neck") else model.decode_head).in_channels) == widths
+    # A pyramid of maps of one width keeps them.
+    reader = model.neck if hasattr(getattr(model, "neck", None), "in_channels") else model.decode_head
+    assert list(reader.in_channels) == widths
     if "auxiliary_head" in cfg.model:
         assert model.auxiliary_head.in_channels == widths[model.auxiliary_head.in_index]
 
@@ -122,18 +124,27 @@ def test_model(path):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
+# Epochs or steps, what resizes the images, and the sides of which batches have multiples.
+SCHEDULES = {
+    "1x": (12, "Resize", 32),
+    "ms-3x": (36, "RandomChoice", 32),
+    "lsj-100e": (184375, "RandomResize", 1024),
+}
+
+
 @pytest.mark.parametrize("path", DETECTION, ids=lambda path: path.stem)
 def test_recipe_of_a_detector(path):
     """Checks the settings that must agree within a config."""
     cfg = read(path)
     head, schedule = path.stem.split("_")[0], path.stem.split("_")[3]
+    length, resize, side = SCHEDULES[schedule]
     steps = cfg.param_scheduler[1]
-    assert steps.end == cfg.train_cfg.max_epochs == (36 if schedule == "ms-3x" else 12)
+    assert steps.end == cfg.train_cfg.get("max_epochs" if steps.by_epoch else "max_iters") == length
     assert max(steps.milestones) < steps.end
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size
-    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+    assert cfg.model.data_preprocessor.pad_size_divisor == side
     kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
-    assert ("RandomChoice" if schedule == "ms-3x" else "Resize") in kinds and "RandomFlip" in kinds
+    assert resize in kinds and "RandomFlip" in kinds
     assert ("segm" in cfg.val_evaluator.metric) == (head != "retinanet")
 
 
@@ -157,6 +168,7 @@ def test_recipe_of_a_segmentor(path):
 
 # Which parameters the official training spares from weight decay, under our names.
 IN_BLOCKS = r"backbone\..*(blocks\.\d+\..*norm|outnorm)"
+PLAIN = r"blocks\.\d+\.norm|pos_embed|A_logs|Ds$|direction_Bs"
 SPARED = {
     "mask-rcnn_vmamba-tiny-v0_fpn_1x_coco": rf"{IN_BLOCKS}|downsample\.norm",
     "mask-rcnn_vmamba-tiny-s1l8_fpn_1x_coco": IN_BLOCKS,
@@ -169,6 +181,9 @@ SPARED = {
     "mask-rcnn_vssd-tiny_fpn_1x_coco": rf"{IN_BLOCKS}|backbone.*\.bn\.",
     "mask-rcnn_efficientvim-m4_fpn_1x_coco": r"(?!)",
     "mmscope_segman-tiny_160k_ade20k-512x512": r"backbone\..*blocks\.\d+\..*norm",
+    "mask-rcnn_plainmamba-l1_fpn_1x_coco": rf"{PLAIN}|bias|_norm\.|adapter\.norms|level_embed",
+    "upernet_plainmamba-l1_160k_ade20k-512x512": rf"{PLAIN}|outnorm",
+    "upernet_vim-tiny-patch16-224_60k_ade20k-512x512": r"bias|\.norm\.|Ds$|pos_embed|\.bn\.|upsample_4x\.1\.",
 }
 
 
@@ -260,12 +275,17 @@ RUN = [
     ("mask-rcnn_vssd-micro_fpn_1x_coco", "vssd_pico"),
     ("mask-rcnn_efficientvim-m4_fpn_1x_coco", "vssm_efficientvim_pico"),
     ("retinanet_efficientvim-m4_fpn_1x_coco", "vssm_efficientvim_pico"),
+    ("mask-rcnn_plainmamba-l1_fpn_1x_coco", "plainmamba_pico"),
+    ("retinanet_plainmamba-l1_fpn_1x_coco", "plainmamba_pico"),
+    ("cascade-mask-rcnn_vim-tiny-patch16-224_simple-pyramid_lsj-100e_coco", "vim_pico"),
     ("upernet_vmamba-tiny-s1l8_160k_ade20k-512x512", "vmamba_pico"),
     ("upernet_efficientvmamba-tiny_160k_ade20k-512x512", "efficientvmamba_pico"),
     ("upernet_groupmamba-tiny_160k_ade20k-512x512", "groupmamba_pico"),
     ("upernet_msvmamba-micro_160k_ade20k-512x512", "msvmamba_pico"),
     ("upernet_spatialmamba-tiny_160k_ade20k-512x512", "spatialmamba_pico"),
     ("upernet_vssd-micro_160k_ade20k-512x512", "vssd_pico"),
+    ("upernet_plainmamba-l1_160k_ade20k-512x512", "plainmamba_pico"),
+    ("upernet_vim-tiny-patch16-224_60k_ade20k-512x512", "vim_pico"),
     ("semantic-fpn_efficientvim-m4_40k_ade20k-512x512", "vssm_efficientvim_pico"),
     ("mmscope_segman-tiny_160k_ade20k-512x512", "segman_pico"),
     ("upernet_a2mamba-tiny_160k_ade20k-512x512", "a2mamba_pico"),
@@ -283,6 +303,8 @@ def test_every_family_and_head_is_run():
 def limit(cfg):
     """Send few proposals into a config's heads, and keep few results."""
     model = cfg.model
+    if cfg.default_scope == "mmdet":
+        model.data_preprocessor.pad_size_divisor = 32
     if "roi_head" in model:
         model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
         model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
@@ -298,6 +320,13 @@ def shrink(cfg, name):
     """Put a small backbone under a config's heads, and make these narrow."""
     model = cfg.model
     model.backbone.model_name = name
+    if model.backbone.out_indices == (23,):  # the last block
+        model.backbone.out_indices = (3,)
+    if "adapter" in model.backbone:
+        model.backbone.adapter.update(num_heads=4, prior_width=8)
+    if "embed_dim" in model.get("neck", {}):
+        model.neck.embed_dim = model.auxiliary_head.in_channels = 32
+        model.decode_head.in_channels = [32] * 4
     if "auxiliary_head" in model:
         model.auxiliary_head.channels = model.decode_head.channels = 16
     if model.get("decode_head", {}).get("type") == "MMSCopEHead":

@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 
 from tests import parity  # noqa: E402
 from vssm.engine import CheckpointError  # noqa: E402
-from vssm.mm import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
+from vssm.mm import SimpleFeaturePyramid, VSSMBackbone, convert_detector_checkpoint  # noqa: E402
 from vssm.models.convert import convert_checkpoint  # noqa: E402
 from vssm.models.create import ModelError  # noqa: E402
 
@@ -131,9 +131,23 @@ def test_a_plain_net_gives_the_ends_of_its_quarters():
     with torch.device("meta"):
         backbone = VSSMBackbone("deit_tiny_patch16_224", adapter=dict(num_heads=3), dynamic_img_size=True)
         assert backbone.out_indices == backbone.adapter.last_blocks == (2, 5, 8, 11)
-        assert VSSMBackbone("vim_small_patch16_224").out_indices == (5, 11, 17, 23)
-        assert VSSMBackbone("plainmamba_l3", adapter=dict(num_heads=8)).out_indices == (8, 17, 26, 35)
+        assert VSSMBackbone("vim_pico", depth=24).out_indices == (5, 11, 17, 23)
         assert VSSMBackbone("vim_pico").out_indices == VSSMBackbone("vmamba_pico").out_indices == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1)])
+def test_the_simple_feature_pyramid(size):
+    neck = SimpleFeaturePyramid([12], out_channels=8)
+    x = torch.randn(2, 12, *size)
+    levels = neck([x])
+    expected = [(2, 8, *(-(-side * 4 // 2**i) for side in size)) for i in range(5)]
+    assert [tuple(y.shape) for y in levels] == expected
+    sum(y.square().sum() for y in levels).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in neck.parameters())
+    for y in levels[:4]:  # a LayerNorm of the channels is the last step
+        torch.testing.assert_close(y.mean(1), torch.zeros_like(y[:, 0]), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="takes one map"):
+        SimpleFeaturePyramid([12, 12])
 
 
 def test_a_frozen_net_trains_its_adapter():

@@ -51,7 +51,7 @@ from .coco import CheckedCocoDataset, CheckedCocoMetric  # noqa: E402
 from .decay import FamilyDecayConstructor  # noqa: E402
 from .flops import paper_flops  # noqa: E402
 from .loading import LoadImage  # noqa: E402
-from .neck import FinerFPN  # noqa: E402
+from .neck import FinerFPN, SimpleFeaturePyramid  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
 from .scope_head import MMSCopEHead  # noqa: E402
 from .widths import fill_widths  # noqa: E402
@@ -64,6 +64,7 @@ __all__ = [
     "FinerFPN",
     "LoadImage",
     "MMSCopEHead",
+    "SimpleFeaturePyramid",
     "VSSMBackbone",
     "convert_detector_checkpoint",
     "fill_widths",

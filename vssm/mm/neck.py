@@ -1,10 +1,11 @@
-"""The feature pyramid for backbones that start at a coarse stride."""
+"""Feature pyramids for backbones that start at a coarse stride, and for plain ones."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -64,3 +65,55 @@ class FinerFPN(FPN):
             x = transposed(x)
             levels.insert(0, conv(x))
         return tuple(levels)
+
+
+# In a norm_cfg: dict(type="LayerNorm2d", eps=1e-6). mmcv's "LN" takes the last axis for the channels.
+MODELS.register_module(name="LayerNorm2d", module=LayerNorm2d)
+
+
+@MODELS.register_module()
+class SimpleFeaturePyramid(BaseModule):
+    """ViTDet's pyramid (arXiv 2203.16527): every level is made from a plain net's last map alone.
+
+    The strides 4 and 8 come from transposed convolutions (2 x 2, stride 2) that halve the width each, 32 from a
+    max-pool, and each goes through a 1 x 1 and a 3 x 3 convolution, both with a LayerNorm. Stride 64 is every second
+    position of 32.
+
+    Args:
+        in_channels: Width of the map, alone in a list.
+        out_channels: Width of all levels.
+        init_cfg: As in mmengine.
+
+    Raises:
+        ValueError: Not one map.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int = 256, init_cfg: Any = None):
+        super().__init__(init_cfg)
+        if len(in_channels) != 1:
+            raise ValueError(f"SimpleFeaturePyramid takes one map, got widths {list(in_channels)}: set out_indices")
+        self.in_channels = list(in_channels)
+        (dim,) = in_channels
+        half, quarter = dim // 2, dim // 4
+        up_twice = [nn.ConvTranspose2d(dim, half, 2, stride=2), LayerNorm2d(half), nn.GELU()]
+        starts = [
+            (nn.Sequential(*up_twice, nn.ConvTranspose2d(half, quarter, 2, stride=2)), quarter),
+            (nn.ConvTranspose2d(dim, half, 2, stride=2), half),
+            (nn.Identity(), dim),
+            (nn.MaxPool2d(2, stride=2, ceil_mode=True), dim),
+        ]
+        options = dict(norm_cfg=dict(type="LayerNorm2d", eps=1e-6), act_cfg=None)
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                start,
+                ConvModule(width, out_channels, 1, **options),
+                ConvModule(out_channels, out_channels, 3, padding=1, **options),
+            )
+            for start, width in starts
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """One map (B, C, H, W) to five levels (B, out_channels, ...) of 4, 2, 1, 1/2 and 1/4 its size, rounded up."""
+        (x,) = inputs
+        levels = [level(x) for level in self.levels]
+        return (*levels, F.max_pool2d(levels[-1], 1, stride=2))

@@ -1,0 +1,4 @@
+# RetinaNet on plainmamba_l1 with a ViT-Adapter, 12 epochs.
+_base_ = ["_base_/retinanet_vit-adapter_1x_coco.py"]
+
+model = dict(backbone=dict(model_name="plainmamba_l1", drop_path_rate=0.1))
