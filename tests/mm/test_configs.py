@@ -380,6 +380,9 @@ def test_trains_and_predicts(stem, name):
     loss = sum(losses.values())
     loss.backward()
     assert set(losses) == LOSSES[stem.split("_")[0]] and torch.isfinite(loss)
+    # Several processes wait for every gradient, unless they are told that some do not come.
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused or cfg.get("find_unused_parameters"), unused
     trained = [parameter.grad for parameter in model.backbone.parameters() if parameter.grad is not None]
     assert trained and all(torch.isfinite(gradient).all() for gradient in trained)
 

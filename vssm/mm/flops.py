@@ -27,12 +27,15 @@ def dense_outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
         model: A model of mmdet (one- or two-stage) or mmseg (EncoderDecoder).
         x: Images (B, C, H, W).
     """
-    maps = model.extract_feat(x)
     if hasattr(model, "decode_head"):
-        return [model.decode_head(maps)]
+        return [model.decode_head(model.extract_feat(x))]
+    maps = model.backbone(x)
+    # A neck may pass over the finest maps. They are computed all the same, and a trace would leave them out.
+    unread = list(maps[: getattr(getattr(model, "neck", None), "start_level", 0)])
+    maps = model.neck(maps) if model.with_neck else maps
     if not hasattr(model, "rpn_head"):
-        return [y for level in model.bbox_head(maps) for y in level]
-    outputs = [y for level in model.rpn_head(maps) for y in level]
+        return [y for level in model.bbox_head(maps) for y in level] + unread
+    outputs = [y for level in model.rpn_head(maps) for y in level] + unread
     for number, extractors, heads in (
         (_PROPOSALS, model.roi_head.bbox_roi_extractor, model.roi_head.bbox_head),
         (_MASKS, getattr(model.roi_head, "mask_roi_extractor", None), getattr(model.roi_head, "mask_head", None)),

@@ -6,3 +6,5 @@ model = dict(
     neck=dict(start_level=1, add_extra_convs="on_output", norm_cfg=dict(type="SyncBN", requires_grad=True)),
 )
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
+# The finest map, of stride 4, is read by no level, so what makes it has no gradient for several processes to wait for.
+find_unused_parameters = True
