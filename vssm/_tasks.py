@@ -5,7 +5,7 @@ task by name.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -113,6 +113,14 @@ class Task(ABC):
     def draw(self, model: Run | NamedModel, paths: Sequence[str], wanted: Wanted) -> int:
         """Draw answers for files into ``wanted.out``; arguments, result and errors of :meth:`predict`."""
         return self.predict(model, paths, wanted)
+
+    def classes_in(self, sample: Any) -> Iterable[int]:
+        """Return the numbers of the classes in one sample of its data sets; none where it does not know.
+
+        Args:
+            sample: As a data set of its configs gives it.
+        """
+        return ()
 
     @abstractmethod
     def count(self, cfg: Mapping[str, Any], name: str) -> Any:

@@ -19,6 +19,7 @@ from .._optional import require
 from .._version import __version__
 from . import (
     benchmark,
+    check,
     completion,
     config,
     convert,
@@ -38,6 +39,7 @@ __all__ = ["COMMANDS", "build_parser", "command_help", "main", "main_of", "start
 # In the order of the help.
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
+    "check": check,
     "test": test,
     "predict": predict,
     "export": export,

@@ -19,6 +19,7 @@ from .._tasks import NamedModel, Run, Wanted, find_task, task_of, task_of_names
 from .checkpoint import find_resumable, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
 from .lock import work_dir_of_one_run
+from .look import look_at_data
 from .models import require_checkpoint, without_pretrained
 from .processes import join_processes
 from .runner import Runner
@@ -152,6 +153,23 @@ def train(
         return _in_processes(job)
 
 
+def check(config: str, options: Sequence[str] | None = None, samples: int = 100) -> None:
+    """Read a config's data as a run would, and say what is there.
+
+    Args:
+        config: Path of a ``.py`` config.
+        options: ``KEY=VALUE`` words laid over the config.
+        samples: How many samples of each part to read; 0: all.
+
+    Raises:
+        UserError: What would stop a run.
+    """
+    if samples < 0:
+        raise ConfigError(f"--samples is 0 or more, not {samples}.")
+    cfg = _run_config(config, None, options, "none")
+    _in_processes(lambda: look_at_data(cfg, find_task(cfg), samples))
+
+
 def test(
     config: str,
     checkpoint: str | None = None,
@@ -263,4 +281,4 @@ def predict(
     return task_of(cfg).predict(Run(cfg, paths[1]), paths[2:], wanted)
 
 
-__all__ = ["UserError", "parse_options", "predict", "test", "train"]
+__all__ = ["UserError", "check", "parse_options", "predict", "test", "train"]

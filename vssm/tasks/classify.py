@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -86,6 +86,10 @@ class Classify(Task):
         if readable:
             say(str(plot_answers(readable, Path(wanted.out) / "classes.png")))
         return 1 if len(readable) < len(answers) else 0
+
+    def classes_in(self, sample: Any) -> Iterable[int]:
+        label = sample.get("labels")
+        return () if label is None or getattr(label, "ndim", 0) else (int(label),)
 
     def count(self, cfg: Mapping[str, Any], name: str) -> Any:
         from ..classify.subjects import counted_subject

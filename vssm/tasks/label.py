@@ -1,6 +1,6 @@
 """The task of labelling volumes and images of medicine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +33,9 @@ class Label(Task):
         for path in label_files(model.cfg, model.checkpoint, paths, wanted.out, wanted.device):
             say(str(path))
         return 0
+
+    def classes_in(self, sample: Any) -> Iterable[int]:
+        return sample["label"].unique().tolist()
 
     def count(self, cfg: Mapping[str, Any], name: str) -> Any:
         from ..medical.subjects import counted_subject
