@@ -7,7 +7,11 @@ import torch
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
-from mmengine.registry import MODELS  # noqa: E402
+# vssm first: it lets mmdet be imported without mmcv's compiled operators.
+import vssm.mm  # noqa: E402, F401, I001
+from mmdet.testing import demo_mm_inputs  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -156,3 +160,21 @@ def test_a_frozen_net_trains_its_adapter():
     trained = {name for name, parameter in backbone.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in backbone.named_parameters() if name.startswith("adapter.")}
     assert not backbone.model.model.blocks.training and backbone.adapter.training
+
+
+def test_a_detector_that_wants_masks_of_padded_batches(tmp_path):
+    """Images of two odd sizes in one batch, which mmdet fills up and masks for a DETR."""
+    path = tmp_path / "detr.py"
+    path.write_text('_base_ = ["mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"]')
+    model = Config.fromfile(path).model
+    model.backbone = dict(type="VSSMBackbone", model_name="plainmamba_pico", adapter=ADAPTED)
+    model.update(neck=dict(model.neck, in_channels=[32] * 4), num_queries=20)
+    model.data_preprocessor.pad_size_divisor = 1
+    model.encoder.num_layers = model.decoder.num_layers = 1
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        detector = MODELS.build(model)
+    data = detector.data_preprocessor(demo_mm_inputs(2, [[3, 70, 101], [3, 64, 83]], num_classes=2), True)
+    assert data["inputs"].shape == (2, 3, 70, 101)
+    loss, _ = detector.parse_losses(detector(**data, mode="loss"))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in detector.backbone.adapter.parameters())
