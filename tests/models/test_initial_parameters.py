@@ -38,6 +38,25 @@ TABLES = {
             (r".*mixer.(skip_scale|Ds)", "constant", 1),
         ],
     ),
+    "vim_pico": (
+        dict(dim=64),
+        [
+            (r"blocks.1.mixer.in_proj.weight", "uniform", 64**-0.5),
+            (r"blocks.1.mixer.out_proj.weight", "uniform", 128**-0.5 / 2),  # over the root of four blocks
+            (r"head.weight|tokens.pos_embed", "normal", 0.02),
+            (r"head.bias|stem.conv.bias", "constant", 0),
+            (r".*(norm.weight|Ds)", "constant", 1),
+        ],
+    ),
+    "plainmamba_pico": (
+        dict(dim=64),
+        [
+            (r"blocks.1.mixer.((in|out)_proj.weight|x_proj.weight|dt_projs_weight)", "normal", 0.02),
+            (r"blocks.1.mixer.((in|out)_proj.bias|dt_projs_bias)", "constant", 0),
+            (r"head.weight", "normal", 0.01),
+            (r".*Ds", "constant", 1),
+        ],
+    ),
     "vssm_efficientvim_m1": (
         dict(depths=(1, 1, 1)),
         [
