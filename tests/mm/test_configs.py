@@ -63,6 +63,7 @@ DATA = {
     "ade20k-512x512": ("ADE20KDataset", 150, 512),
     "cityscapes-1024x1024": ("CityscapesDataset", 19, 1024),
     "coco-stuff164k-512x512": ("COCOStuffDataset", 171, 512),
+    "coco-stuff10k-512x512": ("COCOStuffDataset", 171, 512),
 }
 
 

@@ -22,6 +22,24 @@ def _digits_ade(args: argparse.Namespace) -> None:
     digits_ade(args)
 
 
+def _cityscapes(args: argparse.Namespace) -> None:
+    from ..mm.label_maps import prepare_cityscapes
+
+    prepare_cityscapes(args)
+
+
+def _coco_164k(args: argparse.Namespace) -> None:
+    from ..mm.label_maps import prepare_coco_164k
+
+    prepare_coco_164k(args)
+
+
+def _coco_10k(args: argparse.Namespace) -> None:
+    from ..mm.label_maps import prepare_coco_10k
+
+    prepare_coco_10k(args)
+
+
 def _check(args: argparse.Namespace) -> int:
     from ..mm.prepare import check
 
@@ -95,15 +113,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # A segmentor learns the classes from single pixels: more digits in an image make it learn in fewer steps.
     _add_digits(command("digits-ade", _digits_ade, digits.format("ADE20K")), 2400, digits=(6, 12), sides=(26, 44))
 
-    sub = command("check", _check, "check a local copy of COCO or ADE20K, or of a set in its layout")
-    sub.add_argument("layout", choices=("coco", "ade20k"))
+    about = "label maps of the classes that a segmentor learns, beside those of {}"
+    for name, function, whose in (
+        ("cityscapes", _cityscapes, "Cityscapes (gtFine/{train,val}/CITY)"),
+        ("coco-stuff164k", _coco_164k, "COCO-Stuff 164k (annotations/{train,val}2017)"),
+    ):
+        sub = command(name, function, about.format(whose))
+        sub.add_argument("path", metavar="FOLDER", help="the data set's folder")
+        sub.add_argument("--overwrite", action="store_true", help="make the maps anew that are there")
+
+    sub = command("coco-stuff10k", _coco_10k, "COCO-Stuff 10k as mmseg reads it, from the published archive")
+    sub.add_argument("source", metavar="SOURCE", help="the unpacked archive: images, annotations, imageLists")
+    sub.add_argument("out", metavar="FOLDER", help="the folder to make")
+    _add_overwrite(sub)
+
+    sub = command("check", _check, "check a local copy of a data set, or of one in its layout")
+    sub.add_argument("layout", choices=("coco", "ade20k", "cityscapes", "coco-stuff164k", "coco-stuff10k"))
     sub.add_argument("path", metavar="PATH", help="the data set's folder")
     sub.add_argument(
         "--counts",
         type=int,
         nargs=2,
         metavar=("TRAIN", "VAL"),
-        help="images expected (default: those of COCO 2017 or ADE20K)",
+        help="images expected (default: as many as were published)",
     )
     sub.add_argument("--sample", type=int, default=200, metavar="N", help="files of each part to open (default: 200)")
 

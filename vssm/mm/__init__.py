@@ -50,6 +50,7 @@ from .backbone import VSSMBackbone, convert_detector_checkpoint  # noqa: E402
 from .coco import CheckedCocoDataset, CheckedCocoMetric  # noqa: E402
 from .decay import FamilyDecayConstructor  # noqa: E402
 from .flops import paper_flops  # noqa: E402
+from .label_maps import check_label_maps  # noqa: E402
 from .loading import LoadImage  # noqa: E402
 from .neck import FinerFPN, SimpleFeaturePyramid  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
@@ -66,6 +67,7 @@ __all__ = [
     "MMSCopEHead",
     "SimpleFeaturePyramid",
     "VSSMBackbone",
+    "check_label_maps",
     "convert_detector_checkpoint",
     "fill_widths",
     "paper_flops",

@@ -1,4 +1,4 @@
-"""Check local copies of COCO and ADE20K, and report all problems at once."""
+"""Check local copies of COCO and of sets of label maps, and report all problems at once."""
 
 import json
 import os
@@ -12,11 +12,10 @@ import numpy as np
 from .._errors import DataError
 from .._inputs import decode_image, require_file
 from .._progress import Progress, quietly
+from .label_maps import MapLayout
 
 # Images for training and for validation.
 COCO_COUNTS = (118287, 5000)
-ADE20K_COUNTS = (20210, 2000)
-_ADE20K_CLASSES = 150
 # COCO's own boxes pass their image's edge by fractions of a pixel.
 _BOX_TOLERANCE = 2.0
 
@@ -217,17 +216,19 @@ def _is_mask(mask: Any, height: int, width: int) -> bool:
     return whole and sum(counts) == height * width
 
 
-def check_ade20k(
+def check_maps(
     path: str | os.PathLike,
-    counts: Sequence[int] = ADE20K_COUNTS,
+    layout: MapLayout,
+    counts: Sequence[int] | None = None,
     sample: int = 200,
     progress: Progress = quietly,
 ) -> list[str]:
-    """Check a copy of ADE20K as the scene-parsing challenge gives it, or of a set in its layout.
+    """Check a copy of a data set of label maps, or of one in its layout.
 
     Args:
-        path: Folder with ``images/{training,validation}`` and ``annotations/{training,validation}``.
-        counts: How many images there should be for training and validation.
+        path: The data set's folder.
+        layout: Where its files lie.
+        counts: How many images there should be for training and validation; None: as many as published.
         sample: How many images and label maps of each part to open.
         progress: Wraps the sequences that take a while, with a title.
 
@@ -236,43 +237,44 @@ def check_ade20k(
     """
     path = Path(path).expanduser()
     found = _Findings()
-    for split, count in zip(("training", "validation"), counts, strict=True):
-        folders = path / "images" / split, path / "annotations" / split
-        listings = [
-            _listing(folder, suffix, count, found) for folder, suffix in zip(folders, (".jpg", ".png"), strict=True)
-        ]
+    ends = layout.image_suffix, layout.map_suffix
+    for (split, folders), count in zip(layout.splits.items(), counts or layout.counts, strict=True):
+        folders = [path / folder for folder in folders]
+        listings = [_listing(*where, count, found, layout.deep) for where in zip(folders, ends, strict=True)]
+        if layout.command and listings[1] == set():
+            found.add(f"`{layout.command}` makes the label maps in '{folders[1]}'.")
         if None in listings:
             continue
-        images, maps = ({Path(name).stem for name in listing} for listing in listings)
+        images, maps = ({n.removesuffix(end) for n in names} for names, end in zip(listings, ends, strict=True))
         for name in sorted(images - maps):
-            found.note(f"Images in '{folders[0]}' have no label map in '{folders[1]}'", f"{name}.jpg")
+            found.note(f"Images in '{folders[0]}' have no label map in '{folders[1]}'", name + ends[0])
         for name in sorted(maps - images):
-            found.note(f"Label maps in '{folders[1]}' have no image in '{folders[0]}'", f"{name}.png")
+            found.note(f"Label maps in '{folders[1]}' have no image in '{folders[0]}'", name + ends[1])
         seen: Counter[int] = Counter()
         for name in progress(_spread(sorted(images & maps), sample), split):
-            size = _open(folders[0] / f"{name}.jpg", found)
-            labels = _open_labels(folders[1] / f"{name}.png", found)
+            size = _open(folders[0] / (name + ends[0]), found)
+            labels = _open_labels(folders[1] / (name + ends[1]), found)
             if labels is None:
                 continue
+            name += ends[1]
             if size and size != labels.shape[::-1]:
-                found.note(f"Label maps in '{folders[1]}' are not as large as their images", f"{name}.png")
+                found.note(f"Label maps in '{folders[1]}' are not as large as their images", name)
             values = np.unique(labels)
             seen.update(values.tolist())
-            if values[-1] > _ADE20K_CLASSES:
-                found.note(
-                    f"Label maps in '{folders[1]}' have values above {_ADE20K_CLASSES}", f"{values[-1]} in {name}.png"
-                )
-        if seen and set(seen) == {0}:
+            high = values[(values > layout.highest) & (values != layout.unlabelled)]
+            if len(high):
+                found.note(f"Label maps in '{folders[1]}' have values above {layout.highest}", f"{high[-1]} in {name}")
+        if set(seen) == {layout.unlabelled}:
             found.add(f"The label maps opened in '{folders[1]}' are all unlabelled.")
     return found.all()
 
 
-def _listing(folder: Path, suffix: str, count: int, found: _Findings) -> set[str] | None:
+def _listing(folder: Path, suffix: str, count: int, found: _Findings, deep: bool = False) -> set[str] | None:
     if not folder.is_dir():
         found.add(f"The folder '{folder}' does not exist.")
         return None
-    with os.scandir(folder) as entries:
-        names = {entry.name for entry in entries if entry.name.endswith(suffix)}
+    files = folder.glob("*/*" if deep else "*")
+    names = {path.relative_to(folder).as_posix() for path in files if path.name.endswith(suffix)}
     if len(names) != count:
         found.add(f"'{folder}' holds {len(names)} {suffix} files, {count} are expected.")
     return names

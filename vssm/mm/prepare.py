@@ -16,8 +16,9 @@ from .._cli import say
 from .._files import whole_folder
 from .._optional import require
 from .._progress import track
-from .check_data import ADE20K_COUNTS, COCO_COUNTS, check_ade20k, check_coco
+from .check_data import COCO_COUNTS, check_coco, check_maps
 from .digit_scenes import CLASSES, Digit, Scene, Scenes
+from .label_maps import LAYOUTS
 
 # ADE20K numbers its 150 classes from 1; 0 is "unlabelled", which reduce_zero_label turns into the ignored label.
 ADE_CLASSES = ("photograph", *CLASSES)
@@ -174,12 +175,17 @@ def check(args: argparse.Namespace) -> int:
     Returns:
         0, or 1 if there are problems.
     """
-    checker, counts = {"coco": (check_coco, COCO_COUNTS), "ade20k": (check_ade20k, ADE20K_COUNTS)}[args.layout]
-    problems = checker(args.path, args.counts or counts, args.sample, progress=track)
+    if args.layout == "coco":
+        counts = args.counts or COCO_COUNTS
+        problems = check_coco(args.path, counts, args.sample, progress=track)
+    else:
+        layout = LAYOUTS[args.layout]
+        counts = args.counts or layout.counts
+        problems = check_maps(args.path, layout, counts, args.sample, progress=track)
     for problem in problems:
         say(problem)
     if not problems:
-        train, val = args.counts or counts
+        train, val = counts
         say(f"{args.path}: no problems found in {train} + {val} images.")
     return 1 if problems else 0
 
