@@ -1,9 +1,10 @@
-"""Draw what models do: scan routes, receptive fields, attention of a pixel, activations, overlays, learning curves.
+"""Draw what models do: scan routes, receptive fields, attention, activations, pruned patches, overlays, curves.
 
 vssm visualize routes --out routes.gif
 vssm visualize erf PHOTOS --model vmamba_tiny_s1l8 swin_tiny_patch4_window7_224 --pretrained --out erf.png
 vssm visualize attention PHOTO --model vmamba_tiny_s1l8 --pretrained --pixel 100 200 --out DIR
 vssm visualize activations PHOTO --config CONFIG --checkpoint CHECKPOINT --out DIR
+vssm visualize pruning PHOTO --model vim_small_patch16_224 --pretrained --sites 4 9 14 --keep 0.8 --out DIR
 vssm visualize overlay PHOTOS --config CONFIG --checkpoint CHECKPOINT --out DIR
 vssm visualize curves WORK_DIR WORK_DIR --out curves.png
 """
@@ -48,6 +49,13 @@ def _activations(args: argparse.Namespace) -> int:
 
     size, suffix = _pair(args.img_size), args.format
     return draw_activations(_subjects(args), args.images, args.out, size, args.label, args.stage, suffix)
+
+
+def _pruning(args: argparse.Namespace) -> int:
+    from ..viz.commands import draw_pruning
+
+    size, suffix = _pair(args.img_size), args.format
+    return draw_pruning(_subjects(args), args.images, args.out, size, args.sites, args.keep, suffix)
 
 
 def _overlay(args: argparse.Namespace) -> int:
@@ -150,6 +158,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_models(sub)
     sub.add_argument("--label", metavar="CLASS", help="name or number (default: the most probable)")
     sub.add_argument("--stage", type=int, default=-1, help="the map that is weighted (default: the last)")
+    sub.add_argument("--format", default="png", help="of the pictures: png, jpg, svg, pdf (default: png)")
+
+    sub = command("pruning", _pruning, "Patches that a plain net keeps where it prunes tokens.", "DIR")
+    _add_models(sub)
+    sub.add_argument("--sites", nargs="+", type=int, metavar="N", help="blocks to prune behind (default: the model's)")
+    sub.add_argument("--keep", type=float, metavar="R", help="share of the patches that each keeps (the model's)")
     sub.add_argument("--format", default="png", help="of the pictures: png, jpg, svg, pdf (default: png)")
 
     sub = command("overlay", _overlay, "Boxes and masks, segments, labels or classes over images.", "DIR")

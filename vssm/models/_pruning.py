@@ -9,11 +9,11 @@ them all, to compare with it.
 
 import math
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from timm.models import checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..scans import KeptTokens, gather_tokens, select_tokens, token_importance
 
@@ -75,7 +75,7 @@ class PrunedWalk:
             in raster order, the class token where it stood.
     """
 
-    def __init__(self, pruning: TokenPruning, tokens: nn.Module, x: Tensor, checkpointed: bool = False):
+    def __init__(self, pruning: TokenPruning, tokens: Any, x: Tensor, checkpointed: bool = False):
         self.pruning, self.tokens, self.checkpointed = pruning, tokens, checkpointed
         self.grid = (x.shape[1], x.shape[2]) if x.dim() == 4 else (1, x.shape[1] - 1)
         self.x = x
@@ -83,7 +83,7 @@ class PrunedWalk:
         self.kept: Optional[KeptTokens] = None
         self._whole: Optional[Tensor] = None
 
-    def step(self, index: int, block: nn.Module) -> None:
+    def step(self, index: int, block: Any) -> None:
         """Go through a block, and prune behind it if it is a site."""
         outputs: Optional[List[Tensor]] = [] if index in self.pruning.sites else None
         if self.checkpointed:
@@ -114,15 +114,16 @@ class PrunedWalk:
         """Tokens that came."""
         return self.grid[0] * self.grid[1] + (self.tokens.cls_token is not None)
 
-    def _prune(self, outputs: Tensor, mixer: nn.Module) -> None:
+    def _prune(self, outputs: Tensor, mixer: Any) -> None:
         whole = self.whole()
         self._whole = whole.flatten(1, -2)
-        if self.places is None:
-            self.x = self._whole
-            self.places = torch.arange(self.x.shape[1], device=self.x.device).expand(self.x.shape[0], -1)
+        x, places = self.x, self.places
+        if places is None:
+            x = self._whole
+            places = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
         indices = self._chosen(outputs)
-        self.x, self.places = gather_tokens(self.x, indices), self.places.gather(1, indices)
-        self.kept = mixer.keep_tokens(self._line(), *self.grid, self.pruning.decay)
+        self.x, self.places = gather_tokens(x, indices), places.gather(1, indices)
+        self.kept = mixer.keep_tokens(self._line(self.places), *self.grid, self.pruning.decay)
 
     def _chosen(self, outputs: Tensor) -> Tensor:
         """Indices of the tokens to keep: patches in the order in which they stand, the class token in its place."""
@@ -143,13 +144,13 @@ class PrunedWalk:
         token = torch.full_like(chosen[:, :1], middle)
         return torch.cat([chosen[:, :before], token, chosen[:, before:]], dim=1)
 
-    def _line(self) -> Tensor:
+    def _line(self, places: Tensor) -> Tensor:
         """The places as increasing numbers: a class token is taken to stand right behind the patch before it."""
         if self.tokens.cls_token is None:
-            return self.places
-        count = self.places.shape[1] - 1
+            return places
+        count = places.shape[1] - 1
         i = self.tokens.index(count)
-        patches = torch.cat([self.places[:, :i], self.places[:, i + 1 :]], dim=1)
+        patches = torch.cat([places[:, :i], places[:, i + 1 :]], dim=1)
         patches = patches - (patches > self.tokens.index(self._length() - 1)).to(patches.dtype)
         first = max(i - 1, 0)
         token = patches[:, first : first + 1] + (1 if i else 0)

@@ -8,6 +8,7 @@ from .costs import plot_accuracy, plot_costs, plot_resolution
 from .curves import plot_learning_curves, read_log
 from .features import class_activation, feature_maps, plot_activations
 from .plots import plot_predictions, plot_receptive_fields
+from .pruning import plot_pruning
 from .receptive_field import effective_receptive_field, high_contribution_side
 from .routes import PATTERNS, animate_routes, patterns_of, plot_routes, scan_sequences
 
@@ -32,6 +33,7 @@ __all__ = [
     "plot_learning_curves",
     "plot_objects",
     "plot_predictions",
+    "plot_pruning",
     "plot_receptive_fields",
     "plot_resolution",
     "plot_routes",

@@ -21,7 +21,7 @@ from .._progress import Progress, quietly
 from ..models import TokenEmbedding
 from ..scans import LinearScan, is_scan, scan_weights
 from .canvas import hide_axes, new_figure, save_figure, size_of
-from .features import feature_maps
+from .features import feature_maps, require_all_tokens
 from .palette import INK, WRONG
 from .tokens import PatchScans
 
@@ -89,8 +89,9 @@ def record_scans(network: nn.Module, image: Tensor) -> dict[str, tuple[nn.Module
         token they are `PatchScans`, with the patches.
 
     Raises:
-        UserError: The network has no scan.
+        UserError: The network has no scan, or prunes tokens.
     """
+    require_all_tokens(network)
     names = {module: name for name, module in network.named_modules() if is_scan(module)}
     if not names:
         raise UserError(f"{type(network).__name__} has no scan of vssm.scans, so there is no attention of one to draw.")

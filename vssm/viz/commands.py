@@ -20,10 +20,11 @@ from ..models import PlainBackbone, quarter_indices
 from .attention import choose_scans, look_from, plot_attention, record_scans
 from .features import class_activation, feature_maps, plot_activations
 from .plots import plot_receptive_fields
+from .pruning import plot_pruning
 from .receptive_field import effective_receptive_field
 from .subject import Subject, View, place_in, sample_photographs
 
-__all__ = ["draw_activations", "draw_attention", "draw_overlays", "draw_receptive_fields"]
+__all__ = ["draw_activations", "draw_attention", "draw_overlays", "draw_pruning", "draw_receptive_fields"]
 
 
 @contextmanager
@@ -156,6 +157,56 @@ def draw_activations(
         heat, number, probability = class_activation(subject.network, view.inputs, number, stage)
         title = f"for '{subject.class_name(number).split(',')[0]}', {probability:.0%}"
         return plot_activations(view.picture, maps, path, heat, title)
+
+    return _each_image(subjects, images, out, size, draw, suffix)
+
+
+def draw_pruning(
+    subjects: Sequence[Subject],
+    images: Sequence[str],
+    out: str | os.PathLike,
+    size: Sequence[int] | None = None,
+    sites: Sequence[int] | None = None,
+    keep: float | None = None,
+    suffix: str = "png",
+) -> int:
+    """Draw which patches of each image are left behind each site.
+
+    Args:
+        subjects: The models, plain nets.
+        images: Files and folders; none: the sample photographs.
+        out: Folder for the pictures.
+        size: Height and width of the images; None: see `Subject.view`.
+        sites: Blocks behind which to prune; None: those of the model.
+        keep: The share of the patches that each site keeps; None: that of the model.
+        suffix: Format of the pictures.
+
+    Returns:
+        See `_each_image`.
+
+    Raises:
+        UserError: A model cannot prune tokens, or neither it nor the arguments say how.
+    """
+    for subject in subjects:
+        network = subject.network
+        if not isinstance(network, PlainBackbone):
+            raise UserError(f"{subject.name} is no plain net, such as Vim or PlainMamba: its tokens cannot be pruned.")
+        known = network.pruning
+        if known is None and (sites is None or keep is None):
+            raise UserError(f"{subject.name} prunes no tokens: say where and how many with --sites and --keep.")
+        try:
+            if known is None:
+                network.set_pruning(sites or (), 1.0 if keep is None else keep)
+            elif sites is not None or keep is not None:
+                network.set_pruning(sites or known.sites, keep or known.keep, known.decay, known.as_released)
+        except ValueError as error:
+            raise UserError(f"{subject.name} cannot be pruned like this: {error}.") from error
+
+    def draw(subject: Subject, view: View, path: Path) -> Path:
+        with torch.no_grad():
+            kept = [patches[0] for patches in subject.network.kept_patches(view.inputs)]
+        pruning = subject.network.pruning
+        return plot_pruning(view.picture, kept, pruning.sites if pruning is not None else (), path)
 
     return _each_image(subjects, images, out, size, draw, suffix)
 

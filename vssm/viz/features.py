@@ -14,7 +14,7 @@ from ..models import TokenEmbedding
 from .canvas import hide_axes, new_figure, save_figure, size_of
 from .palette import INK
 
-__all__ = ["class_activation", "feature_maps", "plot_activations"]
+__all__ = ["class_activation", "feature_maps", "plot_activations", "require_all_tokens"]
 
 
 def feature_maps(model: nn.Module, images: Tensor, stages: Sequence[int] | None = None) -> list[Tensor]:
@@ -52,6 +52,19 @@ def feature_maps(model: nn.Module, images: Tensor, stages: Sequence[int] | None 
     return [features]
 
 
+def require_all_tokens(network: nn.Module) -> None:
+    """Refuse a net that prunes tokens, of which only some positions of a map see the image.
+
+    Raises:
+        UserError: it does.
+    """
+    if getattr(network, "pruning", None) is not None:
+        raise UserError(
+            f"{type(network).__name__} prunes tokens here, and this picture needs all of them: leave its pruning out, "
+            "with --cfg-options model.model.pruning=None for a run."
+        )
+
+
 def class_activation(
     model: nn.Module, image: Tensor, label: int | None = None, stage: int = -1
 ) -> tuple[Tensor, int, float]:
@@ -71,9 +84,10 @@ def class_activation(
         The map (H', W'), not negative; the class; its probability.
 
     Raises:
-        UserError: the model has no classifier, no such class or no such stage.
+        UserError: the model has no classifier, no such class or no such stage, or prunes tokens.
     """
     name = type(model).__name__
+    require_all_tokens(model)
     stages = [entry["module"] for entry in getattr(model, "feature_info", [])]
     if not stages or getattr(model, "num_classes", 0) < 1:
         raise UserError(f"{name} is no classifier with named stages, so no map speaks for a class of it.")
