@@ -221,7 +221,7 @@ class ContinuousSS2D(StateSpaceMixer):
         B = B + self.direction_Bs.to(B.dtype).index_select(0, moved.flatten()).view(B.shape)
         gaps = torch.cat([kept.gaps[..., :2], kept.gaps[..., 2:]]) if kept.gaps is not None else None
         scanned = self.scan_kept(torch.cat(along).unsqueeze(1), dt, B, C, self.kept_code, gaps, sequences=(0, 2))
-        rows, columns = scanned.squeeze(1).chunk(2)
+        rows, columns = scanned.view(2, x.shape[0], x.shape[1], self.d_inner).unbind()
         y = gather_tokens(rows, ranks[..., 0]) + gather_tokens(columns, ranks[..., 1])
         return y.to(x.dtype) * self.act(z)
 
