@@ -8,6 +8,7 @@ Shapes: B images, C channels, L tokens. "The pyramid" are the maps of strides 8,
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -147,6 +148,10 @@ class Interaction(nn.Module):
         self.extractor = Extractor(dim, **kwargs, **dd)
         self.extra_extractors = nn.ModuleList(Extractor(dim, **kwargs, **dd) for _ in range(extra))
 
+    def extractors(self) -> list[nn.Module]:
+        """All of them, in order."""
+        return [self.extractor, *self.extra_extractors]
+
 
 class ViTAdapter(nn.Module):
     """Maps of the strides 4, 8, 16 and 32, all as wide as the net, from a plain net and this module beside it.
@@ -177,7 +182,7 @@ class ViTAdapter(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         last_blocks: Sequence[int] | None = None,
         in_chans: int = 3,
         num_heads: int = 6,
@@ -224,7 +229,7 @@ class ViTAdapter(nn.Module):
                 module.init_weights()
         nn.init.normal_(self.level_embed)
 
-    def forward(self, model: nn.Module, x: Tensor) -> list[Tensor]:
+    def forward(self, model: Any, x: Tensor) -> list[Tensor]:
         """Run the net on images, with the exchange between its blocks.
 
         Images are filled with zeros at the bottom and the right to whole multiples of 32 pixels, and the maps cut
@@ -245,11 +250,12 @@ class ViTAdapter(nn.Module):
         x, grid = _embed(model, x)
         places, pixels = raster_points([grid], x.device), raster_points(sizes, x.device)
         start = 0
+        interaction: Any  # to a type checker, what stands in a list is any module
         for last, interaction in zip(self.last_blocks, self.interactions, strict=True):
             patches = interaction.injector(_patches(model, x), places, c, sizes)
             x = _run(model, model.blocks[start : last + 1], _with_patches(model, x, patches))
             patches = _patches(model, x)
-            for extractor in (interaction.extractor, *interaction.extra_extractors):
+            for extractor in interaction.extractors():
                 c = extractor(c, pixels, sizes, patches, grid)
             start = last + 1
         maps = _as_maps(c, sizes)
@@ -265,7 +271,7 @@ class ViTAdapter(nn.Module):
 # ---- the net beside it
 
 
-def _check(model: nn.Module) -> None:
+def _check(model: Any) -> None:
     """Refuse a net whose blocks this module cannot run."""
     if isinstance(model, PlainBackbone):
         if model.pruning is not None:
@@ -284,7 +290,7 @@ def _check(model: nn.Module) -> None:
         )
 
 
-def _embed(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
+def _embed(model: Any, x: Tensor) -> tuple[Tensor, Size]:
     """What the first block takes, and the grid of the patches."""
     if isinstance(model, PlainBackbone):
         x = model.stem(x)
@@ -293,21 +299,21 @@ def _embed(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
     return model.norm_pre(model._pos_embed(model.patch_embed(x))), grid
 
 
-def _patches(model: nn.Module, x: Tensor) -> Tensor:
+def _patches(model: Any, x: Tensor) -> Tensor:
     """The patches (B, h * w, C) among what blocks give."""
     if isinstance(model, PlainBackbone):
         return model.tokens.split(x)[0].flatten(1, -2)
     return x[:, model.num_prefix_tokens :]
 
 
-def _with_patches(model: nn.Module, x: Tensor, patches: Tensor) -> Tensor:
+def _with_patches(model: Any, x: Tensor, patches: Tensor) -> Tensor:
     """What blocks take, with other patches (B, h * w, C) in it."""
     if isinstance(model, PlainBackbone):
         return model.tokens.join(patches, model.tokens.split(x)[1]).reshape(x.shape)
     return torch.cat([x[:, : model.num_prefix_tokens], patches], dim=1)
 
 
-def _run(model: nn.Module, blocks: nn.Sequential, x: Tensor) -> Tensor:
+def _run(model: Any, blocks: nn.Sequential, x: Tensor) -> Tensor:
     return checkpoint_seq(blocks, x) if model.grad_checkpointing else blocks(x)
 
 

@@ -49,7 +49,7 @@ class _NormedFeatures(FeatureGetterNet):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = super().forward(x)
         if not self.norm:
-            maps[-1] = self.model.norm(maps[-1].movedim(1, -1)).movedim(-1, 1)
+            maps[-1] = self.model.get_submodule("norm")(maps[-1].movedim(1, -1)).movedim(-1, 1)
         return maps
 
 
