@@ -145,3 +145,15 @@ def test_other_nets_are_refused(name, options, text):
 def test_parts_that_it_has_not_are_refused(last_blocks):
     with pytest.raises(ValueError, match="rise within 0 to 3"):
         ViTAdapter(timm.create_model("vim_pico", device="meta"), last_blocks)
+
+
+def test_a_net_that_prunes_tokens_is_refused():
+    model = timm.create_model("plainmamba_pico")
+    adapter = ViTAdapter(model, num_heads=4, prior_width=8)
+    model.set_pruning([1], 0.5)
+    with pytest.raises(ValueError, match=r"prunes some: call its set_pruning\(\)"):
+        adapter(model, torch.randn(1, 3, 32, 32))
+    vim = timm.create_model("vim_pico", feature_maps="mixer")
+    vim.set_pruning([1], 0.5)
+    with pytest.raises(ValueError, match=r"prunes some: call set_pruning\(\)"):
+        vim.forward_intermediates(torch.randn(1, 3, 64, 64))

@@ -241,7 +241,12 @@ class ViTAdapter(nn.Module):
 
         Returns:
             Maps (B, C, H / s, W / s), sizes rounded up, of the strides s = 4, 8, 16, 32.
+
+        Raises:
+            ValueError: the net prunes tokens.
         """
+        if getattr(model, "pruning", None) is not None:
+            raise ValueError("ViTAdapter needs all patches, and this net prunes some: call its set_pruning()")
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % 32, 0, -height % 32))
         finest, *maps = self.prior(x)
