@@ -164,6 +164,7 @@ def test_a_frozen_net_trains_its_adapter():
 
 def test_a_detector_that_wants_masks_of_padded_batches(tmp_path):
     """Images of two odd sizes in one batch, which mmdet fills up and masks for a DETR."""
+    torch.manual_seed(0)
     path = tmp_path / "detr.py"
     path.write_text('_base_ = ["mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"]')
     model = Config.fromfile(path).model
@@ -173,6 +174,7 @@ def test_a_detector_that_wants_masks_of_padded_batches(tmp_path):
     model.encoder.num_layers = model.decoder.num_layers = 1
     with DefaultScope.overwrite_default_scope("mmdet"):
         detector = MODELS.build(model)
+    detector.init_weights()  # until then mmdet has parameters with whatever lay in memory
     data = detector.data_preprocessor(demo_mm_inputs(2, [[3, 70, 101], [3, 64, 83]], num_classes=2), True)
     assert data["inputs"].shape == (2, 3, 70, 101)
     loss, _ = detector.parse_losses(detector(**data, mode="loss"))

@@ -153,7 +153,3 @@ def test_a_net_that_prunes_tokens_is_refused():
     model.set_pruning([1], 0.5)
     with pytest.raises(ValueError, match=r"prunes some: call its set_pruning\(\)"):
         adapter(model, torch.randn(1, 3, 32, 32))
-    vim = timm.create_model("vim_pico", feature_maps="mixer")
-    vim.set_pruning([1], 0.5)
-    with pytest.raises(ValueError, match=r"prunes some: call set_pruning\(\)"):
-        vim.forward_intermediates(torch.randn(1, 3, 64, 64))

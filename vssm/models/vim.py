@@ -238,10 +238,6 @@ class Vim(PlainBackbone):
     def tapped(self, before: Tensor, after: Tensor, index: int) -> Tensor:
         """See `feature_maps`."""
         if self.feature_maps == "mixer":
-            if not torch.jit.is_scripting() and self.pruning is not None:
-                raise ValueError(
-                    "Vim: maps of the mixers need all tokens, and this net prunes some: call set_pruning()"
-                )
             return after - (rotate_positions(before) if self.rope else before)
         if self.feature_maps == "rotated" and index < self.depth - 1:
             return rotate_positions(after)
