@@ -128,3 +128,19 @@ def test_mistakes_are_errors():
     with pytest.raises(UserError, match="more than one image a batch"):
         head(maps)
     assert pico(norm_cfg=dict(type="GN", num_groups=4)).train()(maps).shape == (1, 5, 8, 8)
+
+
+def test_the_two_decoders_are_compared_on_equal_terms():
+    """The small runs of this decoder and of UPerNet differ in their heads alone."""
+    folder = REPO / "configs" / "segmentation"
+    ours, other = (load_config(str(folder / f"{head}_segman-pico_digits-ade.py")) for head in ("mmscope", "upernet"))
+    same = set(ours) - {"model", "filename"}
+    assert same > {"optim_wrapper", "param_scheduler", "train_dataloader", "train_cfg", "randomness"}
+    assert all(ours[key] == other[key] for key in same)
+    init_default_scope("mmseg")
+    models = [MODELS.build(cfg.model).eval() for cfg in (ours, other)]
+    sizes = [sum(p.numel() for p in model.backbone.model.parameters()) for model in models]
+    assert sizes[0] == sizes[1]
+    for model in models:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert model.encode_decode(torch.randn(1, 3, 72, 40), [dict(img_shape=(72, 40))]).shape == (1, 11, 72, 40)

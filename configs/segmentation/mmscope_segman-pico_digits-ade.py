@@ -1,0 +1,18 @@
+# SegMAN's decoder from scratch on handwritten digits on photographs; else as
+# upernet_segman-pico_digits-ade.py.
+_base_ = ["upernet_segman-pico_digits-ade.py"]
+
+model = dict(
+    backbone=dict(out_indices=(1, 2, 3)),
+    decode_head=dict(
+        _delete_=True,
+        type="MMSCopEHead",
+        channels=_base_.channels,
+        map_channels=_base_.channels,
+        dropout_ratio=0.0,
+        num_classes=len(_base_.classes),
+        norm_cfg=dict(type="GN", num_groups=8),
+        loss_decode=dict(**_base_.loss, loss_weight=1.0),
+    ),
+    auxiliary_head=None,
+)
