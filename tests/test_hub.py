@@ -1,6 +1,8 @@
 """A checkpoint as a folder for the hub: what timm and transformers make of it is what the checkpoint holds."""
 
 import json
+import os
+import pickle
 import re
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors import safe_open
 
 from tests.models.tester import Official, assert_same
 from vssm._errors import UserError
+from vssm.checkpoint import CheckpointError
 from vssm.commands import main
 from vssm.hub import write_hub_folder
 from vssm.models import families
@@ -151,3 +154,25 @@ def test_command_wants_a_file_or_a_folder(more, capsys):
     with pytest.raises(SystemExit):
         main(["convert", "in.pth", *more, "--model", "vmamba_pico"])
     assert "either a file to write or, with --hub, a folder" in capsys.readouterr().err
+
+
+class _Command:
+    def __reduce__(self):
+        return os.mkdir, ("was_run",)
+
+
+def test_a_folder_is_read_by_our_rules(tmp_path, monkeypatch):
+    """Also with versions of timm that unpickle what they find: code stays inert, and no file is chosen by chance."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(timm.create_model("vmamba_pico").state_dict(), "own.pth")
+    write_hub_folder("own.pth", "out", "vmamba_pico")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"out should hold model.safetensors .* no .safetensors"):
+        timm.create_model("local-dir:out", pretrained=True)
+    (tmp_path / "out" / "a.pth").write_bytes(pickle.dumps({"model": _Command()}))
+    with pytest.raises(CheckpointError, match=r"a\.pth"):
+        timm.create_model("local-dir:out", pretrained=True)
+    assert not (tmp_path / "was_run").exists()
+    (tmp_path / "out" / "b.pth").touch()
+    with pytest.raises(CheckpointError, match=r"it has a\.pth, b\.pth"):
+        timm.create_model("local-dir:out", pretrained=True)

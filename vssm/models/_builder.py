@@ -1,6 +1,7 @@
 """Building a registered model, with or without its published weights."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import URLError
 
@@ -42,8 +43,10 @@ class _DownloadError(UserError, RuntimeError):
 
 
 def published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) -> dict[str, Any] | None:
-    """Read the checkpoint that a pretrained config names; None when timm finds it by itself (a hub, a directory)."""
-    if cfg.get("source") in ("hf-hub", "local-dir") or cfg.get("state_dict"):
+    """Read the checkpoint that a pretrained config names; None when timm finds it by itself (a hub)."""
+    if cfg.get("source") == "local-dir":
+        return read_checkpoint(_checkpoint_in(Path(cfg["file"])))
+    if cfg.get("source") == "hf-hub" or cfg.get("state_dict"):
         return None
     if cfg.get("file"):
         return read_checkpoint(cfg["file"])
@@ -66,6 +69,18 @@ def published_weights(variant: str, cfg: dict[str, Any], cache_dir: str | None) 
             for_tools=f"{reason}give it with --checkpoint instead of --pretrained",
         ) from None
     return read_checkpoint(path)
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """Find the weights in a folder of the hub's form. Old versions of timm unpickle them, even safetensors."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".bin", ".pth", ".pt"))
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "no .safetensors, .bin, .pth or .pt file"
+        raise CheckpointError(f"{folder} should hold model.safetensors or one other checkpoint; it has {names}")
+    return found[0]
 
 
 def build_model(
@@ -130,5 +145,6 @@ def _note_classes(stored: dict[str, Any], cfg: dict[str, Any], overlay: dict[str
     if classes is not None and claimed not in (None, classes):
         raise CheckpointError(f"the checkpoint's classifier is of {classes} classes, not of {claimed}")
     overlay["state_dict"] = stored
+    overlay["source"] = ""  # with "local-dir" timm would read the folder again
     if classes is not None:
         overlay["num_classes"] = classes
