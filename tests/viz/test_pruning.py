@@ -37,6 +37,7 @@ def test_command(draw, capsys):
     assert command("--config", "vim-pico_digits", "--cfg-options", *options) == 0
     capsys.readouterr()
     for words, said in [
+        (["--config", "vim-pico_digits", "--keep", 0, "--cfg-options", *options], "above 0"),
         (["--model", "vim_pico"], "prunes no tokens: say where"),
         (["--model", "vmamba_pico", "--sites", 0, "--keep", 0.5], "is no plain net"),
         (["--model", "vim_pico", "--sites", 7, "--keep", 0.5], "increasing indices of blocks below 4"),

@@ -197,8 +197,9 @@ def draw_pruning(
         try:
             if known is None:
                 network.set_pruning(sites or (), 1.0 if keep is None else keep)
-            elif sites is not None or keep is not None:
-                network.set_pruning(sites or known.sites, keep or known.keep, known.decay, known.as_released)
+            else:
+                sites_here, keep_here = sites or known.sites, known.keep if keep is None else keep
+                network.set_pruning(sites_here, keep_here, known.decay, known.as_released)
         except ValueError as error:
             raise UserError(f"{subject.name} cannot be pruned like this: {error}.") from error
 
