@@ -85,8 +85,10 @@ class ByKeyword(nn.Module):
 
 
 def test_keywords_in_torchscript_fx_export_and_traces():
-    model, x = ByKeyword().eval(), torch.randn(2, 5, 4, 3)
+    torch.manual_seed(0)
+    model, x = ByKeyword().eval(), 0.3 * torch.randn(2, 5, 4, 3)  # steps of either sign: large ones end in infinities
     want = model(x)
+    assert want.isfinite().all()
     assert torch.equal(torch.jit.script(model)(x), want)
     assert torch.equal(torch.fx.symbolic_trace(model)(x), want)
     assert torch.equal(torch.jit.trace(model, x)(x), want)
@@ -99,6 +101,7 @@ def test_keywords_in_torchscript_fx_export_and_traces():
 
 
 def test_keywords_in_flop_counters_and_autocast():
+    pytest.importorskip("fvcore")
     from vssm.profiling import paper_flops
 
     model, x = ByKeyword().eval(), torch.randn(2, 5, 4, 3)
