@@ -53,13 +53,13 @@ _DETECTION = """\
 ## Detection on COCO
 
 Published for val2017, per cent, not measured here; GFLOPs at 1280 x 800 pixels.
-[How to train and test](configs/detection/README.md).
+[How to train and test](docs/detection.md).
 """
 _SEGMENTATION = """\
 ## Segmentation on ADE20K, Cityscapes and COCO-Stuff
 
 Published for the validation set, per cent, not measured here; GFLOPs at 2048 x 512 pixels, or as a note says.
-[How to train and test](configs/segmentation/README.md).
+[How to train and test](docs/segmentation.md).
 """
 _MEDICAL_NETWORKS = """\
 ## Medical networks
