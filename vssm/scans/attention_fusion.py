@@ -162,7 +162,7 @@ class AttentionFusionSS2D(MapAttention):
         o2 = self.apply_weights(weights2, q2, k2, o1 + v2, dilation)
         return torch.cat([o1, o2], dim=3), weights1, weights2
 
-    def fuse(self, states: Tensor, q: Tensor, k: Tensor, weights1: Tensor, weights2: Tensor) -> Tensor:
+    def fuse_states(self, states: Tensor, q: Tensor, k: Tensor, weights1: Tensor, weights2: Tensor) -> Tensor:
         """Sum the states (B, H, W, C) over the windows, half of the heads each."""
         (q1, q2), (k1, k2) = q.chunk(2, dim=3), k.chunk(2, dim=3)
         first, second = states.unflatten(-1, (self.num_heads, -1)).chunk(2, dim=3)
@@ -179,7 +179,7 @@ class AttentionFusionSS2D(MapAttention):
         if self.ssm is not None:
             u = self.ssm.convolve(o.flatten(3))
             states, reader = self.ssm.states(u)
-            states = self.fuse(states, q, k, weights1, weights2)
+            states = self.fuse_states(states, q, k, weights1, weights2)
             states = across_heads(states, self.ssm.fusion.weight, self.ssm.fusion.bias)
             y = states.flatten(3) * reader + at_least_float32(self.ssm.Ds) * u
         else:
@@ -213,7 +213,7 @@ class AttentionFusionSS2D(MapAttention):
         states = self.ssm.linear_part(dt, B, None, self.ssm.route_code)
 
         def apply(u: Tensor) -> Tensor:
-            fused = self.fuse(states(u)[:, :, :, 0], *(repeat_batch(x, len(u)) for x in held))
+            fused = self.fuse_states(states(u)[:, :, :, 0], *(repeat_batch(x, len(u)) for x in held))
             return (fused.flatten(3) * C[:, :, :, 0]).unsqueeze(3)
 
         return [LinearScan(u, apply, ("rows, fused by attention",), self.dim)]
