@@ -216,7 +216,8 @@ class EfficientViM(StagedBackbone):
         for name in self._heads():
             getattr(self, name).reset(num_classes)
 
-    def forward_intermediates(  # type: ignore[override]  # the final features are a list
+    # The final features are a list. TorchScript reads one comment about types there, and no more behind it.
+    def forward_intermediates(  # type: ignore[override]
         self,
         x: Tensor,
         indices: Optional[Union[int, List[int]]] = None,

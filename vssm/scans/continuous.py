@@ -219,7 +219,9 @@ class ContinuousSS2D(StateSpaceMixer):
         dt, B, C = split_projection(torch.cat(steps).unsqueeze(1), self.dt_rank, self.d_state)
         moved = torch.cat([moves[..., :2], moves[..., 2:]]).unsqueeze(1)
         B = B + self.direction_Bs.to(B.dtype).index_select(0, moved.flatten()).view(B.shape)
-        gaps = torch.cat([kept.gaps[..., :2], kept.gaps[..., 2:]]) if kept.gaps is not None else None
+        gaps = kept.gaps
+        if gaps is not None:
+            gaps = torch.cat([gaps[..., :2], gaps[..., 2:]])
         scanned = self.scan_kept(torch.cat(along).unsqueeze(1), dt, B, C, self.kept_code, gaps, sequences=(0, 2))
         rows, columns = scanned.view(2, x.shape[0], x.shape[1], self.d_inner).unbind()
         y = gather_tokens(rows, ranks[..., 0]) + gather_tokens(columns, ranks[..., 1])

@@ -135,7 +135,7 @@ def scan_over_gaps(
         (B, H, W, D), or one result for each route, (B, H, W, K, D), if they are not merged.
     """
     u = u.unsqueeze(3) if u.dim() == 4 else u
-    total = (delta + waited).clamp(min=torch.finfo(delta.dtype).tiny)
+    total = (delta + waited).clamp(min=1.2e-38)  # float32's smallest normal number; TorchScript knows no torch.finfo
     y = torch.ops.vssm.selective_scan_2d(
         u * (delta / total), dt=total, A=A, B=B, C=C, routes=code, delta_softplus=False, merge=merge
     )
