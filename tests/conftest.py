@@ -79,6 +79,21 @@ def read_indices_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def draw_nothing_on_the_meta_device():
+    """There are no values there, but to find the shape of `clamp_` takes longer than the rest of a model."""
+    from timm.layers import weight_init
+
+    draw = weight_init._trunc_normal_
+
+    def unless_meta(tensor, *args, **kwargs):
+        return tensor if tensor.is_meta else draw(tensor, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_init, "_trunc_normal_", unless_meta)
+        yield
+
+
 @pytest.fixture(scope="session")
 def triton_device():
     """Where Triton kernels run here: a GPU, or the interpreter on the CPU."""

@@ -5,6 +5,7 @@ script).
 """
 
 import fnmatch
+import functools
 import math
 import re
 import subprocess
@@ -17,6 +18,7 @@ from timm.models import group_parameters
 
 import vssm
 from tests.small import few_blocks
+from vssm.models import PlainBackbone
 
 NAMES = vssm.list_models()
 # Models that are the same but for widths and depths. The first of each group stands for it where values are computed;
@@ -24,19 +26,24 @@ NAMES = vssm.list_models()
 GROUPS = [
     *(tuple(f"vmamba_{size}_{form}" for size in ("tiny", "small", "base")) for form in ("v0", "m2")),
     ("vmamba_tiny_s2l5", "vmamba_small_s2l15", "vmamba_base_s2l15"),
-    ("vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
-    ("msvmamba_nano", "msvmamba_micro", "msvmamba_tiny"),
-    ("msvmambav3_tiny", "msvmambav3_small"),
-    ("vssd_micro", "vssd_tiny", "vssd_small"),
+    ("vmamba_pico", "vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
+    ("msvmamba_pico", "msvmamba_nano", "msvmamba_micro", "msvmamba_tiny"),
+    ("msvmambav3_pico", "msvmambav3_tiny", "msvmambav3_small"),
+    ("vssd_pico", "vssd_micro", "vssd_tiny", "vssd_small"),
     *(
-        tuple(f"{family}_{size}" for size in ("tiny", "small", "base"))
+        tuple(f"{family}_{size}" for size in ("pico", "tiny", "small", "base"))
         for family in ("efficientvmamba", "groupmamba", "spatialmamba")
     ),
-    ("segman_tiny", "segman_small"),
+    ("segman_pico", "segman_tiny", "segman_small"),
     ("segman_base", "segman_large"),
-    ("a2mamba_nano", "a2mamba_tiny"),
+    ("a2mamba_pico", "a2mamba_nano", "a2mamba_tiny"),
     ("a2mamba_base", "a2mamba_large"),
-    *(tuple(f"vssm_efficientvim_m{size}{form}" for size in (1, 2, 3, 4)) for form in ("", "_dist")),
+    ("plainmamba_pico", "plainmamba_l1"),
+    ("plainmamba_l2", "plainmamba_l3"),
+    ("vim_pico", *(f"vim_{size}_patch16_224" for size in ("tiny", "small", "base"))),
+    tuple(f"vim_{size}_patch16_stride8_224" for size in ("tiny", "small")),
+    tuple(f"vssm_efficientvim_{size}" for size in ("pico", "m1", "m2", "m3", "m4")),
+    tuple(f"vssm_efficientvim_m{size}_dist" for size in (1, 2, 3, 4)),
 ]
 OTHER_SIZES = {name for group in GROUPS for name in group[1:]}
 SIZE = 96
@@ -49,8 +56,8 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def small(name):
-    """`test_contract` builds every name whole, and the families' own tests count the parameters of that."""
-    return few_blocks(name, 2)
+    """One block a stage; `test_contract` builds every name whole, and finds no other kinds of blocks there."""
+    return few_blocks(name)
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +71,37 @@ def x():
     return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
+@functools.cache
+def shallow(name):
+    return timm.create_model(name, device="meta", **few_blocks(name))
+
+
+def kinds_of_blocks(model):
+    """By stage: names and types of the modules, names and shapes of the parameters."""
+    return [
+        {
+            str([(n, type(m)) for n, m in block.named_modules() if n != "drop_path"])
+            + str([(n, p.shape) for n, p in block.named_parameters()])
+            for block in blocks
+        }
+        for blocks in ([model.blocks] if isinstance(model, PlainBackbone) else [stage.blocks for stage in model.stages])
+    ]
+
+
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group[0])
 def test_only_sizes_differ(group):
-    """The same modules and parameters by name, and inner widths that are about the same multiples of the widths."""
+    """Modules, strides and parameters by name, and inner widths that are about the same multiples of the widths."""
 
     def form(name):
-        model = timm.create_model(name, device="meta", **few_blocks(name, 2))
+        model = shallow(name)
         inner = {
             n: p.shape[0] / p.shape[1]
             for n, p in model.named_parameters()
             if n.endswith(("in_proj.weight", "fc1.weight"))
         }
         inner = {n: round(ratio) for n, ratio in inner.items() if ".se." not in n}
-        return [(n, type(m)) for n, m in model.named_modules()], [n for n, _ in model.named_parameters()], inner
+        modules = [(n, type(m), getattr(m, "stride", None)) for n, m in model.named_modules()]
+        return modules, [n for n, _ in model.named_parameters()], inner
 
     first = form(group[0])
     assert all(form(name) == first for name in group[1:])
@@ -212,10 +237,12 @@ def test_torchscript_of_features(name, model, small, x):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_contract(name):
-    """Structure on the meta device, where it costs nothing."""
-    model = timm.create_model(name, device="meta").eval()  # a distilled model in training returns both heads' logits
-    assert {p.device.type for p in [*model.parameters(), *model.buffers()]} == {"meta"}
-    names = [n for n, _ in model.named_parameters()]
+    """Structure on the meta device; what follows from the kinds of blocks, with one block a stage."""
+    whole, small = timm.create_model(name, device="meta"), few_blocks(name)
+    assert {p.device.type for p in [*whole.parameters(), *whole.buffers()]} == {"meta"}
+    model = timm.create_model(name, device="meta", **small).eval()  # distilled, in training: both heads' logits
+    assert kinds_of_blocks(whole) == kinds_of_blocks(model)
+    names = [n for n, _ in whole.named_parameters()]
     cfg = model.pretrained_cfg
     for field in ("license", "origin_url", "paper_ids"):
         assert cfg[field], field
@@ -246,8 +273,8 @@ def test_contract(name):
     assert model.num_classes == 0 and model(x).shape == pre.shape
     model.reset_classifier(0, "")
     assert [f.shape for f in as_list(model(x))] == shapes
-    assert timm.create_model(name, num_classes=0, device="meta")(x).shape == pre.shape
-    unpooled = timm.create_model(name, num_classes=0, global_pool="", device="meta")
+    assert timm.create_model(name, num_classes=0, device="meta", **small)(x).shape == pre.shape
+    unpooled = timm.create_model(name, num_classes=0, global_pool="", device="meta", **small)
     assert [f.shape for f in as_list(unpooled(x))] == shapes
 
     model.to(dtype=torch.float64)
@@ -257,10 +284,10 @@ def test_contract(name):
         parameters = list(head.parameters())
         assert parameters and all(p.device.type == "meta" and p.dtype == torch.float64 for p in parameters)
 
-    groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    assert len(set(groups.values())) > sum(1 for _ in model.feature_info)
-    assert set(groups) == {n for n, _ in model.named_parameters()}
-    for pattern in model.no_weight_decay():
+    groups = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+    assert len(set(groups.values())) > sum(1 for _ in whole.feature_info)
+    assert set(groups) == set(names)
+    for pattern in whole.no_weight_decay():
         assert any(fnmatch.fnmatch(n, pattern) for n in names), pattern
 
 
