@@ -25,8 +25,9 @@ def pytest_addoption(parser):
 
 # Begun first: workers take whole files, and one that is begun late keeps the others waiting at the end.
 LONGEST = (
-    *("tests/test_zoo.py", "tests/models/test_registry.py", "tests/mm/test_mini_runs.py", "tests/mm/test_configs.py"),
-    *("tests/models/test_compile.py", "tests/engine/test_interruption.py", "tests/test_docs.py"),
+    *("tests/test_zoo.py", "tests/models/test_registry.py", "tests/models/test_compile.py", "tests/test_export.py"),
+    *("tests/mm/test_mini_runs.py", "tests/mm/test_configs.py", "tests/models/test_compile_backward.py"),
+    *("tests/engine/test_interruption.py", "tests/test_docs.py"),
 )
 
 
