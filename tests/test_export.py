@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import export as export_tool  # noqa: E402
 
 PICOS = vssm.list_models("*_pico")
-SHAPE = (1, 3, 64, 64)
+SHAPE = (1, 3, 32, 32)
 
 
 def create(name, **options):
     """One block a stage; parameters that start at zero or one, or tiny (layer scale), made to matter."""
     torch.manual_seed(0)
-    model = timm.create_model(name, **few_blocks(name), **options).eval()
+    model = timm.create_model(name, **{**few_blocks(name), **options}).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -88,7 +88,7 @@ def test_any_batch(tmp_path):
     done = export_model(create("vmamba_pico"), tmp_path / "a.pt2", (2, *SHAPE[1:]), dynamic=["batch"])
     assert [shape[0] for shape in done.shapes] == [2, 1, 4]
     program = torch.export.load(done.path).module()
-    assert program(torch.randn(7, 3, 64, 64)).shape == (7, 1000)
+    assert program(torch.randn(7, *SHAPE[1:])).shape == (7, 1000)
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_feature_maps_and_operators_kept(tmp_path):
     model = create("vmamba_pico", features_only=True)
     done = export_model(model, tmp_path / "a.pt2", SHAPE, keep_ops=True)
     maps = torch.export.load(done.path).module()(torch.randn(SHAPE))
-    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+    assert [m.shape[-1] for m in maps] == [8, 4, 2, 1]
     assert "vssm.selective_scan_2d.default" in operators(done.path)
 
 
