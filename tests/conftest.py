@@ -129,3 +129,10 @@ def _scan_by_slices_in_interpreter():
 
     interpreter.ScanOps.element_scan = interpreter.ScanOps.generic_scan  # kept, for the test that compares the two
     interpreter.ScanOps.generic_scan = generic_scan
+
+
+@pytest.fixture
+def no_scope(monkeypatch):
+    """As in a new process: mmengine keeps the scope of names that an earlier run has set."""
+    scope = pytest.importorskip("mmengine.registry").DefaultScope
+    monkeypatch.setattr(scope, "_instance_dict", type(scope._instance_dict)())

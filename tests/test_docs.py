@@ -63,10 +63,9 @@ def checkout(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON)
-def test_python_blocks_run(page, checkout):
+def test_python_blocks_run(page, checkout, no_scope):
     """In order and in one namespace, but for those whose first line says what else they need."""
     pytest.importorskip("segmentation_models_pytorch")
-    pytest.importorskip("mmengine")
     namespace: dict = {}
     for _, block in blocks(page, "python"):
         code = compile(block, page, "exec")

@@ -5,15 +5,19 @@ import timm
 import torch
 from monai.inferers import SlidingWindowInferer
 
-import vssm
 from tests import parity
 from vssm.layers import MixerBlock
 from vssm.medical import create_unet, mhs_unet_3head, mhs_unet_4head, msvm_unet_tiny, vm_unet
 from vssm.medical.checkpoint import checkpoint_filter_fn, imagenet_filter_fn, load_checkpoint
 from vssm.medical.decoders.expand import channels_to_space
 from vssm.medical.unet import DECODERS
+from vssm.models import PlainBackbone, families
 
-ENCODERS = [*vssm.list_models("*_pico"), "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"]
+# Maps of plain nets all have one size, so they are refused below.
+STAGED = [
+    n for f in families() if not issubclass(f.models[0], PlainBackbone) for n in f.variants if n.endswith("_pico")
+]
+ENCODERS = [*STAGED, "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"]
 
 
 def small(name: str):
@@ -44,6 +48,12 @@ def test_any_encoder_under_any_decoder(encoder, decoder):
     unused = {n for n, p in net.named_parameters() if p.grad is None}
     assert not any(name.startswith(("decoder", "head")) for name in unused)
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["vim_pico", "plainmamba_pico"])
+def test_plain_encoders_are_refused(name):
+    with pytest.raises(ValueError, match=rf"{name}.*strides \[16, 16, 16, 16\]"):
+        create_unet("unet", name)
 
 
 @pytest.mark.parametrize("name", ["vm_unet", "mhs_unet_3head", "mhs_unet_4head"])

@@ -48,7 +48,7 @@ CASES = [(key, i) for key, record in RECORDS["heads"].items() for i in range(len
 
 
 @pytest.mark.parametrize(("key", "number"), CASES)
-def test_head(key, number):
+def test_head(key, number, no_scope):
     record = RECORDS["heads"][key]
     head = head_of(record["config"])
     head.load_state_dict({name.removeprefix("decode_head."): v for name, v in parity.state_dict(record).items()})

@@ -54,8 +54,9 @@ def listed_families() -> list[tuple[Collection, dict[str, DefaultCfg]]]:
 
 
 def license_of(name: str) -> str:
-    """A licence as it is written in a table."""
-    return "none granted" if name.startswith("unspecified") else _LICENSES.get(name, name)
+    """A licence as it is written in a table, without what a data file says of it in brackets."""
+    name = name.partition(" (")[0]
+    return "none granted" if name == "unspecified" else _LICENSES.get(name, name)
 
 
 def weights_of(cfg: PretrainedCfg) -> tuple[str, str]:

@@ -134,8 +134,9 @@ def _family(collection: Collection, cfgs: Mapping[str, DefaultCfg], measured: Me
 
 
 def _long_license(name: str) -> str:
-    """With what is known where none is granted."""
-    return name if name.startswith("unspecified") else license_of(name)
+    """With what the data file says of it in brackets."""
+    short, bracket, note = name.partition(" (")
+    return name if short == "unspecified" else f"{license_of(short)}{bracket}{note}"
 
 
 def _closeness(names: Iterable[str], measured: Measured) -> str:
@@ -168,9 +169,10 @@ def _whose(collection: Collection, cfg: PretrainedCfg, notes: _Notes) -> tuple[s
         weights = f"download{notes.mark(cfg.description)}"
     else:
         weights = f"by hand{notes.mark(_BY_HAND)}"
-    if collection.license.startswith("unspecified"):
-        return weights, f"none granted{notes.mark(collection.license.rstrip(')').partition('; ')[2])}"
-    return weights, license_of(collection.license)
+    # "unspecified (what that means; a note)", or another licence and "(a note)".
+    name, _, note = collection.license.rstrip(")").partition(" (")
+    note = note.partition("; ")[2] if name == "unspecified" else note
+    return weights, f"{license_of(name)}{notes.mark(note)}"
 
 
 def _run(repo: Path, path: Path) -> PublishedRun | None:
