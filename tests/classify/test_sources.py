@@ -79,6 +79,8 @@ def loader_of(data, workers=0, batch_size=4):
 def stream(parquet, tmp_path, monkeypatch):
     """A stream as one of several processes has it, and its loader."""
     monkeypatch.setattr(_inputs, "_said", set())
+    # At the end of every pass it waits five seconds for threads of pyarrow, against a crash when a process ends.
+    monkeypatch.setattr(sys.modules["datasets.config"], "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
 
     def make(split="validation", rank=0, world=1, workers=0, epoch=0):
         training = split == "train"
