@@ -155,7 +155,7 @@ model = timm.create_model("hf-hub:USER/{name}", pretrained=True)  # or local-dir
 def _metadata(name: str, collection: Collection, figures: Published | None) -> dict[str, Any]:
     """What the hub reads."""
     head: dict[str, Any] = {"library_name": "timm", "pipeline_tag": "image-classification"}
-    head["license"] = collection.license.partition(" (")[0] if _granted(collection) else "unknown"
+    head["license"] = data.license_parts(collection.license)[0] if _granted(collection) else "unknown"
     head["tags"] = ["image-classification", "timm", "vssm"]
     if figures:
         metric = {"type": "accuracy", "name": "Top-1, published by the authors", "value": float(figures.top1)}
@@ -178,7 +178,7 @@ def _license(collection: Collection, own: bool) -> str:
 
 
 def _granted(collection: Collection) -> bool:
-    return not collection.license.startswith("unspecified")
+    return data.license_parts(collection.license)[0] != "unspecified"
 
 
 def _citation(collection: Collection) -> str:

@@ -49,6 +49,7 @@ __all__ = [
     "PublishedRun",
     "Records",
     "expand",
+    "license_parts",
     "published",
     "read_file",
 ]
@@ -433,6 +434,12 @@ def __getattr__(name: str) -> dict:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_records(), _LAZY[name])
+
+
+def license_parts(license: str) -> tuple[str, str]:
+    """Split "mit" or "unspecified (what is known)" into the name, "unspecified" if none is granted, and the rest."""
+    name, _, note = license.rstrip(")").partition(" (")
+    return name, note
 
 
 def expand(variants: str) -> list[str]:

@@ -136,14 +136,8 @@ class AttentionFusionSS2D(MapAttention):
         self.proj = nn.Linear(dim, dim, **dd)
         self.init_weights()
 
-    def init_weights(self) -> None:
-        """Start as the official code does."""
-        super().init_weights()
-        if self.ssm is not None:
-            self.ssm.init_weights()
-
     def weigh(self, q: Tensor, k: Tensor, dilation: List[int]) -> Tensor:
-        """Give the weights of half of the heads, for `apply`."""
+        """Give the weights of half of the heads, for `apply_weights`."""
         keep = self.ssm is not None and worth_keeping(q, [self.window, self.window], dilation)
         window = [self.window, self.window]
         return torch.ops.vssm.neighborhood_weights(q, k, window, dilation, bias=self.rpb, keep=keep)

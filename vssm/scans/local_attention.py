@@ -57,12 +57,6 @@ class LocalAttentionSS2D(MapAttention):
         self.proj = nn.Linear(dim, dim, **dd)
         self.init_weights()
 
-    def init_weights(self) -> None:
-        """Start as the official code does."""
-        super().init_weights()
-        if self.ssm is not None:
-            self.ssm.init_weights()
-
     def attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend, (B, H, W, n, E) to the same."""
         window = [self.window, self.window]

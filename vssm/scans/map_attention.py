@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ._state_space import at_least_float32
+from .cross import CrossScan
 
 __all__ = ["MapAttention", "attend", "resize_pairs", "rotary_angles", "rotate"]
 
@@ -145,6 +146,9 @@ class MapAttention(nn.Module):
         for table in (self.rpb, self.global_rpb):
             if table is not None:
                 table.zero_()
+        for scan in self.children():
+            if isinstance(scan, CrossScan):
+                scan.init_weights()
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """Project (B, H, W, C) to queries, keys and values (B, H, W, n, E), and convolve the values (B, H, W, C)."""

@@ -10,7 +10,7 @@ from timm.models import DefaultCfg, PretrainedCfg, get_pretrained_cfg
 from .. import models
 from .. import published as data
 from .._errors import UserError
-from ..published import Collection, expand
+from ..published import Collection, expand, license_parts
 from .costs import classifier_cost, dense_cost, network_cost, recipes
 from .measured import Measured
 
@@ -55,7 +55,7 @@ def listed_families() -> list[tuple[Collection, dict[str, DefaultCfg]]]:
 
 def license_of(name: str) -> str:
     """A licence as it is written in a table, without what a data file says of it in brackets."""
-    name = name.partition(" (")[0]
+    name, _ = license_parts(name)
     return "none granted" if name == "unspecified" else _LICENSES.get(name, name)
 
 

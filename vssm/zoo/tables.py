@@ -135,8 +135,10 @@ def _family(collection: Collection, cfgs: Mapping[str, DefaultCfg], measured: Me
 
 def _long_license(name: str) -> str:
     """With what the data file says of it in brackets."""
-    short, bracket, note = name.partition(" (")
-    return name if short == "unspecified" else f"{license_of(short)}{bracket}{note}"
+    short, note = data.license_parts(name)
+    if short == "unspecified":
+        return name
+    return f"{license_of(short)} ({note})" if note else license_of(short)
 
 
 def _closeness(names: Iterable[str], measured: Measured) -> str:
@@ -169,9 +171,9 @@ def _whose(collection: Collection, cfg: PretrainedCfg, notes: _Notes) -> tuple[s
         weights = f"download{notes.mark(cfg.description)}"
     else:
         weights = f"by hand{notes.mark(_BY_HAND)}"
-    # "unspecified (what that means; a note)", or another licence and "(a note)".
-    name, _, note = collection.license.rstrip(")").partition(" (")
-    note = note.partition("; ")[2] if name == "unspecified" else note
+    name, note = data.license_parts(collection.license)
+    if name == "unspecified":  # first comes what that means
+        note = note.partition("; ")[2]
     return weights, f"{license_of(name)}{notes.mark(note)}"
 
 
