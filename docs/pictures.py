@@ -49,12 +49,13 @@ def last_checkpoint(folder: Path) -> Path:
     return max(folder.glob("epoch_*.pth"), key=lambda path: int(path.stem.partition("_")[2]))
 
 
-def subject(config: Path, folder: Path):
+def subject(config: Path, folder: Path | None = None):
+    """Return the network of a run, or with random weights without the run's folder."""
     import vssm.tasks  # noqa: F401, registers what knows the run
     from vssm.engine import load_config
     from vssm.viz.subject import Subject
 
-    return Subject.from_config(load_config(str(config)), str(last_checkpoint(folder)))
+    return Subject.from_config(load_config(str(config)), None if folder is None else str(last_checkpoint(folder)))
 
 
 @picture("accuracy_speed.png")
@@ -116,26 +117,36 @@ def demo_field(path: Path, demo: Path) -> None:
 
 @picture("visualize_activations.png", "demo")
 def activations(path: Path, demo: Path) -> None:
-    from vssm.viz.commands import draw_activations
-
-    _of_a_digit(path, lambda file, out: draw_activations([subject(DIGITS, demo)], [file], out, stage=0))
-
-
-def _of_a_digit(path: Path, draw: Callable[[str, Path], object]) -> None:
-    """Let a command draw a held-out scan, whose picture goes to `path`."""
     import tempfile
 
     from torchvision.transforms.functional import to_pil_image
 
     from vssm.classify import Digits
+    from vssm.viz.commands import draw_activations
 
     scan = next(sample for sample in Digits("test") if sample["labels"] == 6)["inputs"]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "digit.png"
         to_pil_image((scan - scan.min()) / (scan.max() - scan.min())).convert("RGB").save(file)
-        draw(str(file), Path(folder) / "out")
-        (found,) = (Path(folder) / "out").iterdir()
+        _drawn_to(path, lambda out: draw_activations([subject(DIGITS, demo)], [str(file)], out, stage=0))
+
+
+def _drawn_to(path: Path, draw: Callable[[Path], object]) -> None:
+    """Let a command write its one picture into a folder, and put it at `path`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder))
+        (found,) = Path(folder).iterdir()
         path.write_bytes(found.read_bytes())
+
+
+def _photographs(count: int) -> list[str]:
+    """Return the first held-out photographs with digits, as the pages' commands name them."""
+    from vssm.engine import load_config
+
+    data = Path(load_config(str(SEGMENTOR)).val_dataloader.dataset.data_root)
+    return [str(file) for file in sorted(data.glob("images/validation/*.jpg"))[:count]]
 
 
 @picture("visualize_classes.png", "demo")
@@ -216,7 +227,7 @@ def segments(path: Path, seg: Path) -> None:
 
     cfg = load_config(str(SEGMENTOR))
     data = Path(cfg.val_dataloader.dataset.data_root)
-    files = sorted(data.glob("images/validation/*.jpg"))[:4]
+    files = [Path(file) for file in _photographs(4)]
     with tempfile.TemporaryDirectory() as folder:
         predictor = DensePredictor(cfg, last_checkpoint(seg), device="cpu")
         answers = list(predictor([str(file) for file in files], label_maps=folder))
@@ -264,10 +275,13 @@ def detector_curve(path: Path, det: Path) -> None:
 
 @picture("visualize_erf.jpg", "seg", "det")
 def fields(path: Path, seg: Path, det: Path) -> None:
-    from vssm.viz.commands import draw_receptive_fields
+    from vssm.viz.commands import draw_receptive_fields, fixed_seed
 
-    subjects = [subject(SEGMENTOR, seg), subject(DETECTOR, det)]
-    draw_receptive_fields(subjects, [], path, (128, 128))
+    runs = {SEGMENTOR: seg, DETECTOR: det}
+    with fixed_seed():
+        untrained = [subject(config) for config in runs]
+    trained = [subject(config, folder) for config, folder in runs.items()]
+    draw_receptive_fields(trained, _photographs(4), path, (128, 128), untrained)
 
 
 @picture("visualize_attention.jpg", "seg")
@@ -275,7 +289,8 @@ def attention(path: Path, seg: Path) -> None:
     from vssm.viz.commands import draw_attention
 
     words = dict(size=(256, 256), pixel=(35, 88), modules=["stages.1", "stages.2"], rollout=True)
-    _of_a_digit(path, lambda file, out: draw_attention([subject(SEGMENTOR, seg)], [file], out, **words))
+    (file,) = _photographs(1)
+    _drawn_to(path, lambda out: draw_attention([subject(SEGMENTOR, seg)], [file], out, **words))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
