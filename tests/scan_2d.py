@@ -3,6 +3,7 @@
 import torch
 
 from vssm_kernels import Route, encode_routes, selective_scan_2d
+from vssm_kernels.routes import count_routes, map_rank
 
 NAMES_2D = ("u", "dt", "A", "B", "C", "D", "delta_bias", "dt_weight")
 CROSS = (Route(), Route(transpose=True), Route(reverse=True), Route(transpose=True, reverse=True))
@@ -22,8 +23,29 @@ ROUTES = {
 }
 
 
+VOLUME_ROUTES = {
+    "six": tuple(Route(axes=axes, reverse=r) for axes in ((0, 1, 2), (0, 2, 1), (1, 2, 0)) for r in (False, True)),
+    "strided": tuple(Route(axes=(2, 0, 1), stride=(2, 1, 2), offset=(i, 0, j)) for i in (0, 1) for j in (0, 1)),
+    "joined": (Route(axes=(0, 1, 2), mirror=(True, False, True)), (Route(axes=(1, 0, 2)), Route(axes=(2, 1, 0)))),
+    "snakes": (Route(axes=(0, 1, 2), path="snake"), Route(axes=(2, 0, 1), path="snake", reverse=True)),
+    "some-empty": (Route(axes=(0, 1, 2), offset=(0, 99, 0)), Route(axes=(1, 2, 0))),
+    "four": (Route(axes=(3, 0, 2, 1)), Route(axes=(0, 1, 2, 3), path="snake", stride=(1, 2, 1, 1))),
+}
+
+
 def make_2d(
-    routes, batch=2, height=6, width=5, channels=19, states=2, rank=3, own_input=False, absent=(), softplus=True, seed=0
+    routes,
+    batch=2,
+    height=6,
+    width=5,
+    channels=19,
+    states=2,
+    rank=3,
+    own_input=False,
+    absent=(),
+    softplus=True,
+    seed=0,
+    outer=(),
 ):
     """The streaming inputs as models give them: views of one projection. `rank` None: the step size in full."""
     gen = torch.Generator().manual_seed(seed)
@@ -33,9 +55,10 @@ def make_2d(
         return torch.randn(*shape, generator=gen)
 
     steps = rank or channels
-    dt, B, C = randn(batch, height, width, k, steps + 2 * states).split([steps, states, states], dim=-1)
+    size = (batch, *outer, height, width)
+    dt, B, C = randn(*size, k, steps + 2 * states).split([steps, states, states], dim=-1)
     inputs = dict(
-        u=randn(batch, height, width, k, channels) if own_input else randn(batch, height, width, channels),
+        u=randn(*size, k, channels) if own_input else randn(*size, channels),
         dt=dt,
         A=-torch.rand(k, channels, states, generator=gen) * 4 - 0.05,
         B=B,
@@ -57,7 +80,7 @@ def expected_2d(inputs, routes, grad, softplus=True, merge=True):
     leaves = {k: None if x is None else x.detach().double().requires_grad_() for k, x in inputs.items()}
     x = dict(leaves)
     if x["dt_weight"] is not None:
-        x["dt"] = torch.einsum("bhwkr,kdr->bhwkd", x["dt"], x.pop("dt_weight"))
+        x["dt"] = torch.einsum("...kr,kdr->...kd", x["dt"], x.pop("dt_weight"))
         x["dt"].retain_grad()
     y = selective_scan_2d(**x, routes=routes, delta_softplus=softplus, merge=merge, backend="reference")
     (y * grad.double()).sum().backward()
@@ -66,18 +89,19 @@ def expected_2d(inputs, routes, grad, softplus=True, merge=True):
     terms = x["dt"].grad.abs()
     if leaves["dt_weight"] is not None:
         weight, dt = leaves["dt_weight"].detach().abs(), leaves["dt"].detach().abs()
-        scales["dt"] = torch.einsum("bhwkd,kdr->bhwkr", terms, weight).max().item()
-        scales["dt_weight"] = torch.einsum("bhwkd,bhwkr->kdr", terms, dt).max().item()
-    scales["delta_bias"] = terms.sum((0, 1, 2)).max().item()
+        scales["dt"] = torch.einsum("...kd,kdr->...kr", terms, weight).max().item()
+        scales["dt_weight"] = torch.einsum("pkd,pkr->kdr", terms.flatten(0, -3), dt.flatten(0, -3)).max().item()
+    scales["delta_bias"] = terms.flatten(0, -3).sum(0).max().item()
     u, g = (v.detach().double().abs() for v in (inputs["u"], grad))
-    scales["D"] = (g.flatten(3).amax(-1) * u.flatten(3).amax(-1)).sum().item()
+    last = 1 + map_rank(encode_routes(routes))
+    scales["D"] = (g.flatten(last).amax(-1) * u.flatten(last).amax(-1)).sum().item()
     return [(y.detach(), y.abs().max().item()), *((want[k], scales[k]) for k in NAMES_2D)]
 
 
 def gradient_2d(inputs, routes, merge=True):
-    batch, height, width = inputs["u"].shape[:3]
-    count = len(encode_routes(routes)) // len(encode_routes((Route(),)))
-    shape = (batch, height, width, *(() if merge else (count,)), inputs["u"].shape[-1])
+    code = encode_routes(routes)
+    on_map = inputs["u"].shape[: 1 + map_rank(code)]
+    shape = (*on_map, *(() if merge else (count_routes(code),)), inputs["u"].shape[-1])
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 

@@ -6,7 +6,7 @@ import torch
 
 from vssm_kernels import neighborhood_attention_macs, selective_scan_2d_flops, selective_scan_flops, ssd_flops
 from vssm_kernels.after_import import call_after_import
-from vssm_kernels.routes import sequence_lengths
+from vssm_kernels.routes import map_rank, sequence_lengths
 
 __all__ = ["HANDLES", "offer_handles", "traced_shape"]
 
@@ -31,7 +31,7 @@ def _selective_scan_2d(inputs, outputs) -> int:
     given = _named(torch.ops.vssm.selective_scan_2d.default, inputs)
     u, A, C, D, dt_weight = (traced_shape(given[name]) for name in ("u", "A", "C", "D", "dt_weight"))
     routes = [value.toIValue() for value in given["routes"].node().inputs()]
-    lengths = sequence_lengths(routes, u[1], u[2])
+    lengths = sequence_lengths(routes, *u[1 : 1 + map_rank(routes)])
     rank = None if dt_weight is None else dt_weight[2]
     return selective_scan_2d_flops(u[0], lengths, u[-1], A[2], rank, C is not None, D is not None)
 

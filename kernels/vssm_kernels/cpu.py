@@ -220,7 +220,7 @@ class _Walk(NamedTuple):
 
 @keep_tables
 def _walk(code: tuple[int, ...], height: int, width: int, device: torch.device) -> _Walk:
-    table = route_table(code, height, width, device)
+    table = route_table(code, height, width, device=device)
     lengths = torch.tensor(table.starts).diff()
     routes = len(lengths)
     if height * width * routes > torch.iinfo(torch.int32).max:

@@ -7,6 +7,7 @@ run.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ def _scan(*, u, backend, **inputs):
 
 
 def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
-    return scan_2d_fwd(_scan_of(backend, u), u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
+    scan = tables.on_flat_maps(partial(scan_2d_fwd, _scan_of(backend, u)), ("u", "dt", "B", "C"))
+    return scan(u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
 
 
 def _ssd(*, chunk_size, backend, **inputs):
@@ -64,8 +66,8 @@ def _read_map(*, x, routes, per_sequence):
     return tables.read_map(x, routes, per_sequence)
 
 
-def _write_map(*, y, routes, height, width, merge):
-    return tables.write_map(y, routes, height, width, merge)
+def _write_map(*, y, routes, height, width, merge, outer):
+    return tables.write_map(y, routes, *outer, height, width, merge=merge)
 
 
 def _attention(*, q, v, scale, backend, **inputs):

@@ -17,7 +17,7 @@ from .after_import import call_after_import
 from .neighborhood.tiles import attention_in_one_graph
 from .ops import arguments, gated_scan
 from .reference import compute_dtype
-from .routes import read_map_by_slices, write_map_by_slices
+from .routes import on_flat_maps, read_map_by_slices, write_map_by_slices
 from .scan_2d import scan_2d_fwd
 
 __all__ = ["MAX_LENGTH", "decompositions", "linear_scan", "selective_scan_fwd"]
@@ -110,7 +110,8 @@ def _scan(*, backend, **inputs):
 
 
 def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
-    return scan_2d_fwd(selective_scan_fwd, u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
+    scan = on_flat_maps(functools.partial(scan_2d_fwd, selective_scan_fwd), ("u", "dt", "B", "C"))
+    return scan(u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
 
 
 def _ssd(*, backend, **inputs):
@@ -121,8 +122,8 @@ def _read_map(*, x, routes, per_sequence):
     return read_map_by_slices(x, routes, per_sequence)
 
 
-def _write_map(*, y, routes, height, width, merge):
-    return write_map_by_slices(y, routes, height, width, merge)
+def _write_map(*, y, routes, height, width, merge, outer):
+    return write_map_by_slices(y, routes, *outer, height, width, merge=merge)
 
 
 def _attention(*, q, scale, backend, **inputs):

@@ -1,7 +1,7 @@
 """The 2-D scan composed from a 1-D scan: read the map along its routes, scan, put the results back.
 
 Every backend without a fused 2-D scan runs this. The projections are point-wise, so they come in computed once on the
-map.
+map. Maps of other than two dimensions come flat, (1, P), with routes bound to their size, and are read as volumes.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .reference import compute_dtype
-from .routes import Route, decode_routes, gather, route_length, scatter, sequence_lengths
+from .routes import Route, decode_routes, gather, map_size, route_length, scatter, sequence_lengths
 
 __all__ = ["scan_2d_bwd", "scan_2d_fwd"]
 
@@ -18,14 +18,18 @@ __all__ = ["scan_2d_bwd", "scan_2d_fwd"]
 class _Walk:
     """Gather and scatter for a set of sequences of equal length."""
 
-    def __init__(self, sequences: list[list[Route]], indices: list[int], height: int, width: int):
-        self.sequences, self.indices = sequences, indices
-        self.height, self.width = height, width
-        self.lengths = [[route_length(r, height, width) for r in sequences[k]] for k in indices]
+    def __init__(self, sequences: list[list[Route]], indices: list[int], size: tuple[int, ...]):
+        self.sequences, self.indices, self.size = sequences, indices, size
+        self.lengths = [[route_length(r, *size) for r in sequences[k]] for k in indices]
+
+    def channels_first(self, x: Tensor) -> Tensor:
+        """(Bt, H, W, ...), the map perhaps flat, to (Bt, ..., *size)."""
+        x = x.movedim((1, 2), (-2, -1))
+        return x if len(self.size) == 2 else x.flatten(-2).unflatten(-1, self.size)
 
     def read(self, x: Tensor, per_sequence: bool) -> Tensor:
         """(Bt, H, W, C), or (Bt, H, W, K, C) with `per_sequence`, to (Bt, k, C, L)."""
-        x = x.movedim((1, 2), (-2, -1))
+        x = self.channels_first(x)
         if not per_sequence:
             x = x.contiguous()  # channels first once, so that every route below is a cheap copy of its last two dims
         parts = []
@@ -40,7 +44,8 @@ class _Walk:
         for position, k in enumerate(self.indices):
             pieces = x[:, position].split(self.lengths[position], dim=-1)
             for route, piece in zip(self.sequences[k], pieces, strict=True):
-                yield k, scatter(piece, route, self.height, self.width)
+                on_map = scatter(piece, route, *self.size)
+                yield k, on_map if len(self.size) == 2 else on_map.flatten(-len(self.size)).unsqueeze(-2)
 
 
 def _walks(code: Sequence[int], height: int, width: int) -> list[_Walk]:
@@ -53,7 +58,8 @@ def _walks(code: Sequence[int], height: int, width: int) -> list[_Walk]:
                 by_length.append((length, [k]))
             else:
                 alike.append(k)
-    return [_Walk(sequences, indices, height, width) for _, indices in by_length]
+    size = map_size(code, (height, width))
+    return [_Walk(sequences, indices, size) for _, indices in by_length]
 
 
 def _route_slots(code: Sequence[int]) -> list[range]:
@@ -148,7 +154,7 @@ def scan_2d_fwd(
 
 def _read_slots(walk: _Walk, grad: Tensor, slots: list[range]) -> Tensor:
     """The gradient of unmerged results along a walk: (Bt, H, W, routes, D) to (Bt, k, D, L)."""
-    grad = grad.movedim((1, 2), (-2, -1))
+    grad = walk.channels_first(grad)
     parts = []
     for k in walk.indices:
         routes = zip(slots[k], walk.sequences[k], strict=True)

@@ -1,4 +1,4 @@
-"""The op `selective_scan_2d`: the selective scan of a map along routes."""
+"""The op `selective_scan_2d`: the selective scan of a map along routes, in a plane or in a volume."""
 
 from functools import partial
 
@@ -7,7 +7,16 @@ from torch import Tensor
 
 from ..backends import choose_backend
 from ..flops import selective_scan_2d_flops
-from ..routes import FIELDS, Routes, encode_routes, sequence_lengths
+from ..routes import (
+    Routes,
+    check_code,
+    count_routes,
+    count_sequences,
+    encode_routes,
+    map_rank,
+    on_flat_maps,
+    sequence_lengths,
+)
 from ..scan_2d import scan_2d_bwd, scan_2d_fwd
 from .registration import (
     cast_gradients,
@@ -27,21 +36,25 @@ __all__ = ["selective_scan_2d"]
 
 def _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype) -> None:
     op = "selective_scan_2d"
-    if not routes or len(routes) % FIELDS:
-        raise ValueError(f"{op}: routes must be encoded by encode_routes, got {len(routes)} numbers")
-    sequences = routes[-FIELDS] + 1
-    check_tensor(op, "u", u, (None,) * 4, (None, None, None, sequences, None))
+    check_code(op, routes)
+    rank, sequences = map_rank(routes), count_sequences(routes)
+    if u.dim() not in (rank + 2, rank + 3):
+        raise ValueError(
+            f"{op}: routes over maps of {rank} dimensions take u with {rank + 2} dimensions, or {rank + 3} where each "
+            f"sequence has channels of its own, got shape {tuple(u.shape)}"
+        )
+    check_tensor(op, "u", u, (None,) * (rank + 2), (None,) * (rank + 1) + (sequences, None))
     check_nonempty(op, u)
-    batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
+    batch, size, channels = u.shape[0], u.shape[1 : 1 + rank], u.shape[-1]
     check_tensor(op, "A", A, (sequences, channels, None))
     states = A.shape[2]
     check_tensor(op, "dt_weight", dt_weight, (sequences, channels, None))
-    rank = channels if dt_weight is None else dt_weight.shape[2]
-    if rank == 0:
+    dt_rank = channels if dt_weight is None else dt_weight.shape[2]
+    if dt_rank == 0:
         raise ValueError(f"{op}: dt_weight must have a rank of at least 1, got shape {tuple(dt_weight.shape)}")
-    check_tensor(op, "dt", dt, (batch, height, width, sequences, rank), dtype=u.dtype)
-    check_tensor(op, "B", B, (batch, height, width, sequences, states), dtype=u.dtype)
-    check_tensor(op, "C", C, (batch, height, width, sequences, states), dtype=u.dtype)
+    check_tensor(op, "dt", dt, (batch, *size, sequences, dt_rank), dtype=u.dtype)
+    check_tensor(op, "B", B, (batch, *size, sequences, states), dtype=u.dtype)
+    check_tensor(op, "C", C, (batch, *size, sequences, states), dtype=u.dtype)
     check_tensor(op, "D", D, (sequences, channels))
     check_tensor(op, "delta_bias", delta_bias, (sequences, channels))
     check_out_dtype(op, out_dtype)
@@ -57,7 +70,7 @@ def _kernel(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, me
     module = choose_backend(backend, u.device, u.dtype, _work(u, A))
     # A backend without a fused 2-D scan composes it from its 1-D one.
     scan = getattr(module, "selective_scan_2d_fwd", None) or partial(scan_2d_fwd, module.selective_scan_fwd)
-    return scan(
+    return on_flat_maps(scan, ("u", "dt", "B", "C"))(
         u=u,
         dt=dt,
         A=A,
@@ -75,8 +88,8 @@ def _kernel(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, me
 
 def _fake(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend) -> Tensor:
     _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype)
-    batch, height, width, channels = u.shape[0], u.shape[1], u.shape[2], u.shape[-1]
-    shape = (batch, height, width, channels) if merge else (batch, height, width, len(routes) // FIELDS, channels)
+    on_map, channels = u.shape[: 1 + map_rank(routes)], u.shape[-1]
+    shape = (*on_map, channels) if merge else (*on_map, count_routes(routes), channels)
     return torch.empty(shape, dtype=out_dtype or u.dtype, device=u.device)
 
 
@@ -93,7 +106,7 @@ _op = register(
 def _backward_kernel(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, backend):
     module = choose_backend(backend, u.device, u.dtype, _work(u, A))
     scan_bwd = getattr(module, "selective_scan_2d_bwd", None) or partial(scan_2d_bwd, module.selective_scan_bwd)
-    gradients = scan_bwd(
+    gradients = on_flat_maps(scan_bwd, ("u", "dt", "B", "C", "grad"))(
         grad=grad,
         u=u,
         dt=dt,
@@ -149,7 +162,7 @@ def _backward(ctx, grad):
 
 
 def _flops(*, u, A, C, D, dt_weight, routes, **others) -> int:
-    lengths = sequence_lengths(routes, u[1], u[2])
+    lengths = sequence_lengths(routes, *u[1 : 1 + map_rank(routes)])
     rank = 0 if dt_weight is None else dt_weight[2]
     scanned = selective_scan_2d_flops(u[0], lengths, u[-1], A[2], None, C is not None, D is not None)
     return scanned + 2 * u[0] * sum(lengths) * u[-1] * rank  # torch counts two per multiply-add
@@ -182,6 +195,8 @@ def selective_scan_2d(
     back on the map and summed.
 
     Letters: Bt batch, H x W map, D channels, K sequences (entries of `routes`), N states, R rank of the step size.
+    Where the routes have axes, the map has as many dimensions: (Bt, H, W, ...) below is (Bt, depth, H, W, ...) for
+    routes of three axes. The kernels are the same, and nothing is laid out in sequences there either.
 
     Args:
         u: Input (Bt, H, W, D) read by all sequences, or (Bt, H, W, K, D) with channels of its own for each. float32,
@@ -207,7 +222,7 @@ def selective_scan_2d(
 
     Raises:
         TypeError: As `selective_scan`.
-        ValueError: As `selective_scan`, or routes that cannot be encoded.
+        ValueError: As `selective_scan`, routes that cannot be encoded, or maps of another rank than theirs.
         RuntimeError: As `selective_scan`.
     """
     return torch.ops.vssm.selective_scan_2d(

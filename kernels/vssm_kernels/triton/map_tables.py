@@ -49,7 +49,8 @@ class Walk(NamedTuple):
 
 def _are_disjoint(a: Route, b: Route) -> bool:
     """Whether two routes share no pixel of any map."""
-    return any((a.offset[i] - b.offset[i]) % gcd(a.stride[i], b.stride[i]) for i in range(2))
+    along = zip(a.offset, b.offset, a.stride, b.stride, strict=True)
+    return any((first - other) % gcd(*strides) for first, other, *strides in along)
 
 
 def sets_of_disjoint(routes: list[Route]) -> list[int]:
