@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .install import how_to_build
-from .routes import keep_tables, route_table
+from .routes import route_table
+from .tables import keep_tables
 
 ABI_VERSION = 2
 _INSTALL = f"install a C++ compiler (GCC or Clang) and reinstall: {how_to_build()}"

@@ -7,13 +7,10 @@ A size is one number for each dimension of the map. Where maps have other than t
 flat, as one row of pixels (1, P), and routes that are bound to their size, see `bind_routes`.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import wraps
 from itertools import accumulate, pairwise
 from math import prod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +29,7 @@ from .route_code import (
     map_rank,
     map_size,
 )
+from .tables import keep_tables
 
 __all__ = [
     "FIELDS",
@@ -45,9 +43,7 @@ __all__ = [
     "count_sequences",
     "decode_routes",
     "encode_routes",
-    "forget_tables",
     "gather",
-    "keep_tables",
     "map_rank",
     "map_size",
     "on_flat_maps",
@@ -105,71 +101,6 @@ def sequence_lengths(code: Sequence[int], *size: int) -> list[int]:
     """Count the positions of each sequence of encoded routes on a map of a size: H, W, or more."""
     sequences, size = decode_routes(code), map_size(code, size)
     return [sum(route_length(r, *size) for r in sequence) for sequence in sequences]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# what is kept
-
-# All tables together, on all devices. A map of 333 x 200, the first of a large detector, takes about 3 MB.
-_MOST_BYTES = 128 << 20
-
-_kept: OrderedDict[tuple, tuple[Any, int]] = OrderedDict()
-_kept_bytes = 0
-_lock = threading.Lock()
-
-Tables = TypeVar("Tables")
-
-
-def _bytes(tables: Any) -> int:
-    parts = (tables,) if isinstance(tables, Tensor) else tables
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
-
-
-def keep_tables(make: Callable[..., Tables]) -> Callable[..., Tables]:
-    """Keep what a function made, for the next call with the same arguments.
-
-    All functions so decorated share one store. It is bounded by bytes, not by entries, because detectors see hundreds
-    of sizes of maps; what was not used for longest goes first.
-
-    Args:
-        make: A function of hashable arguments, the last a device, that returns tensors there: one, or a named tuple.
-
-    Returns:
-        The function. It makes the tensors anew where tensors are symbolic (in an exporter, say).
-    """
-
-    @wraps(make)
-    def kept(*arguments) -> Tables:
-        global _kept_bytes
-        if type(torch.empty(0, device=arguments[-1])) is not Tensor:
-            return make(*arguments)
-        key = (make, *arguments)
-        try:
-            tables = _kept[key][0]
-            _kept.move_to_end(key)
-            return tables
-        except KeyError:  # not there, or just dropped by another thread
-            pass
-        # What is kept must serve training too, and outlive a transform of torch.func that is under way.
-        with torch.inference_mode(False), torch._C._DisableFuncTorch():
-            made = make(*arguments)
-        with _lock:
-            if key not in _kept:
-                _kept[key] = (made, _bytes(made))
-                _kept_bytes += _kept[key][1]
-            while _kept_bytes > _MOST_BYTES and len(_kept) > 1:
-                _kept_bytes -= _kept.popitem(last=False)[1][1]
-        return made
-
-    return kept
-
-
-def forget_tables() -> None:
-    """Drop all tables that are kept."""
-    global _kept_bytes
-    with _lock:
-        _kept.clear()
-        _kept_bytes = 0
 
 
 # --------------------------------------------------------------------------------------------------------------------

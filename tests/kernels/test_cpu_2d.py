@@ -6,8 +6,8 @@ import torch
 from tests.kernels.test_cpu import needs_library
 from tests.scan_2d import CROSS, NAMES_2D, ROUTES, assert_close_2d, expected_2d, gradient_2d, make_2d
 from vssm_kernels import cpu, encode_routes, selective_scan_2d
-from vssm_kernels.routes import forget_tables
 from vssm_kernels.scan_2d import scan_2d_bwd, scan_2d_fwd
+from vssm_kernels.tables import forget_tables
 
 
 def computed_2d(inputs, routes, grad, softplus=True, merge=True, out_dtype=torch.float32):

@@ -20,7 +20,7 @@ from vssm_kernels import (
     ssd,
     write_map,
 )
-from vssm_kernels.routes import forget_tables
+from vssm_kernels.tables import forget_tables
 
 
 def two_sums(q, k, v, keep):

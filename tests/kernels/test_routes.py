@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.scan_2d import ROUTES
-from vssm_kernels import Route, decompositions, encode_routes, read_map, route_order, routes, write_map
-from vssm_kernels.routes import forget_tables, gather, route_length, route_table, scatter, sequence_lengths
+from vssm_kernels import Route, decompositions, encode_routes, read_map, route_order, write_map
+from vssm_kernels.routes import gather, route_length, route_table, scatter, sequence_lengths
 
 SIZES = [(6, 5), (1, 7), (4, 1), (3, 3)]
 PATTERNS = {
@@ -195,22 +195,6 @@ def test_sequences_of_different_lengths_and_wrong_shapes():
         torch.ops.vssm.read_map(torch.zeros(1, 6, 5, 3), code, True)
     with pytest.raises(ValueError, match="encode_routes"):
         torch.ops.vssm.read_map(torch.zeros(1, 6, 5, 3), [1, 2])
-
-
-def test_tables_are_bounded_by_bytes(monkeypatch):
-    forget_tables()
-    code = encode_routes(ROUTES["cross"])
-    first = route_table(code, 10, 10)
-    assert route_table(code, 10, 10) is first
-    monkeypatch.setattr(routes, "_MOST_BYTES", 5 * first.positions.nbytes)
-    for width in range(1, 100):
-        route_table(code, 10, width)
-        assert routes._kept_bytes == sum(size for _, size in routes._kept.values())
-        assert routes._kept_bytes <= routes._MOST_BYTES or len(routes._kept) == 1
-    assert route_table(code, 10, 99) is route_table(code, 10, 99), "too large for the store, but the one in use"
-    assert route_table(code, 10, 10) is not first
-    forget_tables()
-    assert routes._kept_bytes == 0
 
 
 @pytest.mark.parametrize(

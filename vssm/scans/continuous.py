@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from vssm_kernels.routes import keep_tables
+from vssm_kernels.tables import keep_tables
 
 from ._state_space import StateSpaceMixer, init_linear, split_projection, state_matrix
 from .linear import LinearScan, route_names

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..reference import compute_dtype
-from ..routes import keep_tables
+from ..tables import keep_tables
 from .rule import group_sizes, window_start
 
 __all__ = [

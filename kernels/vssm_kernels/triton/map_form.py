@@ -23,17 +23,18 @@ class Form(NamedTuple):
     paired: bool = False
 
 
-def _forms(channels: int, states: int, backward: bool, can_pair: bool) -> tuple[Form, ...]:
+def _forms(channels: int, states: int, backward: bool, low_rank: bool, can_pair: bool) -> tuple[Form, ...]:
     """The forms to time, the default first.
 
     Blocks of twice and half as many channels with as many values a thread, and the sum of a pair in one program. More
-    states or other runs took more instructions in every case compiled.
+    states or other runs took more instructions in every case compiled. A low-rank step size is expanded, and its
+    gradient made, by matrix products, which take no fewer than 16 channels.
     """
     blocks = choose_blocks_2d(channels, states, backward)
     forms = [Form(blocks)]
     if blocks.block_d < channels and blocks.num_warps < 16:
         forms.append(Form(blocks._replace(block_d=2 * blocks.block_d, num_warps=2 * blocks.num_warps)))
-    if blocks.num_warps > 1:
+    if blocks.num_warps > 1 and blocks.block_d // 2 >= (16 if low_rank else 1):
         forms.append(Form(blocks._replace(block_d=blocks.block_d // 2, num_warps=blocks.num_warps // 2)))
     if can_pair and blocks.block_n <= 2:
         forms.append(Form(blocks, paired=True))
@@ -42,11 +43,11 @@ def _forms(channels: int, states: int, backward: bool, can_pair: bool) -> tuple[
 
 def choose_map_form(
     inputs: Sequence[Tensor | None], code: Sequence[int], kind: tuple, can_pair: bool, call: Callable
-) -> Form:
+) -> tuple[Form, bool]:
     """Choose the form of a scan of maps, by time where that is allowed.
 
     The choice depends on `kind`, on buckets of N, C and R and on whether a program a sequence fills a GPU; not on the
-    batch and the size of the map beyond that, so that no other size is timed again.
+    batch and the size of the map beyond that, so that no other size is timed again. The stages of a model differ in C.
 
     Args:
         inputs: The eight tensors of the scan.
@@ -56,7 +57,7 @@ def choose_map_form(
         call: Runs the scan in a form.
 
     Returns:
-        The form.
+        The form, and whether that is the last word; see `choose_form`.
     """
     u, dt, A, *_, weight = inputs
     channels, (sequences, _, states) = u.shape[-1], A.shape
@@ -67,6 +68,6 @@ def choose_map_form(
     if can_pair:
         can_pair = walk_tables(tuple(code), *u.shape[1:3], blocks.run, True, u.device).pairs is not None
     rank = 0 if weight is None or weight.shape[2] > MAX_RANK else max(16, triton.next_power_of_2(weight.shape[2]))
-    kind = (*kind, u.dtype, dt.dtype, u.dim(), rank, fills)
-    forms = _forms(channels, states, backward, can_pair)
+    kind = (*kind, u.dtype, dt.dtype, u.dim(), triton.next_power_of_2(channels), rank, fills)
+    forms = _forms(channels, states, backward, rank > 0, can_pair)
     return choose_form((scan_2d_kernel, scan_2d_bwd_kernel), kind, forms, call, u)

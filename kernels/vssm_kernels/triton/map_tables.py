@@ -6,10 +6,10 @@ from math import gcd
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from ..routes import Route, decode_routes, keep_tables, route_table
+from ..routes import Route, RouteTable, decode_routes, route_table
+from ..tables import is_capturing, keep_tables
 
 __all__ = ["Walk", "sets_of_disjoint", "walk_tables"]
 
@@ -75,6 +75,25 @@ def _pairs(orders: list[list[Tensor]]) -> list[tuple[int, int]]:
     return pairs
 
 
+def _filled(visited: RouteTable, run: int, back_to_front: Sequence[int]) -> Tensor:
+    """The positions of all routes, each filled up with -1 to whole tiles; those of some sequences at their start."""
+    parts = []
+    for k, ends in enumerate(pairwise(visited.first_route)):
+        for order in map(visited.route, range(*ends)):
+            filling = order.new_full((-len(order) % run,), -1)
+            parts += [filling, order] if k in back_to_front else [order, filling]
+    return torch.cat(parts)
+
+
+def _table(numbers: list, device: torch.device, captured: bool) -> Tensor:
+    """Numbers as a tensor, int32. No copy from the host is captured, so there each number is a constant of a fill."""
+    if not captured:
+        return torch.tensor(numbers, dtype=torch.int32).to(device)
+    if isinstance(numbers[0], list | tuple):
+        return torch.stack([_table(row, device, captured) for row in numbers])
+    return torch.stack([torch.full((), number, dtype=torch.int32, device=device) for number in numbers])
+
+
 @keep_tables
 def walk_tables(code: tuple[int, ...], height: int, width: int, run: int, paired: bool, device: torch.device) -> Walk:
     """Make the tables of encoded routes for one size of map.
@@ -101,14 +120,12 @@ def walk_tables(code: tuple[int, ...], height: int, width: int, run: int, paired
             for k in pair:
                 maps[k] = number
     one_each = all(max(sets_of_disjoint(sequence)) == 0 for sequence in sequences)
-    orders, table = [], []
+    table: list[list[int]] = []
     first_route, tiles = [0], [0] * len(sequences)
     places = 0
     for k in range(len(sequences)):
-        for order in visits[k]:
-            number, length, needed = len(table), len(order), triton.cdiv(len(order), run)
-            filling = order.new_full((needed * run - length,), -1)
-            orders += [filling, order] if k in twins else [order, filling]  # the tiles of twins are the same
+        for length in map(len, visits[k]):
+            number, needed = len(table), -(-length // run)
             table.append([places, length, tiles[k], maps[number], k if one_each else number])
             places += needed * run
             tiles[k] += needed
@@ -120,10 +137,12 @@ def walk_tables(code: tuple[int, ...], height: int, width: int, run: int, paired
             visited[row[field]] += 0 if number in without else row[1]
         return min(visited) == height * width
 
+    captured = is_capturing(device)
+    on_device = route_table(code, height, width, device=device) if captured else visited
     return Walk(
-        torch.cat(orders).to(device),
-        torch.tensor(table, dtype=torch.int32, device=device),
-        torch.tensor(first_route, dtype=torch.int32, device=device),
+        _filled(on_device, run, twins).to(device),  # the tiles of twins are the same
+        _table(table, device, captured),
+        _table(first_route, device, captured),
         list(zip(first_route[:-1], first_route[1:], strict=True)),
         max(tiles),
         max(maps) + 1,
@@ -131,5 +150,5 @@ def walk_tables(code: tuple[int, ...], height: int, width: int, run: int, paired
         covered(3, twins if paired else ()),
         covered(4),
         all(row[1] == height * width for row in table),
-        torch.tensor(pairs, dtype=torch.int32, device=device).mT.contiguous() if pairs else None,
+        _table(list(zip(*pairs, strict=True)), device, captured) if pairs else None,
     )

@@ -73,7 +73,7 @@ def selective_scan_2d_fwd(
                 *tensors, code, delta_softplus, merge, out_dtype, form.blocks, None, form.paired
             )
 
-        blocks, paired = choose_map_form(tensors, code, ("forward", out_dtype, merge), merge, call)
+        (blocks, paired), _ = choose_map_form(tensors, code, ("forward", out_dtype, merge), merge, call)
     launch = Launch(*tensors, code, delta_softplus, False, blocks, chunks, paired)
     walk = launch.walk
     maps, covered = (walk.maps, walk.maps_covered) if merge else (len(walk.table), walk.routes_covered)
@@ -128,7 +128,7 @@ def selective_scan_2d_bwd(
         def call(form: Form) -> tuple[Tensor | None, ...]:
             return selective_scan_2d_bwd(grad, *tensors, code, delta_softplus, merge, form.blocks)
 
-        blocks = choose_map_form(tensors, code, ("backward", grad.dtype, merge), False, call).blocks
+        (blocks, _), _ = choose_map_form(tensors, code, ("backward", grad.dtype, merge), False, call)
     launch = Launch(*tensors, code, delta_softplus, True, blocks, chunks)
     walk, shape, sequences = launch.walk, u.shape[:3], launch.sequences
     channels, states, rank = launch.channels, launch.states, launch.rank

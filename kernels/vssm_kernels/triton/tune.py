@@ -6,44 +6,74 @@ Triton's own autotuner chooses for one launch. Blocks of the fused scan decide a
 
 import hashlib
 import json
+import math
 import os
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, distributed
 from triton.runtime.cache import get_cache_manager
-from triton.testing import do_bench
+from triton.runtime.errors import OutOfResources
 
+from ..tables import is_capturing, on_another_thread
+from .clock import device_milliseconds
 from .launch import on_device_of
 
-__all__ = ["choose_form"]
+__all__ = ["choose_form", "forms_are_timed"]
 
 Form = TypeVar("Form", bound=Hashable)
 
 _FILE = "vssm_form.json"
+# Another form than the default has to be faster than this share of its time: else noise would choose, and other bits.
+_MARGIN = 0.97
 _chosen: dict[tuple, object] = {}
 
 
-def _may_time(x: Tensor) -> bool:
-    """Tell whether to time: not in the interpreter, nor where that could change bits or break a graph capture."""
-    if os.environ.get("VSSM_TRITON_AUTOTUNE", "1") == "0" or torch.are_deterministic_algorithms_enabled():
+def forms_are_timed(device: torch.device) -> bool:
+    """Tell whether forms are chosen by time: not in the interpreter, nor where that could change bits."""
+    if torch.are_deterministic_algorithms_enabled() or os.environ.get("VSSM_TRITON_AUTOTUNE", "1") == "0":
         return False
-    if x.device.type == "cuda":
-        return not torch.cuda.is_current_stream_capturing()
-    return x.device.type == "xpu"
+    return device.type in ("cuda", "xpu")
 
 
 def _device_name(x: Tensor) -> str:
     return (torch.xpu if x.device.type == "xpu" else torch.cuda).get_device_name(x.device)
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
+def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
     try:
-        return do_bench(call, warmup=5, rep=20, return_mode="median")
-    except Exception:  # too many registers or too little memory: no choice here. The first form would fail again in use
-        return float("inf")
+        return device_milliseconds(call, device)
+    except (OutOfResources, torch.OutOfMemoryError):  # too many registers, or too little memory: no choice here
+        return math.inf
+    except Exception as error:
+        warnings.warn(f"a form of the Triton scan failed and is not taken: {error!r}", stacklevel=2)
+        return math.inf
+
+
+def _time_all(call: Callable[[Form], object], forms: Sequence[Form], x: Tensor) -> list[float]:
+    """Time all forms on the caller's stream, but on another thread: see there whose memory it takes."""
+    module = torch.xpu if x.device.type == "xpu" else torch.cuda
+    stream = module.current_stream(x.device) if x.device.type in ("cuda", "xpu") else None
+
+    def work() -> list[float]:
+        with torch.no_grad(), on_device_of(x), module.stream(stream):
+            return [_milliseconds(lambda form=form: call(form), x.device) for form in forms]
+
+    return on_another_thread(work)
+
+
+def _agreed(identity: str, times: list[float]) -> list[float]:
+    """Give the times that all ranks of a distributed run take: those of the rank that is the first to have any.
+
+    Through the store by which the ranks found each other. Nobody waits: a rank may choose what others never run.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return times
+    store = distributed.distributed_c10d._get_default_store()
+    return json.loads(store.compare_set(f"vssm_form/{identity}", "", json.dumps(times)))
 
 
 def choose_form(
@@ -52,10 +82,11 @@ def choose_form(
     forms: tuple[Form, ...],
     call: Callable[[Form], object],
     x: Tensor,
-) -> Form:
+) -> tuple[Form, bool]:
     """Choose the fastest of `forms` for calls of this kind; the first where nothing is timed.
 
-    `VSSM_TRITON_AUTOTUNE=0` takes the default always. The file lies in Triton's cache directory.
+    `VSSM_TRITON_AUTOTUNE=0` takes the default always. The file lies in Triton's cache directory. While a graph is
+    captured nothing is timed, but what was timed before is taken.
 
     Args:
         kernels: The compiled functions; what was measured with other code of theirs is not taken.
@@ -65,23 +96,30 @@ def choose_form(
         x: A tensor on the device.
 
     Returns:
-        The form.
+        The form, and whether that is the last word: while a graph is captured it may be a stand-in.
     """
-    if len(forms) == 1 or not _may_time(x):
-        return forms[0]
+    if len(forms) == 1 or not forms_are_timed(x.device):
+        return forms[0], True
     key = (x.device, kind, forms)
     if key not in _chosen:
         code = [kernel.cache_key for kernel in kernels]
         identity = repr((triton.__version__, code, _device_name(x), kind, forms))
-        cache = get_cache_manager(hashlib.sha256(identity.encode()).hexdigest())
-        times = _read(cache.get_file(_FILE), len(forms))
+        identity = hashlib.sha256(identity.encode()).hexdigest()
+        cache = get_cache_manager(identity)
+        known = times = _read(cache.get_file(_FILE), len(forms))
         if times is None:
-            with on_device_of(x):
-                times = [_milliseconds(lambda form=form: call(form)) for form in forms]
-            if times[0] < float("inf"):  # else memory is short for now
+            if is_capturing(x.device):
+                return forms[0], False
+            times = _time_all(call, forms, x)
+            known = _read(cache.get_file(_FILE), len(forms))  # another process may have been faster
+            times = known or times
+        if math.isfinite(times[0]):  # else memory is short for now
+            times = _agreed(identity, times)
+            if times != known:
                 cache.put(json.dumps({"forms": repr(forms), "milliseconds": times}), _FILE, binary=False)
-        _chosen[key] = forms[times.index(min(times))]
-    return _chosen[key]
+        best = min(times)
+        _chosen[key] = forms[times.index(best) if best < _MARGIN * times[0] else 0]
+    return _chosen[key], True
 
 
 def _read(path: str | None, count: int) -> list[float] | None:
