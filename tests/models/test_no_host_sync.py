@@ -28,7 +28,7 @@ class OnOneDevice(TorchDispatchMode):
 @pytest.mark.parametrize("name", PICOS)
 def test_models_neither_read_from_nor_wait_for_the_gpu(name):
     """With tensors that have no values, on a GPU that need not exist: to read a value is an error."""
-    model = timm.create_model(name, device="meta").eval()
+    model = timm.create_model(name, num_classes=1000, device="meta").eval()
     with FakeTensorMode(), torch.no_grad():
         tensors = dict([*model.named_parameters(), *model.named_buffers()])
         tensors = {n: torch.empty(t.shape, dtype=t.dtype, device="cuda") for n, t in tensors.items()}

@@ -38,6 +38,7 @@ GROUPS = [
     ("segman_base", "segman_large"),
     ("a2mamba_pico", "a2mamba_nano", "a2mamba_tiny"),
     ("a2mamba_base", "a2mamba_large"),
+    ("mambayolo_pico", "mambayolo_tiny", "mambayolo_base", "mambayolo_large"),
     ("plainmamba_pico", "plainmamba_l1"),
     ("plainmamba_l2", "plainmamba_l3"),
     ("vim_pico", *(f"vim_{size}_patch16_224" for size in ("tiny", "small", "base"))),
@@ -243,7 +244,7 @@ def test_torchscript_of_features(name, model, small, x):
 @pytest.mark.parametrize("name", NAMES)
 def test_contract(name):
     """Structure on the meta device; what follows from the kinds of blocks, with one block a stage."""
-    whole, small = timm.create_model(name, device="meta"), small_options(name)
+    whole, small = timm.create_model(name, num_classes=42, device="meta"), small_options(name)
     assert {p.device.type for p in [*whole.parameters(), *whole.buffers()]} == {"meta"}
     model = timm.create_model(name, device="meta", **small).eval()  # distilled, in training: both heads' logits
     assert kinds_of_blocks(whole) == kinds_of_blocks(model)

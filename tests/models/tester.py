@@ -267,7 +267,8 @@ class FamilyTester:
         """A key that is missing, one that no model has, and a tensor of another shape: by the names of ours."""
         official = self.checkpoints[label]
         weights, want = official.weights(), official.convert(official.weights())
-        keys = [k for k, v in weights.items() if v.is_floating_point() and re.search(r"(block|layer|stage)s?\.?\d", k)]
+        numbered = re.compile(r"(block|layer|stage|model)s?\.?\d")
+        keys = [k for k, v in weights.items() if v.is_floating_point() and numbered.search(k)]
         for key in keys[3 :: len(keys) // 5]:
             touched = official.convert({**weights, key: weights[key] + 1})
             (ours,) = [name for name, value in touched.items() if not torch.equal(value, want[name])]

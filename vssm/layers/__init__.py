@@ -15,11 +15,13 @@ from .deformable_attention import DeformableAttention, deformable_attention, ras
 from .fused_head import FusedHead
 from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
+from .odss import YOLO_NORM, GatedConvFFN, LocalBlock, ODSSBlock
 from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, check_images
 
 __all__ = [
     "CONV_BLOCK_NORMS",
     "CONV_BLOCK_RENAMES",
+    "YOLO_NORM",
     "ChannelScale",
     "ConvDownsample",
     "ConvFFN",
@@ -32,11 +34,14 @@ __all__ = [
     "DeformableAttention",
     "DepthwiseMlp",
     "FusedHead",
+    "GatedConvFFN",
     "HiddenHead",
     "InvertedDownsample",
     "LinearNorm",
     "LinearNormMlp",
+    "LocalBlock",
     "MixerBlock",
+    "ODSSBlock",
     "PatchMerging",
     "PatchStem",
     "ResidualConvStem",

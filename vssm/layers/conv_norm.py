@@ -25,6 +25,8 @@ class ConvNorm(nn.Module):
         depthwise: One kernel a channel, which takes dim_out = dim.
         act: End in an activation.
         act_layer: Which one.
+        eps: Of the norm.
+        momentum: Of the norm's statistics, as PyTorch counts it.
         device: Of the parameters.
         dtype: Of the parameters.
     """
@@ -37,6 +39,8 @@ class ConvNorm(nn.Module):
         depthwise: bool = False,
         act: bool = False,
         act_layer: type[nn.Module] = nn.ReLU,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
         device=None,
         dtype=None,
     ):
@@ -44,7 +48,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         groups = dim if depthwise else 1
         self.conv = nn.Conv2d(dim, dim_out, 3, stride=stride, padding=1, groups=groups, bias=False, **dd)
-        self.norm: nn.Module = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
+        self.norm: nn.Module = BatchNormAct2d(dim_out, eps, momentum, apply_act=act, act_layer=act_layer, **dd)
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
@@ -82,6 +86,8 @@ class LinearNorm(nn.Module):
         act: End in an activation.
         act_layer: Which one.
         bias: Whether the product has a bias.
+        eps: Of the norm.
+        momentum: Of the norm's statistics, as PyTorch counts it.
         device: Of the parameters.
         dtype: Of the parameters.
     """
@@ -93,13 +99,15 @@ class LinearNorm(nn.Module):
         act: bool = False,
         act_layer: type[nn.Module] = nn.ReLU,
         bias: bool = False,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
         device=None,
         dtype=None,
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.linear = nn.Linear(dim, dim_out, bias=bias, **dd)
-        self.norm: nn.Module = BatchNormAct2d(dim_out, apply_act=act, act_layer=act_layer, **dd)
+        self.norm: nn.Module = BatchNormAct2d(dim_out, eps, momentum, apply_act=act, act_layer=act_layer, **dd)
 
     def init_weights(self) -> None:
         """Start as the convolution that it is in the official code."""

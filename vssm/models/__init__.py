@@ -18,6 +18,7 @@ from . import vim as vim
 from . import plainmamba as plainmamba
 from . import segman as segman
 from . import a2mamba as a2mamba
+from . import mambayolo as mambayolo
 
 __all__ = [
     "Backbone",
