@@ -1,4 +1,7 @@
-"""Token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C), and `SS1D` sequences, too."""
+"""Token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C).
+
+`SS1D` takes sequences, too, and `SS3D` volumes (B, D, H, W, C).
+"""
 
 from .atrous import AtrousSS2D
 from .attention_fusion import AttentionFusionSS2D
@@ -26,11 +29,13 @@ from .routes import (
     BIDIRECTIONAL,
     CONTINUOUS,
     CROSS,
+    CROSS_3D,
     DIAGONAL,
     MULTISCALE,
     RASTER,
     SNAKE,
     SPIRAL,
+    TRI_ORIENTED,
     UNIDIRECTIONAL,
     Route,
     encode_routes,
@@ -38,12 +43,14 @@ from .routes import (
 )
 from .sequence import SS1D
 from .spatial_fusion import SpatialFusionSS2D
+from .volume import SS3D
 
 __all__ = [
     "ATROUS",
     "BIDIRECTIONAL",
     "CONTINUOUS",
     "CROSS",
+    "CROSS_3D",
     "DIAGONAL",
     "MULTIHEAD_PATTERNS",
     "MULTISCALE",
@@ -52,7 +59,9 @@ __all__ = [
     "SPIRAL",
     "SS1D",
     "SS2D",
+    "SS3D",
     "SSD2D",
+    "TRI_ORIENTED",
     "UNIDIRECTIONAL",
     "AtrousSS2D",
     "AttentionFusionSS2D",

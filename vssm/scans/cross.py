@@ -12,6 +12,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.routes import map_rank
+
 from ._state_space import (
     StateSpaceMixer,
     init_linear,
@@ -111,7 +113,12 @@ class SS2D(_ProjectedScan):
         scan_float32: Scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
         device: Of the parameters.
         dtype: Of the parameters.
+
+    Raises:
+        ValueError: The routes are over maps of another rank.
     """
+
+    spatial_dims = 2
 
     def __init__(
         self,
@@ -130,6 +137,10 @@ class SS2D(_ProjectedScan):
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        rank = map_rank(encode_routes(routes))
+        if rank != self.spatial_dims:
+            name = type(self).__name__
+            raise ValueError(f"{name}: the routes must be over {self.spatial_dims} dimensions, got routes over {rank}")
         self.d_inner = int(ssm_ratio * dim)
         self.gate = gate
         inner = self.d_inner
@@ -137,7 +148,8 @@ class SS2D(_ProjectedScan):
         self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False, **dd)
         self.conv: nn.Module
         if d_conv > 1:
-            self.conv = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
+            conv = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
+            self.conv = conv(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias, **dd)
         else:
             self.conv = nn.Identity()
         self.act = act_layer()
@@ -154,7 +166,7 @@ class SS2D(_ProjectedScan):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve and activate: (B, H, W, D) to (B, H, W, D)."""
-        return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.act(self.conv(x.movedim(-1, 1)).movedim(1, -1))
 
     def core(self, x: Tensor) -> Tensor:
         """Do what stands between the projections: (B, H, W, D) to (B, H, W, D)."""

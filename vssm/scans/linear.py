@@ -30,7 +30,8 @@ class LinearScan:
     """One scan of one image with its step sizes, B and C held fixed.
 
     Attributes:
-        source: The input it had, (1, h, w, D), or (1, h, w, K, D) with channels of its own for each sequence.
+        source: The input it had, (1, h, w, D), or (1, h, w, K, D) with channels of its own for each sequence; a volume
+            has one dimension more.
         apply: The linear function, from inputs (Q, h, w, [K,] D) to results (Q, H, W, R, D), without the skip.
         routes: Names of the R results.
         channels: Width of the map once the results are merged.
@@ -55,7 +56,7 @@ def scan_weights(scan: LinearScan, positions: Tensor, route: int | None = None) 
 
     Args:
         scan: A scan.
-        positions: Row-major numbers (Q,) on the H x W map, int64.
+        positions: Row-major numbers (Q,) on the H x W map, or on the volume, int64.
         route: Which result; None: the sum of all of them.
 
     Returns:
@@ -66,23 +67,30 @@ def scan_weights(scan: LinearScan, positions: Tensor, route: int | None = None) 
     u = scan.source.expand(count, *scan.source.shape[1:]).detach().clone().requires_grad_(True)
     with torch.enable_grad():
         y = scan.apply(u)
-        chosen = torch.zeros_like(y)
-        rows, columns = positions // y.shape[2], positions % y.shape[2]
-        chosen[torch.arange(count, device=y.device), rows, columns, slice(None) if route is None else route] = 1
+        chosen = y.new_zeros(y.shape)  # contiguous, as the view of it below needs
+        on_map = chosen.view(count, -1, *y.shape[-2:])
+        on_map[torch.arange(count, device=y.device), positions, slice(None) if route is None else route] = 1
         (weights,) = torch.autograd.grad(y, u, chosen)
-    return weights.sum(3) if weights.dim() == 5 else weights
+    return weights.sum(-2) if weights.dim() == y.dim() else weights
 
 
 def route_name(route: Route) -> str:
-    """Say a route in words, such as "columns, backwards"."""
-    words = ["columns" if route.transpose else "rows"] if route.path == "raster" else [route.path]
-    if route.path != "raster" and route.transpose:
-        words.append("transposed")
+    """Say a route in words, such as "columns, backwards"; over volumes the axes, the slowest first: "axes 0 2 1"."""
+    if route.axes:
+        words = ["axes", *map(str, route.axes)]
+        words = [" ".join(words if route.path == "raster" else [route.path, "over", *words])]
+    else:
+        words = _plane_words(route)
     if any(route.mirror):
         words.append("mirrored")
     if route.reverse:
         words.append("backwards")
     return ", ".join(words)
+
+
+def _plane_words(route: Route) -> list[str]:
+    words = ["columns" if route.transpose else "rows"] if route.path == "raster" else [route.path]
+    return [*words, "transposed"] if route.path != "raster" and route.transpose else words
 
 
 def route_names(code: Sequence[int]) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ __all__ = [
     "BIDIRECTIONAL",
     "CONTINUOUS",
     "CROSS",
+    "CROSS_3D",
     "DIAGONAL",
     "MULTISCALE",
     "RASTER",
     "SNAKE",
     "SPIRAL",
+    "TRI_ORIENTED",
     "UNIDIRECTIONAL",
     "Route",
     "encode_routes",
@@ -45,3 +47,14 @@ ATROUS = (
     Route(stride=(2, 2), offset=(0, 1)),
     Route(stride=(2, 2), offset=(1, 1), transpose=True),
 )
+# Volumes (D, H, W): VMamba's cross scan in six directions, along W, H and D, each forwards and backwards.
+CROSS_3D = (
+    Route(axes=(0, 1, 2)),
+    Route(axes=(0, 2, 1)),
+    Route(axes=(1, 2, 0)),
+    Route(axes=(0, 1, 2), reverse=True),
+    Route(axes=(0, 2, 1), reverse=True),
+    Route(axes=(1, 2, 0), reverse=True),
+)
+# The three orientations of SegMamba (arXiv 2401.13560, section 2.2): forwards, backwards, and from slice to slice.
+TRI_ORIENTED = (Route(axes=(0, 1, 2)), Route(axes=(0, 1, 2), reverse=True), Route(axes=(1, 2, 0)))
