@@ -56,8 +56,11 @@ from .neck import FinerFPN, SimpleFeaturePyramid  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
 from .scope_head import MMSCopEHead  # noqa: E402
 from .widths import fill_widths  # noqa: E402
+from .yolo import ODSSPAFPN, BoxesAndScores, MambaYOLODetector  # noqa: E402
+from .yolo_head import MambaYOLOHead  # noqa: E402
 
 __all__ = [
+    "BoxesAndScores",
     "CheckedCocoDataset",
     "CheckedCocoMetric",
     "DensePredictor",
@@ -65,6 +68,9 @@ __all__ = [
     "FinerFPN",
     "LoadImage",
     "MMSCopEHead",
+    "MambaYOLODetector",
+    "MambaYOLOHead",
+    "ODSSPAFPN",
     "SimpleFeaturePyramid",
     "VSSMBackbone",
     "check_label_maps",
