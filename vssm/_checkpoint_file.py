@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ._errors import UserError
-from ._pickle_survey import LOG_HISTORY, Refusal, Survey, shown
+from ._pickle_survey import LOG_HISTORY, MODULE_CLASSES, Refusal, Survey, shown
 
 __all__ = ["CheckpointError", "Inert", "MissingCheckpointError", "inert_names", "read_checkpoint"]
 
@@ -44,9 +44,11 @@ class Inert:
 
     Attributes:
         of: The full name of the class.
+        fields: What a pickled module holds, by name; empty for objects of other classes.
     """
 
     of = ""
+    fields: Mapping[str, Any] = {}
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         """Take any arguments, and ignore them."""
@@ -56,7 +58,8 @@ class Inert:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        if self.of.startswith(MODULE_CLASSES) and isinstance(state, dict):
+            self.fields = state
 
     def __repr__(self) -> str:
         return f"<inert {shown(self.of)}>"
@@ -77,6 +80,49 @@ def _stand_in(name: str, kind: str) -> type:
 
         return type("InertDict", (Inert,), {"__new__": new, "of": name})
     return type("Inert", (_InertList if kind == "list" else Inert,), {"of": name})
+
+
+def _module_weights(module: Inert, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """Give the state dict of a pickled module from its stand-in: parameters and lasting buffers, in float32.
+
+    Args:
+        module: Of one of `MODULE_CLASSES`.
+        prefix: Of its names.
+        depth: Of the modules around it.
+
+    Raises:
+        Refusal: It is no module, or is nested too deeply.
+    """
+    parts = [module.fields.get(name) for name in ("_parameters", "_buffers", "_modules")]
+    if not all(isinstance(part, Mapping) for part in parts) or depth > _DEEPEST:
+        raise CheckpointError(
+            f"the checkpoint holds a pickled {shown(module.of)} that is no module as PyTorch saves it"
+        )
+    parameters, buffers, modules = parts
+    passing = module.fields.get("_non_persistent_buffers_set")
+    passing = passing if isinstance(passing, set | frozenset) else ()
+    lasting = {name: value for name, value in buffers.items() if name not in passing}
+    found = {f"{prefix}{name}": value for name, value in {**parameters, **lasting}.items() if value is not None}
+    for name, value in found.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            found[name] = value.detach().float()
+    for name, inner in modules.items():
+        if isinstance(inner, Inert):
+            found |= _module_weights(inner, f"{prefix}{name}.", depth + 1)
+    return found
+
+
+def _without_modules(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Put the weights of a file of the YOLO line, which holds whole modules, under "state_dict".
+
+    The averaged module stands under "ema" while a training runs, and under "model" when it has ended.
+    """
+    modules = {key: checkpoint[key] for key in ("ema", "model") if isinstance(checkpoint.get(key), Inert)}
+    module = next((found for found in modules.values() if found.of.startswith(MODULE_CLASSES[0])), None)
+    if module is None or "state_dict" in checkpoint:
+        return checkpoint
+    kept = {key: value for key, value in checkpoint.items() if key not in modules}
+    return {**kept, "state_dict": _module_weights(module)}
 
 
 def inert_names(value: Any) -> list[str]:
@@ -144,7 +190,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
                 raise Refusal("is not a file")
             raise MissingCheckpointError(f"Checkpoint '{path}' does not exist.")
         with open(path, "rb") as file:
-            checkpoint = _read(path, file, map_location)
+            checkpoint = _without_modules(_read(path, file, map_location))
         for _ in _walk(checkpoint):
             pass
     except Refusal as error:

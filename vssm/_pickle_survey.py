@@ -11,11 +11,13 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LOG_HISTORY", "Refusal", "Survey", "shown"]
+__all__ = ["LOG_HISTORY", "MODULE_CLASSES", "Refusal", "Survey", "shown"]
 
 # mmengine's record of a logged number, which names its own methods by getattr.
 LOG_HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
 _STATISTICS = ("min", "max", "current", "mean")
+# Where files hold whole modules in place of state dicts. One of their classes keeps a method of another by getattr.
+MODULE_CLASSES = ("ultralytics.", "torch.nn.", "timm.")
 _BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexDouble": 16,
     "ComplexFloat": 8, "QInt32": 4,
@@ -227,7 +229,11 @@ class Survey:
                 raise Refusal(_code(name))
         elif name == "builtins.getattr":
             owner, attribute = arguments
-            if new or getattr(owner, "name", "") != LOG_HISTORY or attribute not in _STATISTICS:
+            of = getattr(owner, "name", "")
+            history = of == LOG_HISTORY and attribute in _STATISTICS
+            # Of a stand-in, and answered by one.
+            function = of in self.inert and of.startswith(MODULE_CLASSES[0]) and attribute == "apply"
+            if new or not (history or function):
                 raise Refusal(_code(name))
         elif name == "collections.OrderedDict" or (name in _HARMLESS and not new) or (name == LOG_HISTORY and new):
             pass

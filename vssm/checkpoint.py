@@ -6,12 +6,13 @@ containers, numbers, texts, NumPy values and mmengine's log histories come out a
 
 **What is inert.** An object of any other class (a configuration, a path, an optimiser) becomes an `Inert` stand-in, or
 a dict where it was filled like one, that carries the name of its class and does nothing. `inert_names` finds them. A
-run is not resumed from a state that holds any.
+run is not resumed from a state that holds any. Files of the YOLO line hold a whole module of ultralytics's classes as
+their "model" or "ema": its stand-in keeps the fields, and the weights are taken from these.
 
 **What is refused.** Each of these is a `CheckpointError` of one sentence: functions that would have to be called
-(`os.system`, `getattr`); a pickled module in place of its state dict; compressed archives; tensors and arrays larger
-than the file; containers that hold themselves or are nested deeper than 64; tensors of classes of their own; damaged
-files; formats of before PyTorch 1.6, web pages and other things that are no checkpoints, which are named.
+(`os.system`, `getattr`); any other pickled module in place of its state dict; compressed archives; tensors and arrays
+larger than the file; containers that hold themselves or are nested deeper than 64; tensors of classes of their own;
+damaged files; formats of before PyTorch 1.6, web pages and other things that are no checkpoints, which are named.
 
 **How names are mapped.** `unwrap_state_dict` finds the weights under the keys that training programs use, and takes
 away what wrappers put before names: parallel training, compilation, sharding, averaging. A family's
