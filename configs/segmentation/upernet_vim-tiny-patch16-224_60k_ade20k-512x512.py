@@ -12,13 +12,6 @@ model = dict(
 )
 optim_wrapper = dict(
     optimizer=dict(lr=2e-4, weight_decay=0.1),
-    paramwise_cfg=dict(
-        custom_keys={
-            "stem": dict(lr_mult=early),
-            "stem.conv.bias": dict(lr_mult=early, decay_mult=0.0),
-            "dt_projs_bias": dict(decay_mult=0.0),
-            "pos_embed": dict(lr_mult=early, decay_mult=0.0),
-        }
-    ),
+    paramwise_cfg=dict(custom_keys={name: dict(lr_mult=early) for name in ("stem", "stem.conv.bias", "pos_embed")}),
 )
 del width, early

@@ -13,7 +13,12 @@ train_dataloader = dict(batch_size=4)
 train_cfg = dict(max_iters=60000, val_interval=6000)
 optim_wrapper = dict(
     constructor="FamilyDecayConstructor",
-    paramwise_cfg=dict(flat_decay_mult=0.0, norm_decay_mult=0.0, bias_decay_mult=0.0),
+    paramwise_cfg=dict(
+        flat_decay_mult=0.0,
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys={name: dict(decay_mult=0.0) for name in ("stem.conv.bias", "dt_projs_bias", "pos_embed")},
+    ),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),
