@@ -2,13 +2,17 @@
 
 import itertools
 import json
+import multiprocessing
 import os
+import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 REPO = Path(__file__).parents[2]
@@ -111,6 +115,54 @@ def run_tool():
         search = os.pathsep.join(map(str, [*path, REPO, REPO / "kernels"]))
         variables = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", **(env or {})}
         return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
+
+    return start
+
+
+def _run_forked(words: list[str], path: list[str], variables: dict[str, str], files: tuple[Path, Path]):
+    """In the new process: what `run_tool` gives a process that it starts."""
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    os.environ.update(variables)
+    sys.path[:0] = path
+    sys.argv = [str(REPO / "tools" / words[0]), *words[1:]]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+@pytest.fixture
+def fork_tool(run_tool, tmp_path):
+    """As `run_tool`, in forks of this process: to import all anew takes longer than most runs here.
+
+    Several processes find each other as those of torchrun do.
+    """
+
+    def start(*words, processes=1, path=(), env=None):
+        if torch.cuda.is_available():  # the threads of autograd are not there in a fork
+            return run_tool(*words, processes=processes, path=path, env=env)
+        folder = tmp_path / f"forked_{next(_numbers)}"
+        folder.mkdir()
+        files = folder / "stdout", folder / "stderr"
+        variables = {"OMP_NUM_THREADS": "1", **(env or {})}
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        if processes > 1:
+            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+        children = []
+        for rank in map(str, range(processes)):
+            ranks = {"RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {}
+            arguments = [*map(str, words)], [*map(str, path)], variables | ranks, files
+            children.append(multiprocessing.get_context("fork").Process(target=_run_forked, args=arguments))
+            children[-1].start()
+        try:
+            for child in children:
+                child.join(300)
+            codes = [child.exitcode for child in children]
+        finally:
+            for child in children:
+                child.kill()
+        code = next((code for code in codes if code != 0), 0)
+        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
 
     return start
 
