@@ -55,6 +55,7 @@ def test_overlap():
 def test_label_maps_share_their_colours(tmp_path, figures):
     truth, answer = np.zeros((8, 12), np.uint8), np.zeros((8, 12), np.uint8)
     truth[:4, :4], answer[:4, :4], answer[6:, 6:] = 2, 2, 1
+    truth[4] = 255  # no class
     plot_label_maps(
         [(np.zeros((8, 12, 3), np.uint8), truth, answer)], ("ground", "one", "two", "three"), tmp_path / "l.png"
     )
@@ -67,9 +68,11 @@ def test_label_maps_share_their_colours(tmp_path, figures):
     for axes in figure.axes[1:3]:
         layer = axes.images[-1]
         assert to_hex(layer.cmap(layer.norm(2))) == CLASSES[1]
+        assert not set(layer.get_array().compressed()) - {1, 2}
 
 
 def test_every_family_has_a_colour_of_its_own():
     colours = family_colours()
     assert len(set(colours.values())) == len(colours) > 5
     assert len(class_colours(["ground"] * 20)) == 19
+    assert len(set(class_colours(["ground", *"0123456789"]))) == 10

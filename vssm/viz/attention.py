@@ -314,7 +314,7 @@ def plot_attention(picture: Any, attentions: Sequence[Attention], path: str | os
         grid = band.subplots(lines, columns, squeeze=False)
         hide_axes(grid)
         for axes, (title, heat) in zip(grid.flat, panels, strict=False):
-            axes.set_title(textwrap.fill(title, 18), fontsize=8, color=INK, pad=3)
+            axes.set_title(textwrap.fill(title, int(14 * side)), fontsize=8, color=INK, pad=3)
             axes.imshow(picture, extent=(0, width, height, 0))
             if heat is not None:
                 shown = heat.detach().float().cpu().abs()

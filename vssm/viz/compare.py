@@ -35,7 +35,8 @@ def plot_label_maps(
     """Draw images, a row each: the image, the true classes of its pixels, and those that a model found.
 
     Args:
-        rows: An image (a Pillow image or an array (H, W, 3)), and class numbers (H, W), true and found.
+        rows: An image (a Pillow image or an array (H, W, 3)), and class numbers (H, W), true and found. Pixels whose
+            number stands for no class, such as 255, are not coloured.
         classes: Names of the classes, the background first, which is not coloured.
         path: The picture to write; its suffix chooses the format.
 
@@ -51,11 +52,12 @@ def plot_label_maps(
         for axes, label in zip(line, (None, *labels), strict=True):
             axes.imshow(image, extent=_extent(image))
             if label is not None:
-                shown = np.ma.masked_equal(label, 0)
+                shown = np.ma.masked_outside(label, 1, len(classes) - 1)
                 limits = dict(vmin=0.5, vmax=len(classes) - 0.5, interpolation="nearest", alpha=0.8)
                 axes.imshow(shown, cmap=ListedColormap(colours), extent=_extent(image), **limits)
-    seen = sorted({int(number) for _, *labels in rows for label in labels for number in np.unique(label)} - {0})
-    handles = [Patch(color=colours[number - 1], label=classes[number]) for number in seen]
+    seen = {int(number) for _, *labels in rows for label in labels for number in np.unique(label)}
+    seen &= set(range(1, len(classes)))
+    handles = [Patch(color=colours[number - 1], label=classes[number]) for number in sorted(seen)]
     figure.legend(handles=handles, loc="outside lower center", ncols=10, fontsize=8, frameon=False)
     return save_figure(figure, path)
 

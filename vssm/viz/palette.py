@@ -32,8 +32,11 @@ TRUTH, ANSWER = "#009e73", WRONG
 BASELINE = "#8a9096"
 # Runs, or other things that have no colour of their own.
 SERIES = (RIGHT, WRONG, "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-# Classes of a label map, the background left out.
-CLASSES = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+# Classes of a label map, the background left out. The last two are not Okabe and Ito's: there are ten digits.
+CLASSES = (
+    *("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999"),
+    *("#6a3d9a", "#7f4f24"),
+)
 
 _FAMILIES = {
     "vmamba": "#0072b2",
