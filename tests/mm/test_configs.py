@@ -54,6 +54,7 @@ LOSSES = {
         *(f"s{stage}.{loss}" for stage in range(3) for loss in ("loss_cls", "loss_bbox", "loss_mask")),
     },
     "retinanet": {"loss_cls", "loss_bbox"},
+    "yolo": {"loss_cls", "loss_bbox", "loss_dfl"},
     "upernet": {"decode.loss_ce", "aux.loss_ce"},
     "semantic-fpn": {"decode.loss_ce"},
     "mmscope": {"decode.loss_ce"},
@@ -101,9 +102,9 @@ def _fill(tensor, *args, **kwargs):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_names(path):
-    """The name of a config says its backbone; training starts from published weights."""
+    """The name of a config says its backbone; training starts from published weights, a YOLO's from scratch."""
     backbone = _load(path).model.backbone
-    assert backbone.pretrained is True
+    assert backbone.pretrained is (not path.stem.startswith("yolo_"))
     assert path.stem.split("_")[1] == backbone.model_name.removeprefix("vssm_").replace("_", "-")
 
 
@@ -130,6 +131,7 @@ SCHEDULES = {
     "1x": (12, "Resize", 32),
     "ms-3x": (36, "RandomChoice", 32),
     "lsj-100e": (184375, "RandomResize", 1024),
+    "300e": (300, "Mosaic", 32),
 }
 
 
@@ -139,14 +141,14 @@ def test_recipe_of_a_detector(path):
     cfg = read(path)
     head, schedule = path.stem.split("_")[0], path.stem.split("_")[3]
     length, resize, side = SCHEDULES[schedule]
-    steps = cfg.param_scheduler[1]
+    steps = cfg.param_scheduler[-1]
     assert steps.end == cfg.train_cfg.get("max_epochs" if steps.by_epoch else "max_iters") == length
-    assert max(steps.milestones) < steps.end
+    assert max(steps.get("milestones", [0])) < steps.end
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size
     assert cfg.model.data_preprocessor.pad_size_divisor == side
     kinds = [step.type for step in cfg.train_dataloader.dataset.pipeline]
     assert resize in kinds and "RandomFlip" in kinds
-    assert ("segm" in cfg.val_evaluator.metric) == (head != "retinanet")
+    assert ("segm" in cfg.val_evaluator.metric) == (head not in ("retinanet", "yolo"))
 
 
 @pytest.mark.parametrize("path", SEGMENTATION, ids=lambda path: path.stem)
@@ -185,6 +187,7 @@ SPARED = {
     "mask-rcnn_plainmamba-l1_fpn_1x_coco": rf"{PLAIN}|bias|_norm\.|adapter\.norms|level_embed",
     "upernet_plainmamba-l1_160k_ade20k-512x512": rf"{PLAIN}|outnorm",
     "upernet_vim-tiny-patch16-224_60k_ade20k-512x512": r"bias|\.norm\.|Ds$|pos_embed|\.bn\.|upsample_4x\.1\.",
+    "yolo_mambayolo-tiny_pafpn_300e_coco": r"bias|norm\d?\.weight",
 }
 
 
@@ -291,6 +294,7 @@ RUN = [
     ("mmscope_segman-tiny_160k_ade20k-512x512", "segman_pico"),
     ("upernet_a2mamba-tiny_160k_ade20k-512x512", "a2mamba_pico"),
     ("mask-rcnn_a2mamba-tiny_fpn_1x_coco", "a2mamba_pico"),
+    ("yolo_mambayolo-tiny_pafpn_300e_coco", "mambayolo_pico"),
 ]
 
 

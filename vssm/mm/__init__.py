@@ -58,21 +58,26 @@ from .scope_head import MMSCopEHead  # noqa: E402
 from .widths import fill_widths  # noqa: E402
 from .yolo import ODSSPAFPN, BoxesAndScores, MambaYOLODetector  # noqa: E402
 from .yolo_head import MambaYOLOHead  # noqa: E402
+from .yolo_train import CentredAffine, GainJitter, MosaicOffHook, YOLOWarmupHook  # noqa: E402
 
 __all__ = [
     "BoxesAndScores",
+    "CentredAffine",
     "CheckedCocoDataset",
     "CheckedCocoMetric",
     "DensePredictor",
     "FamilyDecayConstructor",
     "FinerFPN",
+    "GainJitter",
     "LoadImage",
     "MMSCopEHead",
     "MambaYOLODetector",
     "MambaYOLOHead",
+    "MosaicOffHook",
     "ODSSPAFPN",
     "SimpleFeaturePyramid",
     "VSSMBackbone",
+    "YOLOWarmupHook",
     "check_label_maps",
     "convert_detector_checkpoint",
     "fill_widths",
