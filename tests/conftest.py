@@ -27,7 +27,7 @@ def pytest_addoption(parser):
 LONGEST = (
     *("tests/test_zoo.py", "tests/models/test_registry.py", "tests/models/test_compile.py", "tests/test_export.py"),
     *("tests/mm/test_mini_runs.py", "tests/mm/test_configs.py", "tests/models/test_compile_backward.py"),
-    *("tests/engine/test_interruption.py", "tests/test_docs.py"),
+    *("tests/test_site.py", "tests/engine/test_interruption.py", "tests/test_docs.py"),
 )
 
 

@@ -22,3 +22,34 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     if isinstance(model, PlainBackbone):
         return list(model.blocks)
     return [block for stage in model.stages for block in stage.blocks]
+
+
+# What each stage of a net has a number of besides its depth; the first two stages of others follow from their depths.
+_TWO_STAGES = {
+    "efficientvmamba_pico": dict(depths=(1, 1, 1)),  # its convolutions begin in the third
+    "groupmamba_pico": dict(dims=(16, 32)),
+    "segman_pico": dict(dims=(16, 32), num_heads=(1, 2), windows=(5, 3), mlp_ratios=(4, 3)),
+    "vssd_pico": dict(num_heads=(1, 2)),
+    "vssm_efficientvim_pico": dict(dims=(32, 48), d_state=(16, 9)),
+}
+
+
+def _kinds(name: str, options: dict) -> set[str]:
+    model = timm.create_model(name, device="meta", **options)
+    return {
+        str([(part, type(module).__name__) for part, module in block.named_modules() if part != "drop_path"])
+        for block in blocks_of(model)
+    }
+
+
+@functools.cache
+def few_stages(name: str) -> dict:
+    """As `few_blocks`, and no more than two stages where these have all kinds of blocks of the net."""
+    whole = few_blocks(name)
+    if "depth" in whole:
+        return whole
+    options = dict(depths=(1, 1)) | _TWO_STAGES.get(name, {})
+    try:
+        return options if _kinds(name, options) == _kinds(name, whole) else whole
+    except ValueError:  # a number for each stage that the table above lacks
+        return whole
