@@ -1,5 +1,7 @@
 # SegMAN's decoder from scratch on handwritten digits on photographs; else as
-# upernet_segman-pico_digits-ade.py.
+# upernet_segman-pico_digits-ade.py. The logits have stride 8, and strokes are some five pixels wide: the true labels,
+# averaged to stride 8 and enlarged again, have an mIoU of 54. The decoder reads strides 4, 8 and 16 with
+# --cfg-options "model.backbone.out_indices=[0,1,2]".
 _base_ = ["upernet_segman-pico_digits-ade.py"]
 
 model = dict(
