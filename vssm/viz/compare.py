@@ -140,4 +140,6 @@ def _outline(axes: Any, box: Sequence[float], colour: str, text: str, dashes: bo
     axes.add_patch(Rectangle((left, top), width, height, fill=False, **line))
     if text:
         behind = dict(facecolor=colour, edgecolor="none", pad=1.0)
-        axes.text(left, top, text, fontsize=8, color="white", va="bottom", bbox=behind, clip_on=True)
+        # Above the box, or inside where the image ends above it.
+        side = "top" if top < 0.07 * max(axes.get_ylim()) else "bottom"
+        axes.text(left, max(top, 0), text, fontsize=8, color="white", va=side, bbox=behind, clip_on=True)
