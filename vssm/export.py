@@ -234,6 +234,8 @@ def _write_onnx(program: torch.export.ExportedProgram, example: Tensor, path: Pa
     # Of the short forms of constants, onnxruntime's preparation for quantisation knows none.
     passes = require("onnx_ir.passes.common", "export")
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(exported.model)
+    # Every block has its own tables of routes, and constants of one number.
+    passes.DeduplicateInitializersPass()(exported.model)
     proto = exported.model_proto
     # What is noted of the shapes describes weights, too, which quantisers transpose, and values that were folded away.
     del proto.graph.value_info[:]

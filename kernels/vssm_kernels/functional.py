@@ -9,100 +9,15 @@ from collections.abc import Callable
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from . import chunked
 from .after_import import call_after_import
 from .neighborhood.tiles import attention_in_one_graph
+from .one_graph import MAX_LENGTH, selective_scan_2d_fwd, selective_scan_fwd
 from .ops import arguments, gated_scan
-from .reference import compute_dtype
 from .routes import on_flat_maps, read_map_by_slices, write_map_by_slices
-from .scan_2d import scan_2d_fwd
 
-__all__ = ["MAX_LENGTH", "decompositions", "linear_scan", "selective_scan_fwd"]
-
-# A recurrence is cut into chunks of this many steps. The chunks' ends are a recurrence of their own, solved by
-# doubling: few operators, on an eighth of the data.
-_STEPS = 8
-# For a length that is not known.
-_DOUBLINGS = 15
-MAX_LENGTH = _STEPS * (2**_DOUBLINGS - 2)  # 512 x 512 positions, less two chunks
-
-
-def linear_scan(decay: Tensor, x: Tensor) -> Tensor:
-    """h_t = decay_t h_{t-1} + x_t along the last dimension, h_{-1} = 0. (..., L) each.
-
-    Only products of decays are formed, never a quotient or the exponential of a positive sum. A symbolic L that turns
-    out longer than `MAX_LENGTH` is an error of shapes that do not fit when the program runs.
-    """
-    length = x.shape[-1]
-    known = isinstance(length, int)
-    # At least two where it is not known: a symbolic size that may be one makes two programs of one.
-    chunks = -(-length // _STEPS) if known else length // _STEPS + 2
-
-    def cut(x: Tensor) -> tuple[Tensor, ...]:
-        """(..., L) to `_STEPS` tensors (..., chunks), zeros at the end."""
-        padded = F.pad(x, (0, chunks * _STEPS - length))
-        return padded.unflatten(-1, (chunks, _STEPS)).movedim(-1, 0).contiguous().unbind(0)
-
-    h: list[Tensor] = []
-    since_start: list[Tensor] = []
-    for decay_t, x_t in zip(cut(decay), cut(x), strict=True):
-        h.append(decay_t * h[-1] + x_t if h else x_t)
-        since_start.append(decay_t * since_start[-1] if since_start else decay_t)
-    ends = _scan_by_doubling(since_start[-1], h[-1], (chunks - 1).bit_length() if known else None)
-    states = torch.stack(h) + torch.stack(since_start) * _shift(ends, 1)
-    return states.movedim(0, -1).flatten(-2)[..., :length]
-
-
-def _shift(x: Tensor, count: int) -> Tensor:
-    """Move (..., L) back by `count` positions, zeros in front; as long as before."""
-    return F.pad(x, (count, 0))[..., : x.shape[-1]]
-
-
-def _scan_by_doubling(decay: Tensor, h: Tensor, doublings: int | None) -> Tensor:
-    """As `linear_scan`; after n doublings every position knows the 2^n before it. None: the length is symbolic."""
-    if doublings is None:
-        # A program that is to take any length cannot raise an error, but it can add this to a tensor of that length.
-        doublings, length = _DOUBLINGS, h.shape[-1]
-        h = h + F.pad(h.new_zeros(1).expand(length), (0, 2**doublings - length))[:length]
-    for n in range(doublings):
-        h = h + decay * _shift(h, 2**n)
-        if n + 1 < doublings:
-            decay = decay * _shift(decay, 2**n)
-    return h
-
-
-def selective_scan_fwd(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    out_dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
-    """See `reference.selective_scan_fwd`. All states of all positions are held at once, Bt M N L numbers."""
-    dtype, out_dtype, groups = compute_dtype(u), out_dtype or u.dtype, B.shape[1]
-
-    def grouped(x: Tensor, dim: int) -> Tensor:
-        """M channels to (G, M/G)."""
-        return x.to(dtype).unflatten(dim, (groups, -1))
-
-    u, step, A = grouped(u, 1), grouped(delta, 1), grouped(A, 0)
-    B, C = B.to(dtype)[:, :, None], C.to(dtype)[:, :, None]
-    if delta_bias is not None:
-        step = step + grouped(delta_bias, 0)[..., None]
-    if delta_softplus:
-        step = F.softplus(step)
-    h = linear_scan(torch.exp(step[:, :, :, None] * A[..., None]), (step * u)[:, :, :, None] * B)
-    y = (h * C).sum(3)
-    if D is not None:
-        y = y + grouped(D, 0)[..., None] * u
-    return y.flatten(1, 2).to(out_dtype), h[..., -1].flatten(1, 2)
+__all__ = ["MAX_LENGTH", "decompositions", "selective_scan_fwd"]
 
 
 def _scan(*, backend, **inputs):
@@ -110,7 +25,7 @@ def _scan(*, backend, **inputs):
 
 
 def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
-    scan = on_flat_maps(functools.partial(scan_2d_fwd, selective_scan_fwd), ("u", "dt", "B", "C"))
+    scan = on_flat_maps(selective_scan_2d_fwd, ("u", "dt", "B", "C"))
     return scan(u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
 
 

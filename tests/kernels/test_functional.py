@@ -6,8 +6,7 @@ from torch import nn
 
 from tests.kernels.test_ops import LENGTHS, scan_inputs
 from tests.scan_2d import CROSS, ROUTES, make_2d
-from vssm_kernels import Route, decompositions, encode_routes, selective_scan_2d
-from vssm_kernels.functional import linear_scan
+from vssm_kernels import Route, decompositions, encode_routes, one_graph, selective_scan_2d
 
 OPS = torch.ops.vssm
 
@@ -23,15 +22,14 @@ def assert_close(got, want):
 
 
 @pytest.mark.parametrize("length", (*LENGTHS, 8, 9, 64, 65, 513))
-def test_linear_scan_of_strong_decay(length):
-    generator = torch.Generator().manual_seed(length)
-    decay, x = torch.randn(2, 3, length, generator=generator).double(), torch.randn(3, length).double()
-    decay = torch.exp(-10 * decay.square())  # down to nothing, up to one
-    state, states = torch.zeros(2, 3).double(), []
-    for t in range(length):
-        state = decay[..., t] * state + x[..., t]
-        states.append(state)
-    assert_close(linear_scan(decay, x.expand(2, 3, length)), torch.stack(states, dim=-1))
+@pytest.mark.parametrize("states", [1, 2])
+def test_strong_decay(length, states):
+    """From a state that is forgotten at once to one that is kept whole."""
+    inputs = scan_inputs(length, states, groups=2, channels=6)
+    inputs["A"] = -(100 ** (4 * torch.rand(6, states).double() - 3))  # 1e-6 to 100
+    inputs["delta"], inputs["delta_bias"] = 10 * inputs["delta"].abs(), None
+    for want, got in zip(*both_forms(OPS.selective_scan, *inputs.values(), False, None), strict=True):
+        assert_close(got, want)
 
 
 @pytest.mark.parametrize("length", (1, 7, 49, 500))
@@ -39,6 +37,13 @@ def test_linear_scan_of_strong_decay(length):
 def test_selective_scan(length, absent):
     inputs = scan_inputs(length, states=3, groups=2, channels=6, absent=absent)
     for want, got in zip(*both_forms(OPS.selective_scan, *inputs.values(), not absent, None), strict=True):
+        assert_close(got, want)
+
+
+def test_many_states_in_parts(monkeypatch):
+    inputs = scan_inputs(20, states=5, groups=2, channels=6)
+    monkeypatch.setattr(one_graph, "MOST_NUMBERS", 2 * inputs["u"][0].numel())
+    for want, got in zip(*both_forms(OPS.selective_scan, *inputs.values(), True, None), strict=True):
         assert_close(got, want)
 
 
