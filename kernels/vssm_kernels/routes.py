@@ -217,7 +217,8 @@ def _steps(code: tuple[int, ...], size: tuple[int, ...], device: torch.device) -
 def _taken(x: Tensor, route: Route) -> Tensor:
     """The pixels of (..., H, W) that a route takes, as a map."""
     along = zip(_offset(route), _stride(route), strict=True)
-    return x[(..., *(slice(first, None, step) for first, step in along))]
+    taken: tuple[Any, ...] = (..., *[slice(first, None, step) for first, step in along])
+    return x[taken]
 
 
 def _mirror(x: Tensor, route: Route) -> Tensor:

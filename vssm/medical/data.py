@@ -2,34 +2,25 @@
 
 A data set gives either slices, ``dict(image=(C, H, W) float32, label=(H, W) int64, meta=dict(case=str))``, to train on,
 or whole volumes, ``dict(image=(D, H, W) float32, label=(D, H, W) uint8, meta=dict(case=str, spacing=...))``, to
-evaluate with :class:`~vssm.medical.inference.VolumeTestLoop`. ``spacing`` is the size of a voxel in mm along (D, H, W),
+evaluate with :class:`~vssm.medical.inference.VolumeTestLoop`, or to train and evaluate networks of volumes with, see
+:mod:`vssm.medical.patches` and :mod:`vssm.medical.windows`. ``spacing`` is the size of a voxel in mm along (D, H, W),
 or None where the files do not say it.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from mmengine.registry import DATASETS, FUNCTIONS
-from torch.utils.data import Dataset
+from mmengine.registry import DATASETS
 
 from .._errors import DataError
 from ..engine.config import ConfigError
 from ..engine.images import open_image
-from .files import (
-    NIFTI_SUFFIXES,
-    all_or_none,
-    check_pair,
-    read_arrays,
-    read_nifti,
-    read_nifti_labels,
-    stem,
-)
+from .dataset import Item, MedicalDataset, Read, check_choice, list_collate
+from .files import all_or_none, read_arrays, stem
 from .labels import (
     ACDC_CLASSES,
     LABEL_ORDERS,
@@ -42,94 +33,26 @@ from .labels import (
 )
 from .listing import by_name, find_root, list_files, pair_files, read_list, require_all
 from .masks import read_mask
-from .nifti import slice_spacing, to_slices, window_intensities
-from .transforms import SkinTransform, SliceTransform, build_transform
+from .nifti_data import NiftiFolder, read_nifti_pair
+from .transforms import SkinTransform
 
-Read = tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]
+__all__ = [
+    "ACDC",
+    "CT_WINDOW",
+    "ISIC",
+    "PROTOCOLS",
+    "Item",
+    "MedicalDataset",
+    "NiftiFolder",
+    "Synapse",
+    "list_collate",
+    "read_nifti_pair",
+]
+
 # Hounsfield units that become 0 and 1 in TransUNet's preprocessing.
 CT_WINDOW = (-125.0, 275.0)
 PROTOCOLS = ("validation", "published")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One slice, image or volume of a data set.
-
-    Attributes:
-        case: Its name in tables.
-        read: Gives image, label and the size of a voxel; no lambda, because data workers may have to pickle it.
-    """
-
-    case: str
-    read: Callable[[], Read]
-
-
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"dataset.{name} is one of {tuple(known)}, not '{value}'.")
-
-
-@FUNCTIONS.register_module()
-def list_collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
-    """Batch volumes of any size: a list for each key.
-
-    mmengine's collate functions reach into tuples and dicts.
-    """
-    return {key: [sample[key] for sample in samples] for key in samples[0]}
-
-
-class MedicalDataset(Dataset):
-    """Items of a data set, as slices or as volumes.
-
-    Args:
-        items: Slices, or volumes.
-        classes: Names of the classes, the background first.
-        transform: What turns a slice and its label into tensors; None: the items are volumes and stay as they are.
-    """
-
-    transform_kind: type = SliceTransform
-
-    def __init__(self, items: Sequence[Item], classes: Sequence[str], transform: Any = None):
-        self.items = list(items)
-        if not self.items:
-            raise DataError(f"The data set {type(self).__name__} has no samples.")
-        self.metainfo = {"classes": tuple(classes)}
-        self.transform = transform
-
-    @classmethod
-    def transform_from(cls, cfg: Mapping[str, Any]) -> Any:
-        """Return the transform of a data set's config, without looking at the data.
-
-        Raises:
-            ConfigError: An option of ``cfg["transform"]`` is unknown.
-        """
-        return build_transform(cls.transform_kind, cfg.get("transform"))
-
-    @classmethod
-    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Return how NIfTI volumes become like its own: ``axis`` and ``window``, see NiftiFolder."""
-        return {"axis": 2, "window": None}
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one sample.
-
-        Raises:
-            DataError: A file cannot be read, or does not hold what it should; the message names it.
-        """
-        item = self.items[index]
-        image, label, spacing = item.read()
-        if self.transform is None:
-            volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-            truth = torch.from_numpy(np.ascontiguousarray(label))
-            return {"image": volume, "label": truth, "meta": {"case": item.case, "spacing": spacing}}
-        # Drawn from torch, which EpochSeedHook and torch's data workers seed.
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        image, label = self.transform(image, label, rng)
-        return {"image": image, "label": label, "meta": {"case": item.case}}
 
 
 def _read_arrays(path: Path, mapping: Mapping[int, int], ndim: int) -> Read:
@@ -186,6 +109,7 @@ class Synapse(MedicalDataset):
         split: ``"train"`` for slices, ``"val"`` or ``"test"`` for volumes.
         transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
         protocol: ``"validation"`` or ``"published"``.
+        volumes: Volumes for ``split="train"``, too.
         label_order: Two orders of the same organs circulate under the same file names: ``"transunet"`` (1 is the aorta)
             and ``"btcv8"`` (1 is the spleen); ``"btcv"`` are the challenge's 13 organs. ``"auto"`` tells them by the
             organs' sizes, or asks. Whatever it is, the data set gives TransUNet's order.
@@ -209,9 +133,10 @@ class Synapse(MedicalDataset):
         classes: Sequence[str] | None = None,
         validation: Sequence[str] | None = None,
         label_map: Mapping[int, int] | None = None,
+        volumes: bool = False,
     ):
-        _check_choice("split", split, ("train", "val", "test"))
-        _check_choice("protocol", protocol, PROTOCOLS)
+        check_choice("split", split, ("train", "val", "test"))
+        check_choice("protocol", protocol, PROTOCOLS)
         check_label_order(label_order)
         if label_map and classes is None:
             raise ConfigError("dataset.label_map is for other data: name its classes with dataset.classes.")
@@ -249,11 +174,12 @@ class Synapse(MedicalDataset):
             mapping = LABEL_ORDERS[label_order]
         else:
             mapping = check_label_map(label_map, len(classes))
-        kind = _slices if split == "train" else _stacks if as_slices else _volumes
+        slices = split == "train" and not volumes
+        kind = _slices if slices else _stacks if as_slices else _volumes
         super().__init__(
             kind(paths, mapping),
             classes or SYNAPSE_CLASSES,
-            self.transform_from({"transform": transform}) if split == "train" else None,
+            self.transform_from({"transform": transform}) if slices else None,
         )
 
     @classmethod
@@ -293,6 +219,7 @@ class ACDC(MedicalDataset):
         transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
         protocol: ``"validation"`` (the default) chooses by the split made for it; ``"published"`` gives the test
             volumes for ``split="val"``, which is what MSVM-UNet's published figures were chosen by.
+        volumes: Volumes for ``split="train"``, too.
 
     Raises:
         ConfigError: An option is none of its values.
@@ -305,9 +232,10 @@ class ACDC(MedicalDataset):
         split: str = "train",
         transform: Mapping[str, Any] | None = None,
         protocol: str = "validation",
+        volumes: bool = False,
     ):
-        _check_choice("split", split, ("train", "val", "test"))
-        _check_choice("protocol", protocol, PROTOCOLS)
+        check_choice("split", split, ("train", "val", "test"))
+        check_choice("protocol", protocol, PROTOCOLS)
         base = find_root(root, "VSSM_ACDC", "data/acdc")
         name = {"train": "train", "test": "test", "val": "valid" if protocol == "validation" else "test"}[split]
         folder = base / name
@@ -319,11 +247,10 @@ class ACDC(MedicalDataset):
             paths = [_with_suffix(folder / entry) for entry in listed]
             require_all(paths, f"the list {name}.txt of '{base}'")
         mapping = {number: number for number in range(len(ACDC_CLASSES))}
-        kind = _slices if name == "train" else _stacks if name == "valid" else _volumes
+        slices = name == "train" and not volumes
+        kind = _slices if slices else _volumes if name == "test" else _stacks
         super().__init__(
-            kind(paths, mapping),
-            ACDC_CLASSES,
-            self.transform_from({"transform": transform}) if split == "train" else None,
+            kind(paths, mapping), ACDC_CLASSES, self.transform_from({"transform": transform}) if slices else None
         )
 
     @classmethod
@@ -383,8 +310,8 @@ class ISIC(MedicalDataset):
         transform: Mapping[str, Any] | None = None,
         protocol: str = "validation",
     ):
-        _check_choice("split", split, ("train", "val", "test"))
-        _check_choice("protocol", protocol, PROTOCOLS)
+        check_choice("split", split, ("train", "val", "test"))
+        check_choice("protocol", protocol, PROTOCOLS)
         base = find_root(root, "VSSM_ISIC", "data/isic")
         from_train = split == "train" or (split == "val" and protocol == "validation")
         folder = base / ("train" if from_train else "val")
@@ -405,102 +332,3 @@ def _read_skin(image: Path, mask: Path) -> Read:
     if pixels.shape[:2] != truth.shape:
         raise DataError(f"The image '{image}' is {pixels.shape[:2]} pixels, but its mask '{mask}' {truth.shape}.")
     return pixels, truth, None
-
-
-def read_nifti_pair(
-    image_path: Path,
-    label_path: Path,
-    mapping: Mapping[int, int],
-    axis: int = 2,
-    window: Sequence[float] | str | None = None,
-) -> Read:
-    """Read an image and its label as slices, see :func:`~vssm.medical.nifti.to_slices`.
-
-    Raises:
-        DataError: A file cannot be read, or the two do not belong together.
-    """
-    volume, image = read_nifti(image_path)
-    truth, labelled = read_nifti_labels(label_path)
-    check_pair(volume, truth, f"{image_path}' with '{label_path}")
-    if not np.allclose(image.affine, labelled.affine, atol=1e-2):
-        raise DataError(f"'{image_path}' and '{label_path}' have different affines, so they do not lie on each other.")
-    pixels = window_intensities(to_slices(volume, image, axis), window)
-    label = remap(to_slices(truth, image, axis), mapping, str(label_path))
-    return pixels, label, slice_spacing(image, axis)
-
-
-def _slice_of(pixels: np.ndarray, label: np.ndarray, number: int) -> Read:
-    return pixels[number], label[number], None
-
-
-@DATASETS.register_module()
-class NiftiFolder(MedicalDataset):
-    """Folders of NIfTI volumes and their label volumes, paired by name: ``root/split/{images,labels}/*.nii.gz``.
-
-    To train, all volumes are read into memory once; large data sets are better turned into slices first
-    (``vssm prepare synapse-nifti``).
-
-    Args:
-        root: The folder. None: the environment variable ``env``, else ``default_root``.
-        split: Name of the folder in ``root``; ``"train"`` gives slices, all others volumes.
-        classes: Names of the classes, the background first.
-        label_map: Class of each number in the files; None: the numbers are the classes.
-        ids: Names of the volumes to use, without suffix; None: all.
-        axis: Across which to cut: 0 sagittal, 1 coronal, 2 axial, whatever the orientation of the files.
-        window: Intensities (low, high) that become 0 and 1, ``"extremes"`` or None, see
-            :func:`~vssm.medical.nifti.window_intensities`.
-        transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
-        images: Name of the images' folder.
-        labels: Name of the labels' folder.
-        env: Environment variable that holds the root where the config does not say it.
-        default_root: The root where neither says it.
-
-    Raises:
-        DataError: A folder, one of a pair, or a volume in ``ids`` is missing; to train also whatever is wrong inside a
-            file.
-    """
-
-    def __init__(
-        self,
-        root: str | None = None,
-        split: str = "train",
-        classes: Sequence[str] = ("background", "foreground"),
-        label_map: Mapping[int, int] | None = None,
-        ids: Sequence[str] | None = None,
-        axis: int = 2,
-        window: Sequence[float] | str | None = None,
-        transform: Mapping[str, Any] | None = None,
-        images: str = "images",
-        labels: str = "labels",
-        env: str = "VSSM_NIFTI",
-        default_root: str = "data/nifti",
-    ):
-        _check_choice("axis", axis, (0, 1, 2))
-        folder = find_root(root, env, default_root) / split
-        pairs = pair_files(folder / images, folder / labels, NIFTI_SUFFIXES)
-        cases = {re.sub(r"_0000$", "", stem(image)): (image, label) for image, label in pairs}
-        if ids is not None:
-            absent = [name for name in ids if name not in cases]
-            if absent:
-                raise DataError(f"'{folder / images}' lacks {len(absent)} of dataset.ids: {', '.join(absent[:5])}.")
-            cases = {name: cases[name] for name in ids}
-        mapping = check_label_map(label_map, len(classes))
-        readers = {
-            name: partial(read_nifti_pair, image, label, mapping, axis, window)
-            for name, (image, label) in cases.items()
-        }
-        if split == "train":
-            stacks = all_or_none(lambda read: read(), readers.values())
-            items = [
-                Item(f"{name}_{number}", partial(_slice_of, pixels, label, number))
-                for name, (pixels, label, _) in zip(readers, stacks, strict=True)
-                for number in range(len(pixels))
-            ]
-        else:
-            items = [Item(name, read) for name, read in readers.items()]
-        super().__init__(items, classes, self.transform_from({"transform": transform}) if split == "train" else None)
-
-    @classmethod
-    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """See MedicalDataset."""
-        return {"axis": cfg.get("axis", 2), "window": cfg.get("window")}

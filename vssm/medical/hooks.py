@@ -144,8 +144,9 @@ class OverlayHook(Hook):
             self.drawn += 1
             columns = {"truth": output["label"], "prediction": output["prediction"]}
             case = output["meta"]["case"]
+            pixels = np.asarray(image)
             plot_overlays(
-                np.asarray(image),
+                pixels[0] if pixels.ndim == 4 else pixels,  # the first of several channels
                 columns,
                 runner.test_dataloader.dataset.metainfo["classes"],
                 Path(runner.work_dir) / f"{case}.png",

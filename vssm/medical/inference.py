@@ -49,15 +49,12 @@ def predict_volume(
     return labels
 
 
-class _Volumes:
-    """The evaluation of volumes, for both loops below."""
+class VolumeLoop:
+    """The evaluation of volumes, for loops of validation and of tests; a subclass says how a volume is predicted."""
 
-    def __init__(
-        self, *args: Any, size: int = 224, mean: float = 0.0, std: float = 1.0, slices: int = 8, **kwargs: Any
-    ):
-        super().__init__(*args, **kwargs)
-        self.transform = SliceTransform(size, mean=mean, std=std)
-        self.slices = slices
+    def predict(self, model: nn.Module, volume: Tensor) -> np.ndarray:
+        """Give the class numbers (D, H, W) of a volume."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: Mapping[str, Sequence]) -> None:
@@ -68,19 +65,34 @@ class _Volumes:
         outputs = []
         for image, label, meta in zip(data_batch["image"], data_batch["label"], data_batch["meta"], strict=True):
             with autocast(enabled=self.fp16):
-                prediction = predict_volume(model, image, self.transform, self.slices)
+                prediction = self.predict(model, image)
             outputs.append({"prediction": prediction, "label": np.asarray(label), "meta": meta})
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
         self.runner.call_hook(f"after_{kind}_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
 
+class _Slices(VolumeLoop):
+    """Slice by slice, for both loops below."""
+
+    def __init__(
+        self, *args: Any, size: int = 224, mean: float = 0.0, std: float = 1.0, slices: int = 8, **kwargs: Any
+    ):
+        super().__init__(*args, **kwargs)
+        self.transform = SliceTransform(size, mean=mean, std=std)
+        self.slices = slices
+
+    def predict(self, model: nn.Module, volume: Tensor) -> np.ndarray:
+        """See :func:`predict_volume`."""
+        return predict_volume(model, volume, self.transform, self.slices)
+
+
 @LOOPS.register_module()
-class VolumeValLoop(_Volumes, ValLoop):
+class VolumeValLoop(_Slices, ValLoop):
     """Validate on volumes; arguments as :class:`VolumeTestLoop`."""
 
 
 @LOOPS.register_module()
-class VolumeTestLoop(_Volumes, TestLoop):
+class VolumeTestLoop(_Slices, TestLoop):
     """Test on volumes, see :func:`predict_volume`.
 
     A batch of the data loader (``collate_fn=dict(type="list_collate")``) is a list of volumes.

@@ -51,12 +51,58 @@ def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tupl
     lonely = [str(found[0][name]) for name in found[0] if name not in found[1]]
     lonely += [str(found[1][name]) for name in found[1] if name not in found[0]]
     if lonely:
-        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
-        raise DataError(
-            f"{len(lonely)} files in '{images}' and '{labels}' have no partner of the same name: "
-            f"{', '.join(lonely[:5])}{more}."
-        )
+        raise DataError(_without_partner(lonely, images, labels))
     return [(found[0][name], found[1][name]) for name in sorted(found[0])]
+
+
+def pair_channels(images: Path, labels: Path, suffixes: Sequence[str]) -> dict[str, tuple[list[Path], Path]]:
+    """Pair volumes of one or several channels with their labels by name.
+
+    Args:
+        images: Folder of the images. The channels of a case are ``<case>_0000``, ``<case>_0001`` and so on, as nnU-Net
+            names them; one channel may go without the number.
+        labels: Folder of the labels, ``<case>``; ``_segmentation``, ``_mask`` or ``_label`` at the end is ignored.
+        suffixes: Of files that count, in lower case; see :func:`list_files`.
+
+    Returns:
+        Of each case, sorted by name, the files of its channels and of its labels.
+
+    Raises:
+        DataError: A folder is missing or empty, one of a pair or a channel is, two files are of one case and channel,
+            or not all cases have as many channels.
+    """
+    truth = by_name(list_files(labels, suffixes), lambda path: re.sub(r"_(segmentation|mask|label)$", "", stem(path)))
+    found: dict[str, dict[int, Path]] = {}
+    for name, path in by_name(list_files(images, suffixes)).items():
+        numbered = None if name in truth else re.fullmatch(r"(.*)_(\d{4})", name)
+        case, channel = (numbered[1], int(numbered[2])) if numbered and numbered[1] in truth else (name, 0)
+        channels = found.setdefault(case, {})
+        if channel in channels:
+            raise DataError(f"'{channels[channel]}' and '{path.name}' are two files of the same case, '{case}'.")
+        channels[channel] = path
+    if not found:
+        raise DataError(f"The folder '{images}' holds no file with the suffix {' or '.join(suffixes)}.")
+    lonely = [str(path) for case in found if case not in truth for path in found[case].values()]
+    lonely += [str(truth[case]) for case in truth if case not in found]
+    if lonely:
+        raise DataError(_without_partner(lonely, images, labels))
+    most = 1 + max(max(channels) for channels in found.values())
+    for case in sorted(found):
+        absent = [number for number in range(most) if number not in found[case]]
+        if absent:
+            raise DataError(
+                f"The case '{case}' in '{images}' lacks channel {absent[0]}, the file '{case}_{absent[0]:04d}'; all "
+                f"cases need the {most} channels that are there."
+            )
+    return {case: ([found[case][number] for number in range(most)], truth[case]) for case in sorted(found)}
+
+
+def _without_partner(lonely: Sequence[str], images: Path, labels: Path) -> str:
+    more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
+    return (
+        f"{len(lonely)} files in '{images}' and '{labels}' have no partner of the same name: "
+        f"{', '.join(lonely[:5])}{more}."
+    )
 
 
 def by_name(paths: Sequence[Path], name: Callable[[Path], str] = stem) -> dict[str, Path]:

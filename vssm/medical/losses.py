@@ -1,6 +1,6 @@
 """The losses of the published recipes, made of MONAI's.
 
-Shapes: B images, K classes, H x W pixels.
+Shapes: B images, K classes, H x W pixels; or D x H x W voxels.
 """
 
 from mmengine.registry import MODELS

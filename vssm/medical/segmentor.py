@@ -66,6 +66,8 @@ def create_network(name: str = "create_unet", **options: Any) -> UNet:
 class UNetSegmentor(BaseModel):
     """A segmentation network that mmengine can train. Shapes: B images, C channels, H x W pixels, K classes.
 
+    Networks of volumes (``spatial_dims=3``) take (B, C, D, H, W) in place of (B, C, H, W), and give alike.
+
     Args:
         network: Arguments of :func:`create_network`: ``dict(name="msvm_unet_tiny", num_classes=9)``, or
             ``dict(decoder="unet", encoder="resnet18", num_classes=9)``.

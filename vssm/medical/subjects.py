@@ -9,11 +9,11 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor
 
-from ..engine.config import image_size, test_data
+from ..engine.config import ConfigError, image_size, test_data
 from ..profiling.subjects import Subject as CountedSubject
 from ..profiling.subjects import outline_of
 from ..viz.subject import Subject, load_run, name_of
-from .predict import slice_transform
+from .predict import slice_transform, window_options
 
 __all__ = ["counted_subject", "seen_subject"]
 
@@ -25,7 +25,9 @@ def counted_subject(cfg: Config, name: str) -> CountedSubject:
         ConfigError: The model cannot be built.
     """
     network = outline_of(cfg).model
-    return CountedSubject(name, network, (network.in_chans, *(image_size(cfg) or (224, 224))))
+    windows = window_options(cfg)
+    size = (image_size(cfg) or (224, 224)) if windows is None else tuple(windows["patch"])
+    return CountedSubject(name, network, (network.in_chans, *size))
 
 
 def seen_subject(cfg: Config, checkpoint: str | os.PathLike | None = None, device: str = "cpu") -> Subject:
@@ -37,9 +39,12 @@ def seen_subject(cfg: Config, checkpoint: str | os.PathLike | None = None, devic
         device: Where to run.
 
     Raises:
-        ConfigError: The model cannot be built, or the config does not say how images are prepared.
+        ConfigError: The model cannot be built, the config does not say how images are prepared, or the run is one on
+            volumes in windows.
         CheckpointError: The checkpoint cannot be read, or is of another model.
     """
+    if window_options(cfg) is not None:
+        raise ConfigError("The pictures of networks are of images, but this run's network takes volumes.")
     model, classes = load_run(cfg, checkpoint, device)
     kind, dataset = test_data(cfg)
     transform = slice_transform(cfg) or kind.transform_from(dataset)

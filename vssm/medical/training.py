@@ -14,7 +14,9 @@ from .hooks import FreezeEncoderHook, OrganTableHook, OverlayHook, TrainLossHook
 from .inference import VolumeTestLoop, VolumeValLoop, predict_volume  # noqa: E402
 from .losses import BCEDiceLoss, CEDiceLoss  # noqa: E402
 from .metrics import PooledMetric, VolumeMetric  # noqa: E402
+from .patches import VolumePatches  # noqa: E402
 from .segmentor import UNetSegmentor  # noqa: E402
+from .windows import WindowTestLoop, WindowValLoop, predict_windows  # noqa: E402
 
 __all__ = [
     "ACDC",
@@ -31,7 +33,11 @@ __all__ = [
     "TrainLossHook",
     "UNetSegmentor",
     "VolumeMetric",
+    "VolumePatches",
     "VolumeTestLoop",
     "VolumeValLoop",
+    "WindowTestLoop",
+    "WindowValLoop",
     "predict_volume",
+    "predict_windows",
 ]

@@ -12,12 +12,16 @@ from torch import Tensor
 from .._errors import did_you_mean
 from ..layers import check_images
 from ..models import Backbone
-from .decoders import MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder
+from .decoders import MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder, VolumeDecoder
 from .encoders import create_encoder
+from .volume_encoders import create_volume_encoder
 
-__all__ = ["DECODERS", "UNet", "create_unet"]
+__all__ = ["DECODERS", "UNet", "VolumeUNet", "create_unet"]
 
 DECODERS: dict[str, type[nn.Module]] = {"unet": UNetDecoder, "msvm": MSVMDecoder, "vm": VMDecoder, "mhs": MHSDecoder}
+VOLUME_DECODERS: dict[str, type[nn.Module]] = {"unet": VolumeDecoder}
+# Where none is named, by the number of dimensions.
+DEFAULT_ENCODERS = {2: "vmamba_tiny_s1l8", 3: "vmamba3d_tiny"}
 ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {
     None: nn.Identity,
     "sigmoid": nn.Sigmoid,
@@ -42,6 +46,8 @@ class UNet(nn.Module):
         ValueError: an unknown activation, or no class.
     """
 
+    spatial_dims = 2
+
     def __init__(self, encoder: Any, decoder: Any, num_classes: int, in_chans: int = 3, activation: str | None = None):
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -50,10 +56,11 @@ class UNet(nn.Module):
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.in_chans = in_chans
         self.num_classes = num_classes
-        self.stride: int = encoder.reductions[-1]
+        self.stride: Any = encoder.reductions[-1]
         self.encoder = encoder
         self.decoder = decoder
-        self.head = nn.Conv2d(decoder.out_channels, num_classes, 1)
+        conv = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
+        self.head = conv(decoder.out_channels, num_classes, 1)
         self.activation = ACTIVATIONS[activation]()
 
     def prepare(self, x: Tensor) -> Tensor:
@@ -95,28 +102,74 @@ class UNet(nn.Module):
         return self.activation(x[:, :, :height, :width])
 
 
+class VolumeUNet(UNet):
+    """Volumes (B, in_chans, D, H, W) of any size to logits (B, num_classes, D, H, W).
+
+    Sizes that are no multiple of the encoder's coarsest stride are padded behind by repeating the last voxels, and the
+    logits cropped.
+
+    Args:
+        encoder: volumes to a list of maps, see `vssm.medical.volume_encoders`.
+        decoder: maps to one map of the volume's resolution.
+        num_classes: outputs at each voxel.
+        in_chans: channels that the encoder takes.
+        activation: None for logits, "sigmoid" or "softmax" (over the classes) for probabilities.
+
+    Raises:
+        ValueError: an unknown activation, or no class.
+    """
+
+    spatial_dims = 3
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The volume as the encoder takes it: its size padded.
+
+        Raises:
+            ValueError: not (B, in_chans, D, H, W), or a volume without voxels.
+        """
+        if x.ndim != 5 or x.shape[1] != self.in_chans or 0 in x.shape[1:]:
+            raise ValueError(
+                f"{type(self).__name__} takes volumes (B, {self.in_chans}, D, H, W), got {tuple(x.shape)}"
+                f"{'; images have no spatial_dims=3' if x.ndim == 4 else ''}"
+            )
+        missing = [-size % step for size, step in zip(x.shape[2:], self.stride, strict=True)]
+        pads = [pad for behind in reversed(missing) for pad in (0, behind)]
+        return F.pad(x, pads, mode="replicate") if any(missing) else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, D, H, W) to (B, num_classes, D, H, W)."""
+        depth, height, width = x.shape[-3:]
+        x = self.head(self.decoder(self.encoder(self.prepare(x))))
+        return self.activation(x[:, :, :depth, :height, :width])
+
+
 def create_unet(
     decoder: str = "unet",
-    encoder: str = "vmamba_tiny_s1l8",
+    encoder: str | None = None,
     num_classes: int = 1,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     pretrained: bool | str | PathLike = False,
     activation: str | None = None,
     skip_stage_inputs: bool = False,
     encoder_options: Mapping[str, Any] | None = None,
+    spatial_dims: int = 2,
     **decoder_options: Any,
 ) -> UNet:
-    """Any backbone under any decoder.
+    """Any backbone under any decoder, for images or for volumes.
 
     Args:
-        decoder: "unet" (convolutions), "msvm" (MSVM-UNet), "vm" (VM-UNet) or "mhs" (MHS-UNet).
-        encoder: a name from timm's registry, of this package or of timm.
+        decoder: "unet" (convolutions), "msvm" (MSVM-UNet), "vm" (VM-UNet) or "mhs" (MHS-UNet); for volumes "unet"
+            (MONAI's blocks).
+        encoder: a name from timm's registry, of this package or of timm, "vmamba_tiny_s1l8" by default; for volumes one
+            of `vssm.medical.volume_encoders`, "vmamba3d_tiny" by default.
         num_classes: outputs at each pixel.
-        in_chans: channels of the image; images of one channel also fit 3.
-        pretrained: True for the encoder's published ImageNet weights, or a file with them.
+        in_chans: channels of the image, by default 3, which images of one channel also fit; of volumes, by default 1.
+        pretrained: True for the encoder's published ImageNet weights, or a file with them; for volumes only a file.
         activation: None for logits, "sigmoid" or "softmax" for probabilities.
-        skip_stage_inputs: the skips are the inputs of the encoder's stages, not their outputs.
-        encoder_options: more arguments of ``timm.create_model``, such as ``drop_path_rate``.
+        skip_stage_inputs: the skips are the inputs of the encoder's stages, not their outputs; not for volumes.
+        encoder_options: more arguments of ``timm.create_model``, such as ``drop_path_rate``; of volumes' encoders, such
+            as ``strides``.
+        spatial_dims: 2 for images (B, C, H, W), 3 for volumes (B, C, D, H, W).
         **decoder_options: arguments of the decoder's class, such as ``drop_path_rate``.
 
     Returns:
@@ -124,21 +177,40 @@ def create_unet(
 
     Raises:
         ValueError: an unknown name or option, weights that do not fit, or a backbone without such maps.
+        MissingExtraError: a network of volumes without MONAI.
 
     Example:
         >>> net = create_unet("msvm", "vmamba_pico", num_classes=4)
         >>> net(torch.randn(2, 1, 75, 101)).shape
         torch.Size([2, 4, 75, 101])
+        >>> net = create_unet(encoder="vmamba3d_pico", num_classes=4, spatial_dims=3)
+        >>> net(torch.randn(1, 1, 20, 33, 30)).shape
+        torch.Size([1, 4, 20, 33, 30])
     """
-    if decoder not in DECODERS:
+    if spatial_dims not in DEFAULT_ENCODERS:
+        raise ValueError(f"spatial_dims must be 2 (images) or 3 (volumes), got {spatial_dims!r}")
+    volumes = spatial_dims == 3
+    decoders = VOLUME_DECODERS if volumes else DECODERS
+    if decoder not in decoders:
         raise ValueError(
-            f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}{did_you_mean(decoder, DECODERS)}"
+            f"decoder must be one of {', '.join(decoders)}{' for volumes' if volumes else ''}, got {decoder!r}"
+            f"{did_you_mean(decoder, decoders)}"
         )
-    backbone = create_encoder(encoder, in_chans, pretrained, skip_stage_inputs, encoder_options)
+    encoder = encoder or DEFAULT_ENCODERS[spatial_dims]
+    in_chans = in_chans or (1 if volumes else 3)
+    backbone: Any
+    if volumes:
+        if skip_stage_inputs:
+            raise ValueError(
+                "skip_stage_inputs is for images: the encoders of volumes give the outputs of their stages"
+            )
+        backbone = create_volume_encoder(encoder, in_chans, pretrained, encoder_options)
+    else:
+        backbone = create_encoder(encoder, in_chans, pretrained, skip_stage_inputs, encoder_options)
     try:
-        head = DECODERS[decoder](backbone.channels, backbone.reductions, **decoder_options)
+        head = decoders[decoder](backbone.channels, backbone.reductions, **decoder_options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         raise ValueError(f"the decoder '{decoder}' does not take all of {sorted(decoder_options)}: {error}") from error
-    return UNet(backbone, head, num_classes, in_chans, activation)
+    return (VolumeUNet if volumes else UNet)(backbone, head, num_classes, in_chans, activation)

@@ -11,7 +11,7 @@ __all__ = ["Label"]
 
 
 class Label(Task):
-    """Label NIfTI volumes, slice by slice, and images with the U-shaped networks."""
+    """Label NIfTI volumes, slice by slice or in windows, and images with the U-shaped networks."""
 
     name = "label volumes"
     models = frozenset({"UNetSegmentor"})

@@ -19,8 +19,8 @@ from ..profiling.subjects import count_subject, find_subjects
 
 __all__ = ["Cost", "classifier_cost", "dense_cost", "disagreement", "like", "network_cost", "network_of", "recipes"]
 
-# The configs of small sets made here: nothing was published for them.
-_OWN = ("_digits", "_mni152")
+# The configs of small sets made here, and of networks of volumes of ours: nothing was published for them.
+_OWN = ("_digits", "_mni152", "_volumes")
 # The data sets of most configs.
 _USUAL = ("coco", "ade20k")
 

@@ -8,5 +8,6 @@ that gives one map more than it has stages (`StageInputEncoder`) ends with the b
 from .msvm import MSVMDecoder
 from .unet import UNetDecoder
 from .vm import MHSDecoder, VMDecoder
+from .volume import VolumeDecoder
 
-__all__ = ["MHSDecoder", "MSVMDecoder", "UNetDecoder", "VMDecoder"]
+__all__ = ["MHSDecoder", "MSVMDecoder", "UNetDecoder", "VMDecoder", "VolumeDecoder"]

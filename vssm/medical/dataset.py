@@ -1,0 +1,103 @@
+"""What the data sets of medical images share: items that are read, and what becomes of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import FUNCTIONS
+from torch.utils.data import Dataset
+
+from .._errors import DataError
+from ..engine.config import ConfigError
+from .transforms import SliceTransform, build_transform
+
+__all__ = ["Item", "MedicalDataset", "Read", "check_choice", "list_collate"]
+
+Read = tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One slice, image or volume of a data set.
+
+    Attributes:
+        case: Its name in tables.
+        read: Gives image, label and the size of a voxel; no lambda, because data workers may have to pickle it.
+    """
+
+    case: str
+    read: Callable[[], Read]
+
+
+def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
+    """Refuse a value of an option that is none of those known.
+
+    Raises:
+        ConfigError: As above.
+    """
+    if value not in known:
+        raise ConfigError(f"dataset.{name} is one of {tuple(known)}, not '{value}'.")
+
+
+@FUNCTIONS.register_module()
+def list_collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """Batch volumes of any size: a list for each key.
+
+    mmengine's collate functions reach into tuples and dicts.
+    """
+    return {key: [sample[key] for sample in samples] for key in samples[0]}
+
+
+class MedicalDataset(Dataset):
+    """Items of a data set, as slices or as volumes.
+
+    Args:
+        items: Slices, or volumes.
+        classes: Names of the classes, the background first.
+        transform: What turns a slice and its label into tensors; None: the items are volumes and stay as they are.
+    """
+
+    transform_kind: type = SliceTransform
+
+    def __init__(self, items: Sequence[Item], classes: Sequence[str], transform: Any = None):
+        self.items = list(items)
+        if not self.items:
+            raise DataError(f"The data set {type(self).__name__} has no samples.")
+        self.metainfo = {"classes": tuple(classes)}
+        self.transform = transform
+
+    @classmethod
+    def transform_from(cls, cfg: Mapping[str, Any]) -> Any:
+        """Return the transform of a data set's config, without looking at the data.
+
+        Raises:
+            ConfigError: An option of ``cfg["transform"]`` is unknown.
+        """
+        return build_transform(cls.transform_kind, cfg.get("transform"))
+
+    @classmethod
+    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how NIfTI volumes become like its own: ``axis`` and ``window``, see NiftiFolder."""
+        return {"axis": 2, "window": None}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one sample.
+
+        Raises:
+            DataError: A file cannot be read, or does not hold what it should; the message names it.
+        """
+        item = self.items[index]
+        image, label, spacing = item.read()
+        if self.transform is None:
+            volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+            truth = torch.from_numpy(np.ascontiguousarray(label))
+            return {"image": volume, "label": truth, "meta": {"case": item.case, "spacing": spacing}}
+        # Drawn from torch, which EpochSeedHook and torch's data workers seed.
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        image, label = self.transform(image, label, rng)
+        return {"image": image, "label": label, "meta": {"case": item.case}}

@@ -1,0 +1,149 @@
+"""Folders of NIfTI volumes as a data set."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.registry import DATASETS
+
+from .._errors import DataError
+from ..engine.config import ConfigError
+from .dataset import Item, MedicalDataset, Read, check_choice
+from .files import NIFTI_SUFFIXES, all_or_none, check_pair, read_nifti, read_nifti_labels
+from .labels import check_label_map, remap
+from .listing import find_root, pair_channels
+from .nifti import slice_spacing, to_slices, window_intensities
+
+__all__ = ["NiftiFolder", "read_nifti_channels", "read_nifti_pair"]
+
+
+def read_nifti_pair(
+    image_path: Path,
+    label_path: Path,
+    mapping: Mapping[int, int],
+    axis: int = 2,
+    window: Sequence[float] | str | None = None,
+) -> Read:
+    """Read an image and its label as slices, see :func:`~vssm.medical.nifti.to_slices`.
+
+    Raises:
+        DataError: A file cannot be read, or the two do not belong together.
+    """
+    volume, image = read_nifti(image_path)
+    truth, labelled = read_nifti_labels(label_path)
+    check_pair(volume, truth, f"{image_path}' with '{label_path}")
+    if not np.allclose(image.affine, labelled.affine, atol=1e-2):
+        raise DataError(f"'{image_path}' and '{label_path}' have different affines, so they do not lie on each other.")
+    pixels = window_intensities(to_slices(volume, image, axis), window)
+    label = remap(to_slices(truth, image, axis), mapping, str(label_path))
+    return pixels, label, slice_spacing(image, axis)
+
+
+def read_nifti_channels(
+    image_paths: Sequence[Path],
+    label_path: Path,
+    mapping: Mapping[int, int],
+    axis: int = 2,
+    window: Sequence[float] | str | None = None,
+) -> Read:
+    """Read an image of several channels and its label: (C, D, H, W) and (D, H, W); see :func:`read_nifti_pair`.
+
+    Raises:
+        DataError: A file cannot be read, or they do not belong together.
+    """
+    reads = [read_nifti_pair(path, label_path, mapping, axis, window) for path in image_paths]
+    return np.stack([pixels for pixels, _, _ in reads]), *reads[0][1:]
+
+
+def _slice_of(pixels: np.ndarray, label: np.ndarray, number: int) -> Read:
+    return pixels[number], label[number], None
+
+
+@DATASETS.register_module()
+class NiftiFolder(MedicalDataset):
+    """Folders of NIfTI volumes and their label volumes, paired by name: ``root/split/{images,labels}/*.nii.gz``.
+
+    An image of several channels has a file for each, ``<case>_0000.nii.gz``, ``<case>_0001.nii.gz`` and so on, as
+    nnU-Net names them; such volumes are (C, D, H, W), and networks of volumes take them. nnU-Net's own folders are read
+    by ``split="."``, ``images="imagesTr"`` and ``labels="labelsTr"``, with ``volumes=True``.
+
+    To train on slices, all volumes are read into memory once; large data sets are better turned into slices first
+    (``vssm prepare synapse-nifti``).
+
+    Args:
+        root: The folder. None: the environment variable ``env``, else ``default_root``.
+        split: Name of the folder in ``root``; ``"train"`` gives slices, all others volumes.
+        classes: Names of the classes, the background first.
+        label_map: Class of each number in the files; None: the numbers are the classes.
+        ids: Names of the volumes to use, without suffix; None: all.
+        axis: Across which to cut: 0 sagittal, 1 coronal, 2 axial, whatever the orientation of the files.
+        window: Intensities (low, high) that become 0 and 1, ``"extremes"`` or None, see
+            :func:`~vssm.medical.nifti.window_intensities`.
+        transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
+        images: Name of the images' folder.
+        labels: Name of the labels' folder.
+        env: Environment variable that holds the root where the config does not say it.
+        default_root: The root where neither says it.
+        volumes: Volumes for ``split="train"``, too.
+
+    Raises:
+        ConfigError: An option is none of its values, or slices are wanted of several channels.
+        DataError: A folder, one of a pair, a channel, or a volume in ``ids`` is missing; to train on slices also
+            whatever is wrong inside a file.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split: str = "train",
+        classes: Sequence[str] = ("background", "foreground"),
+        label_map: Mapping[int, int] | None = None,
+        ids: Sequence[str] | None = None,
+        axis: int = 2,
+        window: Sequence[float] | str | None = None,
+        transform: Mapping[str, Any] | None = None,
+        images: str = "images",
+        labels: str = "labels",
+        env: str = "VSSM_NIFTI",
+        default_root: str = "data/nifti",
+        volumes: bool = False,
+    ):
+        check_choice("axis", axis, (0, 1, 2))
+        folder = find_root(root, env, default_root) / split
+        cases = pair_channels(folder / images, folder / labels, NIFTI_SUFFIXES)
+        if ids is not None:
+            absent = [name for name in ids if name not in cases]
+            if absent:
+                raise DataError(f"'{folder / images}' lacks {len(absent)} of dataset.ids: {', '.join(absent[:5])}.")
+            cases = {name: cases[name] for name in ids}
+        mapping = check_label_map(label_map, len(classes))
+        slices = split == "train" and not volumes
+        channels = max((len(files) for files, _ in cases.values()), default=1)
+        if slices and channels > 1:
+            raise ConfigError(
+                f"'{folder / images}' holds volumes of {channels} channels, of which slices are not made: train a "
+                "network of volumes on them, with volumes=True in the data set of a VolumePatches."
+            )
+        readers = {
+            name: partial(read_nifti_pair, files[0], label, mapping, axis, window)
+            if channels == 1
+            else partial(read_nifti_channels, files, label, mapping, axis, window)
+            for name, (files, label) in cases.items()
+        }
+        if slices:
+            stacks = all_or_none(lambda read: read(), readers.values())
+            items = [
+                Item(f"{name}_{number}", partial(_slice_of, pixels, label, number))
+                for name, (pixels, label, _) in zip(readers, stacks, strict=True)
+                for number in range(len(pixels))
+            ]
+        else:
+            items = [Item(name, read) for name, read in readers.items()]
+        super().__init__(items, classes, self.transform_from({"transform": transform}) if slices else None)
+
+    @classmethod
+    def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """See MedicalDataset."""
+        return {"axis": cfg.get("axis", 2), "window": cfg.get("window")}
