@@ -19,6 +19,7 @@ if importlib.util.find_spec("vssm_kernels") is None:  # a checkout that is not i
 import neighborhood_attention  # noqa: E402, F401  (registers its benchmarks)
 import selective_scan  # noqa: E402, F401
 import selective_scan_2d  # noqa: E402, F401
+import volumes  # noqa: E402, F401
 from registry import BENCHMARKS, Benchmark  # noqa: E402
 
 from vssm_kernels import cpu  # noqa: E402

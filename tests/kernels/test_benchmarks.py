@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
 @pytest.fixture
 def run(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("peers", "registry", "run", "selective_scan", "selective_scan_2d", "neighborhood_attention")
+    names = ("peers", "registry", "run", "selective_scan", "selective_scan_2d", "neighborhood_attention", "volumes")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import run
@@ -63,6 +63,22 @@ def test_attention_in_windows(run):
     assert torch.allclose(built["dense with a mask fwd"]().transpose(1, 2).reshape(want.shape), want, atol=1e-5)
     assert built["with projections fwd"]().shape == built["Swin's window attention fwd"]().shape == (1, 7, 7, 16)
     assert "CUDA" in built["flex fwd"] and callable(built["torch bwd"])
+
+
+def test_volumes(run):
+    import volumes
+
+    built = volumes.build(2, torch.device("cpu"))
+    benchmarks = [benchmark for name, benchmark in run.BENCHMARKS.items() if name.startswith("volume")]
+    assert len(benchmarks) == 3
+    assert {name for b in benchmarks for ratio in b.ratios for name in (ratio.over, ratio.under)} == set(built)
+    assert built["attention fwd"]().shape == (1, 3, 8, 32)
+    if callable(built["scan fwd"]):
+        y, copies = built["scan fwd"](), built["scan of permuted copies fwd"]()
+        torch.testing.assert_close(y, copies, rtol=1e-4, atol=1e-5)
+        for mine, other in zip(built["scan fwd+bwd"]()[1], built["scan of permuted copies fwd+bwd"]()[1], strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    assert "64 times that of 32^3" in volumes.build(64, torch.device("cpu"))["attention fwd"]
 
 
 def test_a_limit_is_reported(run):

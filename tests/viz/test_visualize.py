@@ -96,6 +96,7 @@ def test_patterns_of_models():
     (pattern,) = patterns_of(["efficientvmamba_pico"]).values()
     assert {route.offset for (route,) in pattern} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert patterns_of(["spatialmamba_pico"]) == {"spatialmamba_pico: SpatialFusionSS2D": ((Route(),),)}
+    assert [len(pattern) for pattern in patterns_of(["volumes"]).values()] == [6, 3]
     with pytest.raises(UserError, match="'vssd_pico' scans along no routes"):
         patterns_of(["vssd_pico"])
 

@@ -11,6 +11,7 @@ from vssm._errors import UserError
 from vssm.engine import Digits, TimmClassifier, create_model
 from vssm.viz import (
     PATTERNS,
+    VOLUME_PATTERNS,
     effective_receptive_field,
     high_contribution_side,
     plot_learning_curves,
@@ -124,5 +125,8 @@ def test_every_pattern_is_drawn(tmp_path):
     # A stride that leaves no pixel of a map of one, and a map of one.
     assert plot_routes(tmp_path / "one.png", one, height=1, width=1).stat().st_size > 0
     assert plot_routes(tmp_path / "dot.png", {"row": (Route(),)}, height=1, width=1).stat().st_size > 0
+    assert plot_routes(tmp_path / "volumes.png", VOLUME_PATTERNS, height=2, width=3).stat().st_size > 0
+    with pytest.raises(UserError, match="over 4 dimensions cannot be drawn"):
+        plot_routes(tmp_path / "four.png", {"four": (Route(axes=(0, 1, 2, 3)),)})
     with pytest.raises(ValueError, match="needs a pattern and a map, got 0 patterns of 6 x 6"):
         plot_routes(tmp_path / "none.png", {})

@@ -132,7 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return sub
 
     sub = command("routes", _routes, "Scan routes over a map: a picture, or an animation as .gif.", "FILE")
-    sub.add_argument("names", nargs="*", metavar="NAME", help="families or models (default: every family)")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="families, models or volumes (default: every family)")
     sub.add_argument("--size", nargs="+", type=int, default=[6], metavar="N", help="side, or height and width (6)")
 
     sub = command("erf", _erf, "Effective receptive fields, models side by side.", "FILE")

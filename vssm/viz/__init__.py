@@ -10,10 +10,11 @@ from .features import class_activation, feature_maps, plot_activations
 from .plots import plot_predictions, plot_receptive_fields
 from .pruning import plot_pruning
 from .receptive_field import effective_receptive_field, high_contribution_side
-from .routes import PATTERNS, animate_routes, patterns_of, plot_routes, scan_sequences
+from .routes import PATTERNS, VOLUME_PATTERNS, animate_routes, patterns_of, plot_routes, scan_sequences
 
 __all__ = [
     "PATTERNS",
+    "VOLUME_PATTERNS",
     "FoundObject",
     "FrozenScan",
     "animate_routes",

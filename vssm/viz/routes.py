@@ -1,4 +1,4 @@
-"""Pictures of scan patterns: in which order the routes visit the pixels of a map."""
+"""Pictures of scan patterns: in which order the routes visit the pixels of a map, or the voxels of a volume."""
 
 import math
 import os
@@ -15,11 +15,11 @@ from vssm_kernels.routes import decode_routes, encode_routes
 from .. import scans
 from .._errors import UserError, did_you_mean
 from ..models import families
-from ..scans import MULTIHEAD_PATTERNS
+from ..scans import CROSS_3D, MULTIHEAD_PATTERNS, TRI_ORIENTED
 from .canvas import hide_axes, new_figure, save_figure, write_picture
 from .palette import FAINT, INK, WRONG
 
-__all__ = ["FAMILIES", "PATTERNS", "animate_routes", "patterns_of", "plot_routes", "scan_sequences"]
+__all__ = ["FAMILIES", "PATTERNS", "VOLUME_PATTERNS", "animate_routes", "patterns_of", "plot_routes", "scan_sequences"]
 
 # How many frames an animation may have, and how many colours, without the one that stands for "as before".
 _MOST_FRAMES, _COLOURS = 500, 96
@@ -54,6 +54,10 @@ _ROWS = _rows()
 # The families' patterns, one row of the picture each, and the rows of each family.
 PATTERNS = _ROWS[0]
 FAMILIES = _ROWS[1]
+# Those of `SS3D`; a volume is drawn as planes, one behind the other.
+VOLUME_PATTERNS = {"SS3D: six directions": CROSS_3D, "SS3D: three orientations (SegMamba)": TRI_ORIENTED}
+# Planes of such a volume, and how far each is to the right of the one before, and above it, in voxels.
+_DEPTH, _BEHIND = 3, 0.42
 
 
 def scan_sequences() -> dict[str, list[list[Route]]]:
@@ -73,7 +77,7 @@ def plot_routes(
     Args:
         path: The picture to write; its suffix chooses the format.
         patterns: Tuples of routes (or of joined routes, whose colours run on) by title.
-        height: Rows of the map.
+        height: Rows of the map. A volume has three such planes.
         width: Columns of the map.
 
     Returns:
@@ -81,7 +85,7 @@ def plot_routes(
 
     Raises:
         ValueError: There is no pattern, or the map has no pixel.
-        UserError: The suffix is no picture's, or the file cannot be written.
+        UserError: The suffix is no picture's, the file cannot be written, or routes are over four dimensions or more.
         MissingExtraError: Matplotlib is not installed.
     """
     figure, draw, steps = _lay_out(patterns, height, width)
@@ -155,8 +159,9 @@ def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[An
     """The figure without any walk, what draws the walks up to a number of steps, and the largest such number."""
     if not patterns or height < 1 or width < 1:
         raise ValueError(f"plot_routes needs a pattern and a map, got {len(patterns)} patterns of {height} x {width}")
-    grid = [(x, y) for y in range(height) for x in range(width)]
     rows = {title: _single_routes(pattern) for title, pattern in patterns.items()}
+    depth = _DEPTH if any(route.axes for row in rows.values() for route, _ in row) else 1
+    behind = _BEHIND * (depth - 1)
     # Two patterns side by side where there are several of at most four routes, as wide as the documentation's column.
     columns = max(len(row) for row in rows.values())
     beside = 2 if len(rows) > 1 and columns <= 4 else 1
@@ -164,13 +169,13 @@ def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[An
     side = 7.0 / (beside * columns) if beside > 1 else min(7.0 / columns, 1.6)
     titles = {title: textwrap.fill(title, 50 if beside > 1 else 80) for title in rows}
     lines = 1 + max(title.count("\n") for title in titles.values())
-    band_height = side * min(height / width, 3) + 0.15 + 0.15 * lines
+    band_height = side * min((height + behind) / (width + behind), 3) + 0.15 + 0.15 * lines
     figure = new_figure(max(side * columns * beside, 3.5), band_height * bands)
     walks: list[_Walk] = []
     places = figure.subfigures(bands, beside, squeeze=False).flat
     for band, (title, row) in zip(places, rows.items(), strict=False):
         band.suptitle(titles[title], x=0.02, ha="left", fontsize=8, color=INK)
-        orders = [[(int(p) % width, int(p) // width) for p in route_order(route, height, width)] for route, _ in row]
+        orders = [_places(route, height, width) for route, _ in row]
         panels = band.subplots(1, columns, squeeze=False)
         hide_axes(panels)
         for i, axes in enumerate(panels[0]):
@@ -181,8 +186,9 @@ def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[An
             joined = [len(points) for points, (_, other) in zip(orders, row, strict=True) if other == sequence]
             earlier = sum(1 for _, other in row[:i] if other == sequence)
             before = sum(joined[:earlier])
+            grid = _places(Route(axes=(0, 1, 2)) if row[i][0].axes else Route(), height, width)
             axes.scatter(*zip(*grid, strict=True), s=3, c=FAINT)
-            axes.set(xlim=(-0.7, width - 0.3), ylim=(height - 0.3, -0.7), aspect="equal")
+            axes.set(xlim=(-0.7, width + behind - 0.3), ylim=(height - 0.3, -0.7 - behind), aspect="equal")
             walks.append(_Walk(axes, orders[i], before, sum(joined)))
 
     def draw(step: int) -> None:
@@ -192,10 +198,22 @@ def _lay_out(patterns: Mapping[str, tuple], height: int, width: int) -> tuple[An
     return figure, draw, max((walk.before + len(walk.points) for walk in walks), default=1)
 
 
+def _places(route: Route, height: int, width: int) -> list[tuple[float, float]]:
+    """Where the pixels that a route visits are drawn, in order: (to the right, down)."""
+    if len(route.axes) > 3:
+        raise UserError(f"Routes over {len(route.axes)} dimensions cannot be drawn, those over two or three can.")
+    size = (_DEPTH, height, width) if len(route.axes) == 3 else (height, width)
+    places = []
+    for pixel in route_order(route, *size).tolist():
+        plane, place = divmod(pixel, height * width)
+        places.append((place % width + _BEHIND * plane, place // width - _BEHIND * plane))
+    return places
+
+
 class _Walk:
     """One route on its panel: a line from dark to light, a ring around its first pixel."""
 
-    def __init__(self, axes: Any, points: list[tuple[int, int]], before: int, total: int):
+    def __init__(self, axes: Any, points: list[tuple[float, float]], before: int, total: int):
         from matplotlib.collections import LineCollection
 
         self.points, self.before = points, before
@@ -220,7 +238,7 @@ def patterns_of(names: Sequence[str]) -> dict[str, tuple]:
     """Scan patterns by the names of families or of models.
 
     Args:
-        names: Keys of ``FAMILIES``, or names of timm's registry.
+        names: Keys of ``FAMILIES``, "volumes" for those of `SS3D`, or names of timm's registry.
 
     Returns:
         Patterns by title. A model has one for each different pattern of its mixers.
@@ -232,12 +250,17 @@ def patterns_of(names: Sequence[str]) -> dict[str, tuple]:
 
     patterns: dict[str, tuple] = {}
     for name in names:
+        if name == "volumes":
+            patterns |= VOLUME_PATTERNS
+            continue
         if name in FAMILIES:
             patterns |= {title: PATTERNS[title] for title in FAMILIES[name]}
             continue
         if not timm.is_model(name):
             near = did_you_mean(name, [*FAMILIES, *timm.list_models()])
-            raise UserError(f"'{name}' is no family ({', '.join(FAMILIES)}) and no model that timm knows{near}.")
+            raise UserError(
+                f"'{name}' is no family ({', '.join(FAMILIES)}), not volumes, and no model that timm knows{near}."
+            )
         model = timm.create_model(name)
         found = {}
         for module in model.modules():
