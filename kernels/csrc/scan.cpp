@@ -25,7 +25,7 @@ namespace vssm {
 namespace {
 
 // Raised whenever a signature or a meaning below changes; cpu.py refuses any other.
-constexpr int kAbiVersion = 2;
+constexpr int kAbiVersion = 3;
 
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
@@ -367,4 +367,18 @@ VSSM_EXPORT int vssm_scan_2d_bwd(const Scan2d *scan, const float *grad_y, float 
         add_sums(s, args.sums, slab, k.lanes, unit, grad_A, grad_D, grad_bias, grad_weight);
     };
     return !parallel(blocks, threads, 0, add);
+}
+
+// y is (batch, positions, channels). Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_mamba_fwd(const Mamba *mamba, float *y, int threads) {
+    const Kernels &k = kernels();
+    const Scan2d &s = *mamba->scan;
+    // Two tiles a thread, but no more than stay in the second-level cache. No result depends on how they are cut.
+    const int64_t share = (s.batch * s.positions + 2 * threads - 1) / (2 * threads);
+    const MambaTiles tiles{mamba, y, std::min<int64_t>(64, (share + 3) / 4 * 4)};
+    const auto inputs = [&](int64_t unit, void *scratch) { k.mamba_inputs(tiles, unit, scratch); };
+    const auto gate = [&](int64_t unit, void *) { k.mamba_gate(tiles, unit); };
+    const size_t scratch_bytes = mamba->taps * k.lanes * sizeof(float);
+    return !parallel(tiles.units(), threads, scratch_bytes, inputs) || vssm_scan_2d_fwd(mamba->scan, y, threads) ||
+           !parallel(tiles.units(), threads, 0, gate);
 }

@@ -76,6 +76,33 @@ struct Scan2d {
     bool simple(int64_t k) const { return first_route[k + 1] - first_route[k] == 1 && covers[first_route[k]]; }
 };
 
+// What a Mamba mixer does between its projections in and out: the causal convolutions, SiLU, the projection to step size, B
+// and C, the scan, the gate. Sequence 0 looks at earlier tokens, sequence 1 at later ones. Handed over by cpu_mamba.py, which
+// declares the same fields.
+struct Mamba {
+    const Scan2d *scan;        // of what is computed here: u, and dt, B and C side by side in `projected`
+    const float *xz;           // (batch, positions, 2 channels): the input, then that of the gate
+    int64_t taps;
+    const float *conv_weight;  // (sequences, channels, taps)
+    const float *conv_bias;    // (sequences, channels) or null
+    const float *projection;   // (sequences, rank + 2 states, channels)
+    float *u;                  // (batch, positions, sequences, channels)
+    float *projected;          // (batch, positions, sequences, rank + 2 states)
+    float scale;               // of the result
+
+    int64_t outputs() const { return scan->rank + 2 * scan->states; }
+};
+
+// Positions of one image are shared out in tiles of this many, a multiple of 4.
+struct MambaTiles {
+    const Mamba *mamba;
+    float *y;  // (batch, positions, channels)
+    int64_t tile;
+
+    int64_t per_image() const { return (mamba->scan->positions + tile - 1) / tile; }
+    int64_t units() const { return mamba->scan->batch * per_image(); }
+};
+
 struct Forward2d {
     const Scan2d *scan;
     bool by_route;  // y is (batch, positions, routes, channels), and a unit is one sequence; else summed over the routes
@@ -126,6 +153,8 @@ struct Kernels {
     int64_t (*backward_2d_units)(const Backward2d &);
     size_t (*backward_2d_scratch_bytes)(const Scan2d &);
     void (*backward_2d)(const Backward2d &, int64_t unit, void *scratch);
+    void (*mamba_inputs)(const MambaTiles &, int64_t unit, void *scratch);
+    void (*mamba_gate)(const MambaTiles &, int64_t unit);
 };
 
 extern const Kernels baseline_kernels;

@@ -1,6 +1,7 @@
 // The kernels of one instruction-set variant.
 #pragma once
 
+#include "mamba.h"
 #include "scan_line.h"
 #include "scan_map.h"
 
@@ -8,5 +9,5 @@
     {                                                                                                                   \
         name, kLanes, forward_units, forward_scratch_bytes, forward, backward_units, backward_scratch_bytes, backward,  \
             forward_2d_units, forward_2d_scratch_bytes, forward_2d, backward_2d_units, backward_2d_scratch_bytes,       \
-            backward_2d                                                                                                 \
+            backward_2d, mamba_inputs, mamba_gate                                                                       \
     }

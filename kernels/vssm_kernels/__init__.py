@@ -6,6 +6,7 @@ from .flops import neighborhood_attention_macs, selective_scan_2d_flops, selecti
 from .functional import decompositions
 from .ops import (
     keeps_weights,
+    mamba_inner,
     neighborhood_attention,
     neighborhood_sum,
     neighborhood_weights,
@@ -24,6 +25,7 @@ __all__ = [
     "decompositions",
     "encode_routes",
     "keeps_weights",
+    "mamba_inner",
     "neighborhood_attention",
     "neighborhood_attention_macs",
     "neighborhood_sum",

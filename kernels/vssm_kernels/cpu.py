@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from .install import how_to_build
+from .mamba import BOTH_WAYS
+from .route_code import FIELDS
 from .routes import route_table
 from .tables import keep_tables
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 _INSTALL = f"install a C++ compiler (GCC or Clang) and reinstall: {how_to_build()}"
 if sys.platform == "win32":
     _INSTALL = "it is not built on Windows"
@@ -52,6 +54,18 @@ class _Scan2d(ctypes.Structure):
     ]
 
 
+class _Mamba(ctypes.Structure):
+    """`Mamba` of kernels/csrc/scan_args.h, field for field."""
+
+    _fields_ = [
+        ("scan", ctypes.POINTER(_Scan2d)),
+        ("xz", ctypes.c_void_p),
+        ("taps", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("conv_weight", "conv_bias", "projection", "u", "projected")),
+        ("scale", ctypes.c_float),
+    ]
+
+
 def _library_files() -> list[Path]:
     """The newest first: earlier versions kept one per Python version, and those may still lie beside it."""
     found = (p for p in Path(__file__).parent.glob("_cpu_scan*") if p.suffix in (".so", ".dylib", ".dll", ".pyd"))
@@ -79,6 +93,7 @@ def _open(path: Path) -> ctypes.CDLL:
     library.vssm_selective_scan_bwd.argtypes = [ctypes.c_void_p] * 16 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
     library.vssm_scan_2d_fwd.argtypes = [ctypes.POINTER(_Scan2d), ctypes.c_void_p, ctypes.c_int]
     library.vssm_scan_2d_bwd.argtypes = [ctypes.POINTER(_Scan2d)] + [ctypes.c_void_p] * 9 + [ctypes.c_int]
+    library.vssm_mamba_fwd.argtypes = [ctypes.POINTER(_Mamba), ctypes.c_void_p, ctypes.c_int]
     library.vssm_set_gomp_parallel.argtypes = [ctypes.c_void_p]
     library.vssm_set_gomp_parallel.restype = None
     library.vssm_variant.restype = ctypes.c_char_p
@@ -316,3 +331,36 @@ def selective_scan_2d_bwd(
         g.to(x.dtype) if i in (0, 1, 3, 4) and g is not None else g
         for i, (g, x) in enumerate(zip(grads, given, strict=True))
     )
+
+
+def mamba_inner_fwd(
+    xz: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    x_proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    scale: float,
+) -> Tensor:
+    """See `mamba.mamba_inner_fwd`; computed in float32, in one call."""
+    library = _get_library()
+    given = (xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
+    x, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D = [_float32(tensor) for tensor in given]
+    batch, length, _ = x.shape
+    sequences, channels, states = A.shape
+    rank, outputs = dt_weight.shape[2], x_proj.shape[1]
+    u = torch.empty((batch, length, sequences, channels), dtype=torch.float32)
+    projected = torch.empty((batch, length, sequences, outputs), dtype=torch.float32)
+    y = torch.empty((batch, length, channels), dtype=torch.float32)
+    walk = _walk(BOTH_WAYS[: sequences * FIELDS], 1, length, x.device)
+    strides = (length * sequences * outputs, sequences * outputs, outputs)
+    dt, B, C = (_Map(projected.data_ptr() + 4 * first, *strides) for first in (0, rank, rank + states))
+    maps = (_Map(u.data_ptr(), length * sequences * channels, sequences * channels, channels), dt, B, C)
+    sizes = (batch, length, channels, sequences, sequences, states, rank)
+    flags = (True, True, True)  # softplus, merged, inputs of their own
+    scan = _Scan2d(*sizes, *flags, *_pointers(*walk), *maps, *_pointers(A, D, dt_bias, dt_weight))
+    conv = (conv_weight.shape[-1], *_pointers(conv_weight, conv_bias, x_proj, u, projected))
+    _call(library.vssm_mamba_fwd, _Mamba(ctypes.pointer(scan), x.data_ptr(), *conv, scale), y.data_ptr())
+    return y.to(xz.dtype)

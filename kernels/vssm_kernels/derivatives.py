@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from . import chunked, functional, reference
 from . import routes as tables
 from .backends import choose_attention_backend, choose_backend, choose_plain_backend
+from .mamba import mamba_inner_fwd
 from .neighborhood import tiles
 from .neighborhood.tiles import attention_in_one_graph
 from .neighborhood.weights import sum_in_one_graph, weights_in_one_graph
@@ -54,6 +55,12 @@ def _scan(*, u, backend, **inputs):
 def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
     scan = tables.on_flat_maps(partial(scan_2d_fwd, _scan_of(backend, u)), ("u", "dt", "B", "C"))
     return scan(u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
+
+
+def _mamba(*, backend, **inputs):
+    return mamba_inner_fwd(
+        partial(_scan_2d, delta_softplus=True, merge=True, out_dtype=None, backend=backend), **inputs
+    )
 
 
 def _ssd(*, chunk_size, backend, **inputs):
@@ -246,6 +253,7 @@ def _refuse_old_vmap(name: str) -> None:
 for _name, _form, _streaming in (
     ("selective_scan", _scan, ("u", "delta", "B", "C", "z")),
     ("selective_scan_2d", _scan_2d, ("u", "dt", "B", "C")),
+    ("mamba_inner", _mamba, ("xz",)),
     ("ssd", _ssd, ("x", "dt", "B", "C")),
     ("neighborhood_attention", _attention, ("q", "k", "v")),
     ("neighborhood_weights", _weights, ("q", "k")),

@@ -12,6 +12,7 @@ import torch
 
 from . import chunked
 from .after_import import call_after_import
+from .mamba import mamba_inner_fwd
 from .neighborhood.tiles import attention_in_one_graph
 from .one_graph import MAX_LENGTH, selective_scan_2d_fwd, selective_scan_fwd
 from .ops import arguments, gated_scan
@@ -27,6 +28,11 @@ def _scan(*, backend, **inputs):
 def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
     scan = on_flat_maps(selective_scan_2d_fwd, ("u", "dt", "B", "C"))
     return scan(u=u, code=routes, out_dtype=out_dtype or u.dtype, **inputs)
+
+
+def _mamba(*, backend, **inputs):
+    scan = functools.partial(_scan_2d, delta_softplus=True, merge=True, out_dtype=None, backend=backend)
+    return mamba_inner_fwd(scan, **inputs)
 
 
 def _ssd(*, backend, **inputs):
@@ -67,6 +73,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     forms: dict[torch._ops.OpOverload, Callable] = {
         ops.selective_scan.default: _scan,
         ops.selective_scan_2d.default: _scan_2d,
+        ops.mamba_inner.default: _mamba,
         ops.ssd.default: _ssd,
         ops.neighborhood_attention.default: _attention,
         ops.neighborhood_weights.default: _weights,

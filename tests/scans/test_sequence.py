@@ -62,3 +62,20 @@ def test_one_direction_sees_no_later_token():
     changed = x.clone()
     changed[:, 5:] += 1
     assert torch.equal(mixer(changed)[:, :5], mixer(x)[:, :5]) and not torch.equal(mixer(changed), mixer(x))
+
+
+@pytest.mark.parametrize("options", [{}, dict(bidirectional=True, halve=True, conv_bias=False)], ids=str)
+def test_inference_takes_one_operator_with_the_same_result(options):
+    mixer, x = build(**options)
+    mixer, x = mixer.float(), x.float()
+    want = mixer(x)  # recorded, so by operators of its own
+    assert want.grad_fn is not None
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        got = mixer(x)
+    assert "vssm::mamba_inner" in {event.key for event in profile.key_averages()}
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert mixer(x[:0]).shape == (0, L, DIM)
+        traced = torch.jit.trace(mixer, x)
+    assert "mamba_inner" not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(x), want, rtol=1e-5, atol=1e-6)

@@ -26,6 +26,7 @@ __all__ = [
     "no_maps",
     "one_more",
     "outside_autocast",
+    "runs_in_one_call",
     "split_projection",
     "state_matrix",
 ]
@@ -73,6 +74,27 @@ def no_maps(x: Tensor) -> bool:
         return x.shape[0] == 0
     else:  # TorchScript compiles one of the two
         return isinstance(x, Tensor) and not torch.jit.is_tracing() and x.shape[0] == 0
+
+
+def runs_in_one_call(x: Tensor) -> bool:
+    """Tell whether one operator may stand for those of a mixer: on CPUs, where nothing is recorded.
+
+    Compilers, exporters and tracers follow those operators, and training keeps their results.
+
+    Args:
+        x: What the projection in gives.
+    """
+    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+        return False
+    else:  # TorchScript compiles one of the two
+        return (
+            isinstance(x, Tensor)
+            and not torch.jit.is_tracing()
+            and not torch.is_grad_enabled()
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and x.numel() > 0
+        )
 
 
 def one_more(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._state_space import StateSpaceMixer, split_projection
+from ._state_space import StateSpaceMixer, runs_in_one_call, split_projection
 from .linear import LinearScan, route_names
 from .pruning import KeptTokens, gaps_along
 from .routes import Route, encode_routes
@@ -123,6 +123,21 @@ class SS1D(StateSpaceMixer):
         y = self.mix(x, merge=False).to(x.dtype) * F.silu(z).unsqueeze(2)
         return y * 0.5 if self.halve else y
 
+    def gated_at_once(self, xz: Tensor) -> Tensor:
+        """Give the input of the output projection, halved as the sum is, by one operator: (B, L, 2 D) to (B, L, D)."""
+        A, D, bias, weight = self.state_space()
+        return torch.ops.vssm.mamba_inner(
+            xz,
+            self.conv.weight,
+            self.conv.bias,
+            self.x_proj_weight,
+            weight,
+            bias,
+            A,
+            D,
+            scale=0.5 if self.halve else 1.0,
+        )
+
     def forward(self, x: Tensor, kept: KeptTokens | None = None, outputs: List[Tensor] | None = None) -> Tensor:
         """Mix (B, L, C), or a map (B, H, W, C) in raster order.
 
@@ -133,8 +148,11 @@ class SS1D(StateSpaceMixer):
                 last direction, as ToP-ViM has it (arXiv 2409.18962).
         """
         shape = x.shape
-        x, z = self.in_proj(x.flatten(1, -2)).chunk(2, dim=-1)
+        xz = self.in_proj(x.flatten(1, -2))
         gaps = kept.gaps if kept is not None else None
+        if outputs is None and gaps is None and runs_in_one_call(xz):
+            return self.out_proj(self.gated_at_once(xz)).view(shape)
+        x, z = xz.chunk(2, dim=-1)
         gate = F.silu(z)
         if outputs is None:
             y = self.mix(x, gaps=gaps)

@@ -1,12 +1,13 @@
 """The public ops, each a `torch.library` custom op: schema, fake kernel, autograd, autocast rule, FLOP formula.
 
-`torch.ops.vssm.selective_scan`, `selective_scan_2d`, `ssd`, `neighborhood_attention` with its halves
+`torch.ops.vssm.selective_scan`, `selective_scan_2d`, `mamba_inner`, `ssd`, `neighborhood_attention` with its halves
 `neighborhood_weights` and `neighborhood_sum`, `read_map` and `write_map` are what compilers, exporters, TorchScript and
 FLOP counters see, whichever backend runs. Call them by keyword; their defaults are in their schemas. The functions of
 this package are their documented Python faces.
 """
 
 from .dual import ssd
+from .mamba import mamba_inner
 from .maps import read_map, write_map
 from .neighborhood import neighborhood_attention
 from .neighborhood_weights import keeps_weights, neighborhood_sum, neighborhood_weights
@@ -18,6 +19,7 @@ __all__ = [
     "arguments",
     "gated_scan",
     "keeps_weights",
+    "mamba_inner",
     "neighborhood_attention",
     "neighborhood_sum",
     "neighborhood_weights",
