@@ -25,7 +25,7 @@ namespace vssm {
 namespace {
 
 // Raised whenever a signature or a meaning below changes; cpu.py refuses any other.
-constexpr int kAbiVersion = 3;
+constexpr int kAbiVersion = 4;
 
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};

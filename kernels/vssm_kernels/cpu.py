@@ -21,7 +21,7 @@ from .route_code import FIELDS
 from .routes import route_table
 from .tables import keep_tables
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 _INSTALL = f"install a C++ compiler (GCC or Clang) and reinstall: {how_to_build()}"
 if sys.platform == "win32":
     _INSTALL = "it is not built on Windows"
