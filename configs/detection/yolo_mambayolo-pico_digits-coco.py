@@ -12,7 +12,7 @@ model = dict(
 
 data_root = "{{$VSSM_DIGITS_COCO:data/digits-coco}}"
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
@@ -53,9 +53,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="CocoMetric", ann_file=data_root + "/annotations/instances_val2017.json", metric="bbox")
 test_evaluator = val_evaluator
 
-epochs = 12
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=10.0))
-train_cfg = dict(max_epochs=epochs, val_interval=3)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
     dict(
@@ -63,8 +61,8 @@ param_scheduler = [
         eta_min=1e-5,
         by_epoch=True,
         begin=1,
-        end=epochs,
-        T_max=epochs - 1,
+        end=_base_.epochs,
+        T_max=_base_.epochs - 1,
         convert_to_iter_based=True,
     ),
 ]
