@@ -7,7 +7,8 @@ from mmengine.structures import InstanceData
 from torch.nn.utils.rnn import pad_sequence
 
 from tests import parity
-from vssm.mm import MambaYOLODetector, MambaYOLOHead, convert_detector_checkpoint
+from vssm.export import export_model
+from vssm.mm import BoxesAndScores, MambaYOLODetector, MambaYOLOHead, convert_detector_checkpoint
 from vssm.mm.yolo_targets import align_targets
 
 RECORDS = parity.load("mambayolo")
@@ -21,8 +22,9 @@ LOSS = RECORDS["loss"]
 LOSS_OPTIONS = {name: LOSS["assigner"][name] for name in ("topk", "alpha", "beta")}
 
 
-def detector_of(key, **options):
-    _, name, backbone, neck, classes = DETECTORS[key]
+def detector_of(key, blocks=None, neck=None, **options):
+    _, name, backbone, own_neck, classes = DETECTORS[key]
+    backbone, neck = blocks or backbone, neck or own_neck
     widths = [16 << i for i in (1, 2, 3)] if key == "_unit_detector" else [64, 128, 256]
     return MambaYOLODetector(
         backbone=dict(type="VSSMBackbone", model_name=name, out_indices=(1, 2, 3), **backbone),
@@ -85,6 +87,14 @@ def test_detector(key, number):
     parity.check_norms({name: gradients[names[name]] for name in case["grad_l2"]}, case, 1e-6)
 
 
+@torch.no_grad()
+def test_any_size_passes_the_neck():
+    """Odd maps meet as they are: an image that nobody has padded."""
+    detector = detector_of("_unit_detector", blocks=dict(depths=(1, 1, 1, 1)), neck=dict(depth=1)).eval()
+    levels = detector.extract_feat(torch.randn(1, 3, 75, 101))
+    assert [tuple(y.shape[2:]) for y in levels] == [(10, 13), (5, 7), (3, 4)]
+
+
 def raw_maps():
     draws = [np.random.RandomState(11 + i).standard_normal(shape) for i, shape in enumerate(LOSS["shapes"])]
     return [torch.from_numpy((2 * draw).astype(np.float32)).requires_grad_() for draw in draws]
@@ -145,3 +155,21 @@ def test_loss():
     for i, (gradient, summary) in enumerate(zip(gradients, LOSS["grad"], strict=True)):
         parity.check_summary(gradient, summary, 1e-5, f"gradient {i}")
     assert [g.norm().item() for g in gradients] == pytest.approx(LOSS["grad_l2"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_whole_detector_in_one_file(tmp_path):
+    """ONNX for one size: boxes and scores of every point are the detector's."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    detector = detector_of("_unit_detector", blocks=dict(depths=(1, 1, 1, 1)), neck=dict(depth=1)).eval()
+    module = BoxesAndScores(detector)
+    done = export_model(module, tmp_path / "yolo.onnx", (1, 3, 64, 96))
+    images = torch.rand(done.shapes[0])
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    boxes, scores = map(torch.from_numpy, session.run(None, {"images": images.numpy()}))
+    with torch.no_grad():
+        want = module(images)
+    assert boxes.shape == (1, 126, 4) and scores.shape == (1, 126, 3)
+    assert (boxes - want[0]).abs().max() < 1e-2 and (scores - want[1]).abs().max() < 1e-4
