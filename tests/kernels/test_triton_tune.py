@@ -173,7 +173,7 @@ def test_every_form_can_be_compiled(backward, low_rank):
     least = set()
     for channels in (8, 16, 32, 96):
         for states in (1, 2, 4, 8, 16, 64):
-            forms = map_form._forms(channels, states, backward, low_rank, True)
+            forms = map_form.map_forms(channels, states, backward, low_rank, False, True)
             least |= {form.blocks.block_d for form in forms}
             assert len(set(forms)) == len(forms)
     assert min(least) == (16 if low_rank else 8)

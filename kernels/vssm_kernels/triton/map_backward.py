@@ -121,7 +121,7 @@ def scan_2d_bwd_kernel(
     for i in range(first_route, last_route):
         route = first_route + last_route - 1 - i
         route_ptr = routes_ptr + route * ROUTE_FIELDS
-        first, last, start = tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN)
+        order, first, last, start = tiles_of_route(order_ptr, route_ptr, chunk, tiles_per_chunk, RUN)
         column = tl.load(route_ptr + 4)
         map_ = column
         if not OWN_INPUT:
@@ -130,7 +130,8 @@ def scan_2d_bwd_kernel(
         gy_row = gy_ptr + batch * gy_image * gy_stride_p + route * gy_stride_r
         for j in range(first, last):
             tile = first + last - 1 - j
-            pixel, mask = pixels_of_tile(order_ptr, route_ptr, tile, RUN)
+            pixel = pixels_of_tile(order, tile, RUN)
+            mask = pixel >= 0
             td_mask = mask[:, None, None] & d_mask[None, :, None]
             if weight_ptr is not None:
                 low_rank = load_low_rank(dt_row, pixel, dt_stride_p, rank, mask, BLOCK_R)

@@ -73,11 +73,13 @@ def scan_2d_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
     RUN: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """Write the results (y_ptr given), the state before every tile (edges_ptr) or the totals of the chunks (TOTALS).
 
     Not all sequences: those in `members_ptr`. With `twins_ptr`, the sum of the results of each and of its twin, which
-    visits the same pixels in opposite order; the twins' edges are given.
+    visits the same pixels in opposite order; the twins' edges are given. With AHEAD, the pixels of the next tile are
+    looked up while a tile is scanned.
     """
     _block, slot, chunk, batch, d, d_mask = program(sequences, channels, chunks, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
@@ -128,14 +130,21 @@ def scan_2d_kernel(
 
     for route in range(tl.load(first_route_ptr + k), tl.load(first_route_ptr + k + 1)):
         route_ptr = routes_ptr + route * ROUTE_FIELDS
-        first, last, start = tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN)
+        order, first, last, start = tiles_of_route(order_ptr, route_ptr, chunk, tiles_per_chunk, RUN)
         if y_ptr is not None:
             map_ = route
             if MERGE:
                 map_ = tl.load(route_ptr + 3)
             y_row = y_ptr + (batch * pixels * maps + map_) * channels
+        if AHEAD:  # of a tile more than there may be, which the table holds
+            coming = pixels_of_tile(order, tl.maximum(tl.minimum(first, last), 0), RUN)
         for tile in range(first, last):
-            pixel, mask = pixels_of_tile(order_ptr, route_ptr, tile, RUN)
+            if AHEAD:
+                pixel = coming
+                coming = pixels_of_tile(order, tile + 1, RUN)
+            else:
+                pixel = pixels_of_tile(order, tile, RUN)
+            mask = pixel >= 0
             u = load_rows(u_row, pixel, u_stride_p, d, mask, d_mask)
             step = load_step(dt_row, bias, weight, pixel, dt_stride_p, rank, d, mask, d_mask, SOFTPLUS, BLOCK_R)
             B, C = load_B_and_C(B_row, C_row, pixel, B_stride_p, C_stride_p, n, mask, n_mask)
@@ -181,7 +190,10 @@ def scan_2d_kernel(
                     y += D[None, :, None] * u
                 store_rows(y_row, pixel, maps * channels, d, y, mask, d_mask)
             if TOTALS:
-                steps += tl.sum(tl.reshape(step, [RUN, BLOCK_D]), 0)
+                if BLOCK_N == 1:  # in the layout of the states: Triton 3.6 computes the step size again for another one
+                    steps += tl.reshape(tl.sum(step[:, None, :, :], 0), [BLOCK_D])
+                else:
+                    steps += tl.sum(tl.reshape(step, [RUN, BLOCK_D]), 0)
                 if gy_ptr is not None:
                     gy_row = gy_ptr + batch * gy_image * gy_stride_p + route * gy_stride_r
                     gh = load_rows(gy_row, pixel, gy_stride_p, d, mask, d_mask)[:, None, :, :]

@@ -76,13 +76,16 @@ def _pairs(orders: list[list[Tensor]]) -> list[tuple[int, int]]:
 
 
 def _filled(visited: RouteTable, run: int, back_to_front: Sequence[int]) -> Tensor:
-    """The positions of all routes, each filled up with -1 to whole tiles; those of some sequences at their start."""
+    """The positions of all routes, each filled up with -1 to whole tiles; those of some sequences at their start.
+
+    At the end is one tile more, of which kernels that look ahead read.
+    """
     parts = []
     for k, ends in enumerate(pairwise(visited.first_route)):
         for order in map(visited.route, range(*ends)):
             filling = order.new_full((-len(order) % run,), -1)
             parts += [filling, order] if k in back_to_front else [order, filling]
-    return torch.cat(parts)
+    return torch.cat([*parts, visited.positions.new_full((run,), -1)])
 
 
 def _table(numbers: list, device: torch.device, captured: bool) -> Tensor:

@@ -43,25 +43,24 @@ def program(sequences, channels, chunks, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def tiles_of_route(route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
-    """The tiles of a route that lie in a chunk: the first and the one after the last.
+def tiles_of_route(order_ptr, route_ptr, chunk, tiles_per_chunk, RUN: tl.constexpr):
+    """The tiles of a route that lie in a chunk: where its pixels are listed, the first, and the one after the last.
 
-    The third result is the route's first tile in its sequence.
+    The fourth result is the route's first tile in its sequence.
     """
+    # The table has whole tiles, filled up with -1, so that a thread reads its run of it at once.
+    order = order_ptr + tl.multiple_of(tl.load(route_ptr), RUN)
     length = tl.load(route_ptr + 1)
     start = tl.load(route_ptr + 2)
     first = tl.maximum(chunk * tiles_per_chunk - start, 0)
     last = tl.minimum((chunk + 1) * tiles_per_chunk - start, tl.cdiv(length, RUN))
-    return first, last, start
+    return order, first, last, start
 
 
 @triton.jit
-def pixels_of_tile(order_ptr, route_ptr, tile, RUN: tl.constexpr):
-    """The pixels that a route visits in one of its tiles, and which of the places hold one."""
-    s = tile * RUN + tl.arange(0, RUN)
-    # The table has whole tiles, filled up with -1, so that a thread reads its run of it at once.
-    pixel = tl.load(order_ptr + tl.multiple_of(tl.load(route_ptr), RUN) + s)
-    return pixel, pixel >= 0
+def pixels_of_tile(order, tile, RUN: tl.constexpr):
+    """The pixels that a route visits in one of its tiles, -1 at places that hold none."""
+    return tl.load(order + tile * RUN + tl.arange(0, RUN))
 
 
 @triton.jit

@@ -22,20 +22,66 @@ backward the gradient at the start); every program of the passes after it starts
 its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..scan_2d import scan_2d_bwd, scan_2d_fwd
-from .launch import Blocks, check_dtypes, on_device_of
+from .launch import Blocks, Form, check_dtypes, on_device_of
 from .map_backward import scan_2d_bwd_kernel
-from .map_form import Form, choose_map_form
-from .map_launch import Launch, as_map, fits
+from .map_form import choose_map_form
+from .map_launch import Launch, choose_blocks_2d, fits
+from .map_plan import kept_launch, kind_of_call
 from .map_tables import Walk
 from .selective_scan import selective_scan_bwd, selective_scan_fwd
+from .tune import forms_are_timed
 
 __all__ = ["selective_scan_2d_bwd", "selective_scan_2d_fwd", "selective_scan_bwd", "selective_scan_fwd"]
+
+
+def _launches(
+    tensors: tuple[Tensor | None, ...],
+    code: Sequence[int],
+    softplus: bool,
+    merge: bool,
+    dtype: torch.dtype,
+    asked: tuple[Form | None, int | None],
+    call: Callable[[Form], object],
+    grad: Tensor | None = None,
+) -> Launch | None:
+    """The launches of a scan, or of the backward for `grad`; None where the kernels cannot take the tensors.
+
+    `dtype` is that of the results or of their gradient, `asked` a form and a number of chunks, and `call` runs the scan
+    in a form, to time it.
+    """
+    u, dt, _A, B, C, *_ = tensors
+    backward = grad is not None
+    timed = forms_are_timed(u.device)
+
+    def make() -> tuple[Launch | None, bool]:
+        given = {"u": u, "dt": dt, "B": B, "C": C, "grad": grad}
+        check_dtypes(**{name: x for name, x in given.items() if x is not None})
+        if not fits(code, u, dt, B, C):
+            return None, True
+        form, last_word = asked[0], True
+        if asked == (None, None):
+            kind = ("backward" if backward else "forward", dtype, merge)
+            form, last_word = choose_map_form(tensors, code, kind, merge and not backward, call)
+        return Launch(tensors, code, softplus, backward, form, asked[1], grad), last_word
+
+    kind = kind_of_call((*tensors, grad), code, softplus, merge, dtype, asked, timed)
+    return kept_launch(kind, u.device, make)
+
+
+def _form(
+    tensors: tuple[Tensor | None, ...], backward: bool, blocks: Blocks | None, paired: bool, ahead: bool
+) -> Form | None:
+    """The form that is asked for, if any is."""
+    if blocks is None and not (paired or ahead):
+        return None
+    channels, states = tensors[0].shape[-1], tensors[2].shape[2]
+    return Form(blocks or choose_blocks_2d(channels, states, backward), paired, ahead)
 
 
 def selective_scan_2d_fwd(
@@ -54,45 +100,44 @@ def selective_scan_2d_fwd(
     blocks: Blocks | None = None,
     chunks: int | None = None,
     paired: bool = False,
+    ahead: bool = False,
 ) -> Tensor:
-    """See `scan_2d.scan_2d_fwd`. `blocks` and `chunks` override the choice of tiles and of the two-pass form.
+    """See `scan_2d.scan_2d_fwd`. `blocks`, `chunks`, `paired` and `ahead` override the choice of a form, see `Form`.
 
-    A result that several routes are summed into is rounded to `out_dtype` once a route, before a sum in float32; once
-    a pair of routes where they are `paired`.
+    A result that several routes are summed into is rounded once a route, before a sum in float32; once a pair of routes
+    where they are `paired`. It is rounded to `out_dtype`, or to bfloat16 where the inputs are bfloat16: twice as many
+    bytes would be written and read for digits that the inputs do not have.
     """
     tensors = (u, dt, A, B, C, D, delta_bias, dt_weight)
     if paired and not merge:
         raise ValueError("results that are kept apart cannot be paired")
-    if not fits(code, u, dt, B, C):
+
+    def call(form: Form) -> Tensor:
+        return selective_scan_2d_fwd(*tensors, code, delta_softplus, merge, out_dtype, form.blocks, None, *form[1:])
+
+    asked = (_form(tensors, False, blocks, paired, ahead), chunks)
+    launch = _launches(tensors, code, delta_softplus, merge, out_dtype, asked, call)
+    if launch is None:
         return scan_2d_fwd(selective_scan_fwd, *tensors, code, delta_softplus, merge, out_dtype)
-    check_dtypes(**{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
-    if blocks is None and chunks is None and not paired:
-
-        def call(form: Form) -> Tensor:
-            return selective_scan_2d_fwd(
-                *tensors, code, delta_softplus, merge, out_dtype, form.blocks, None, form.paired
-            )
-
-        (blocks, paired), _ = choose_map_form(tensors, code, ("forward", out_dtype, merge), merge, call)
-    launch = Launch(*tensors, code, delta_softplus, False, blocks, chunks, paired)
-    walk = launch.walk
+    walk, inputs = launch.walk, launch.inputs(*tensors)
     maps, covered = (walk.maps, walk.maps_covered) if merge else (len(walk.table), walk.routes_covered)
-    y = launch.scratch(*u.shape[:3], maps, launch.channels, dtype=out_dtype, zeros=not covered)
+    dtype = torch.bfloat16 if merge and maps > 1 and u.dtype == torch.bfloat16 else out_dtype
+    y = launch.scratch(*u.shape[:3], maps, launch.channels, dtype=dtype, zeros=not covered)
     with on_device_of(u):
-        if paired:
+        if launch.form.paired:
             members, twins = walk.pairs
             edges = launch.scratch(launch.batch, launch.slots, walk.tiles, launch.states, launch.channels)
-            launch.scan(edges=edges, members=twins)
-            launch.scan(y=y, edges=edges, maps=maps, merge=merge, members=members, twins=twins)
+            launch.scan(inputs, edges=edges, members=twins)
+            launch.scan(inputs, y=y, edges=edges, maps=maps, merge=merge, members=members, twins=twins)
         else:
-            steps, ends, _ = launch.totals()
-            launch.scan(y=y, steps=steps, ends=ends, maps=maps, merge=merge)
-    return _sum_maps(y) if merge else y
+            steps, ends, _ = launch.totals(inputs)
+            launch.scan(inputs, y=y, steps=steps, ends=ends, maps=maps, merge=merge)
+    return _sum_maps(y, out_dtype) if merge else y
 
 
-def _sum_maps(maps: Tensor) -> Tensor:
+def _sum_maps(maps: Tensor, dtype: torch.dtype) -> Tensor:
     """(Bt, H, W, maps, D) summed over the maps; PyTorch sums halves in float32 and rounds once."""
-    return maps.squeeze(3) if maps.shape[3] == 1 else maps.sum(3)
+    return maps.squeeze(3) if maps.shape[3] == 1 else maps.sum(3, dtype=dtype)
 
 
 def _sum_columns(x: Tensor, walk: Walk, sequences: int, dtype: torch.dtype) -> Tensor:
@@ -120,19 +165,17 @@ def selective_scan_2d_bwd(
 ) -> tuple[Tensor | None, ...]:
     """See `scan_2d.scan_2d_bwd`. The same bits in every run. `blocks` and `chunks` as in the forward."""
     tensors = (u, dt, A, B, C, D, delta_bias, dt_weight)
-    if not fits(code, u, dt, B, C):
+
+    def call(form: Form) -> tuple[Tensor | None, ...]:
+        return selective_scan_2d_bwd(grad, *tensors, code, delta_softplus, merge, form.blocks)
+
+    asked = (_form(tensors, True, blocks, False, False), chunks)
+    launch = _launches(tensors, code, delta_softplus, merge, grad.dtype, asked, call, grad)
+    if launch is None:
         return scan_2d_bwd(selective_scan_bwd, grad, *tensors, code, delta_softplus, merge)
-    check_dtypes(grad=grad, **{name: x for name, x in (("u", u), ("dt", dt), ("B", B), ("C", C)) if x is not None})
-    if blocks is None and chunks is None:
-
-        def call(form: Form) -> tuple[Tensor | None, ...]:
-            return selective_scan_2d_bwd(grad, *tensors, code, delta_softplus, merge, form.blocks)
-
-        (blocks, _), _ = choose_map_form(tensors, code, ("backward", grad.dtype, merge), False, call)
-    launch = Launch(*tensors, code, delta_softplus, True, blocks, chunks)
     walk, shape, sequences = launch.walk, u.shape[:3], launch.sequences
     channels, states, rank = launch.channels, launch.states, launch.rank
-    grad, grad_stride = as_map(grad)
+    inputs, gy = launch.inputs(*tensors), launch.gradient(grad)
     edges = None
     if walk.tiles > 1:
         edges = launch.scratch(launch.batch, sequences, walk.tiles, states, channels)
@@ -155,37 +198,18 @@ def selective_scan_2d_bwd(
     grad_A, grad_D, grad_bias = parameter(A, states), parameter(D), parameter(delta_bias)
     grad_weight = parameter(dt_weight, rank) if low_rank else None
     with on_device_of(u):
-        steps, ends, starts = launch.totals(grad, grad_stride)
+        steps, ends, starts = launch.totals(inputs, gy)
         if edges is not None:
-            launch.scan(edges=edges, steps=steps, ends=ends)
-        scan_2d_bwd_kernel[launch.grid](
-            grad,
-            *launch.maps,
-            edges,
-            steps,
-            starts,
-            grad_u,
-            grad_dt,
-            grad_A,
-            grad_B,
-            grad_C,
-            grad_D,
-            grad_bias,
-            grad_weight,
-            walk.order,
-            walk.table,
-            walk.first_route,
-            sequences,
-            channels,
-            states,
-            rank,
-            walk.columns if launch.own_input else walk.maps,
-            walk.columns,
-            *launch.sizes(),
-            *grad_stride,
-            *launch.strides,
-            OWN_INPUT=launch.own_input,
-            **launch.constants,
+            launch.scan(inputs, edges=edges, steps=steps, ends=ends)
+        gradients = (grad_u, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_weight)
+        tables = (walk.order, walk.table, walk.first_route)
+        maps = walk.columns if launch.own_input else walk.maps
+        launch.launch(
+            scan_2d_bwd_kernel,
+            (gy, *inputs, edges, steps, starts, *gradients, *tables),
+            (sequences, channels, states, rank, maps, walk.columns, *launch.sizes)
+            + (*launch.grad_stride, *launch.strides),
+            {"OWN_INPUT": launch.own_input, **launch.constants},
         )
 
     def of_blocks(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -203,7 +227,7 @@ def selective_scan_2d_bwd(
     if launch.own_input:
         grad_u = _sum_columns(grad_u, walk, sequences, u.dtype)
     else:
-        grad_u = _sum_maps(grad_u)
+        grad_u = _sum_maps(grad_u, u.dtype)
     return (
         grad_u,
         grad_dt,
