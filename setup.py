@@ -19,7 +19,7 @@ FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-w"]
 # Each is the same kernel in a translation unit of its own; which one runs is decided at run time.
 X86_VARIANTS = {
-    "avx2": ["-mavx2", "-mfma", "-mprfchw"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mprfchw"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprfchw", "-mprefer-vector-width=512"],
 }
 

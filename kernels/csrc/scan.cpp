@@ -25,7 +25,7 @@ namespace vssm {
 namespace {
 
 // Raised whenever a signature or a meaning below changes; cpu.py refuses any other.
-constexpr int kAbiVersion = 4;
+constexpr int kAbiVersion = 5;
 
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
@@ -42,7 +42,7 @@ const Kernels *supported(const char *name) {
 #endif
 #if defined(VSSM_HAVE_AVX2)
     if (!std::strcmp(name, "avx2"))
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2_kernels : nullptr;
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? &avx2_kernels : nullptr;
 #endif
 #endif
     return std::strcmp(name, "baseline") ? nullptr : &baseline_kernels;
@@ -381,4 +381,18 @@ VSSM_EXPORT int vssm_mamba_fwd(const Mamba *mamba, float *y, int threads) {
     const size_t scratch_bytes = mamba->taps * k.lanes * sizeof(float);
     return !parallel(tiles.units(), threads, scratch_bytes, inputs) || vssm_scan_2d_fwd(mamba->scan, y, threads) ||
            !parallel(tiles.units(), threads, 0, gate);
+}
+
+// Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_depthwise(const Depthwise *args, int threads) {
+    const Kernels &k = kernels();
+    const auto work = [&](int64_t unit, void *scratch) { k.depthwise(*args, unit, scratch); };
+    return !parallel(args->images * args->out_height, threads, k.depthwise_scratch_bytes(*args), work);
+}
+
+// Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_norm(const Norm *args, int threads) {
+    const Kernels &k = kernels();
+    const auto work = [&](int64_t unit, void *scratch) { k.norm(*args, unit, scratch); };
+    return !parallel(k.norm_units(*args), threads, k.norm_scratch_bytes(*args), work);
 }

@@ -38,13 +38,19 @@ struct BackwardArgs {
     int64_t strips() const { return (shape.group_size() + kStrip - 1) / kStrip; }
 };
 
-// A channels-last map. The values of sequence k at position p of image b lie side by side from
+// How the values of a map lie in memory; cpu.py numbers them alike.
+enum Dtype : int64_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// A channels-last map; strides count values. The values of sequence k at position p of image b lie side by side from
 // data + b * batch + p * position + k * sequence on.
 struct Map {
-    const float *data;
+    const void *data;
     int64_t batch, position, sequence;
 
-    const float *at(int64_t b, int64_t k) const { return data + b * batch + k * sequence; }
+    template <class T>
+    const T *at(int64_t b, int64_t k) const {
+        return static_cast<const T *>(data) + b * batch + k * sequence;
+    }
 };
 
 // A scan of maps along routes: sequence k joins the routes first_route[k] up to first_route[k + 1], and its steps are the
@@ -56,6 +62,7 @@ struct Scan2d {
     int64_t softplus;            // whether it goes through softplus
     int64_t merge;               // whether the routes' results are summed
     int64_t own_input;           // whether every sequence has a u of its own
+    int64_t dtype;               // of the four maps; all else is float32
     const int64_t *starts;       // (sequences + 1)
     const int64_t *first_route;  // (sequences + 1)
     const int32_t *visited;      // the position at every step
@@ -137,6 +144,41 @@ struct Backward2d {
     }
 };
 
+// A depth-wise convolution of a channels-last map. Handed over by cpu.py, which declares the same fields.
+//     y = scale silu(bias + sum over taps of weight x) + skip other
+struct Depthwise {
+    int64_t images, height, width, out_height, out_width, channels;
+    int64_t stride, taps;
+    int64_t dense3;     // whether the taps are those of a 3 x 3 kernel, row by row
+    int64_t replicate;  // pixels outside the map repeat its edge; else they are zero
+    int64_t silu;
+    int64_t x_dtype, y_dtype;
+    const int32_t *offsets;  // (taps, 2): rows and columns from the pixel at the output's place
+    const float *weight;     // (taps, channels)
+    const float *bias;       // (channels) or null
+    const void *x;
+    int64_t x_image, x_row, x_column;
+    const float *scale;  // (images, out_height, out_width) or null
+    const float *skip;   // (channels) or null
+    const void *other;   // as y; strides as those of x
+    int64_t other_image, other_row, other_column;
+    void *y;  // (images, out_height, out_width, channels)
+};
+
+// LayerNorm of rows, times a gate. A row of `groups` has weights of its own. Handed over by cpu.py.
+struct Norm {
+    int64_t rows, groups, channels;  // rows: of all groups
+    int64_t silu;                    // whether the gate goes through SiLU
+    int64_t x_dtype, y_dtype;
+    const void *x;
+    int64_t x_row, x_group;
+    const float *weight, *bias;  // (groups, channels)
+    const void *gate;            // dtype of y; may be null
+    int64_t gate_row, gate_group;
+    void *y;  // (rows, channels)
+    double eps;
+};
+
 // One work unit is independent of every other one. `scratch` is private to the calling thread and 64-byte aligned.
 struct Kernels {
     const char *name;
@@ -155,6 +197,11 @@ struct Kernels {
     void (*backward_2d)(const Backward2d &, int64_t unit, void *scratch);
     void (*mamba_inputs)(const MambaTiles &, int64_t unit, void *scratch);
     void (*mamba_gate)(const MambaTiles &, int64_t unit);
+    size_t (*depthwise_scratch_bytes)(const Depthwise &);
+    void (*depthwise)(const Depthwise &, int64_t unit, void *scratch);
+    int64_t (*norm_units)(const Norm &);
+    size_t (*norm_scratch_bytes)(const Norm &);
+    void (*norm)(const Norm &, int64_t unit, void *scratch);
 };
 
 extern const Kernels baseline_kernels;

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "scan_args.h"
-#include "simd.h"
+#include "simd_half.h"
 
 namespace {
 
@@ -100,12 +100,6 @@ static void load_states(const float *rows, int64_t states, int lanes, Vec *out) 
 static void store_states(float *rows, int64_t states, int lanes, const Vec *in) {
     for (int64_t n = 0; n < states; ++n)
         for (int r = 0; r < lanes; ++r) rows[r * states + n] = in[n][r];
-}
-
-VSSM_INLINE Vec load_lanes(const float *p, int lanes) {
-    Vec v = Vec{};
-    if (p) memcpy(&v, p, lanes * sizeof(float));
-    return v;
 }
 
 // The chunk's positions up to a multiple of kWide. Those past the end have step, u, B, C and grad_y zero, which leaves the

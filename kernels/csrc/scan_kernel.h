@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mamba.h"
+#include "map_pass.h"
 #include "scan_line.h"
 #include "scan_map.h"
 
@@ -9,5 +10,6 @@
     {                                                                                                                   \
         name, kLanes, forward_units, forward_scratch_bytes, forward, backward_units, backward_scratch_bytes, backward,  \
             forward_2d_units, forward_2d_scratch_bytes, forward_2d, backward_2d_units, backward_2d_scratch_bytes,       \
-            backward_2d, mamba_inputs, mamba_gate                                                                       \
+            backward_2d, mamba_inputs, mamba_gate,                                                                      \
+            depthwise_scratch_bytes, depthwise, norm_units, norm_scratch_bytes, norm                                    \
     }

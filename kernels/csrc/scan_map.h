@@ -19,21 +19,18 @@ struct Rows {
     const int32_t *index;
 
     VSSM_MEMBER T *at(int64_t t) const { return base + index[t] * stride; }
+    VSSM_MEMBER Rows<const char> bytes() const {
+        return {reinterpret_cast<const char *>(base), stride * static_cast<int64_t>(sizeof(T)), index};
+    }
 };
 
-VSSM_INLINE void read_rows(Rows<const float> rows, int64_t start, int lanes, int count, Vec *out) {
+template <class T>
+VSSM_INLINE void read_rows(Rows<const T> rows, int64_t start, int lanes, int count, Vec *out) {
     if (lanes == kLanes)
         for (int64_t t = 0; t < count; ++t) out[t] = load(rows.at(start + t));
     else
         for (int64_t t = 0; t < count; ++t) out[t] = load_lanes(rows.at(start + t), lanes);
     for (int64_t t = count; t < padded(count); ++t) out[t] = Vec{};
-}
-
-VSSM_INLINE void store_lanes(float *p, int lanes, Vec v) {
-    if (lanes == kLanes)
-        store(p, v);
-    else
-        memcpy(p, &v, lanes * sizeof(float));
 }
 
 // Adds (or sets) a chunk, step by step in the order of the walk: the order in which joined routes meet at a position is part
@@ -53,16 +50,23 @@ static void zero_rows(float *base, int64_t stride, int64_t count, int lanes) {
 }
 
 // A chunk of B or C, position by position.
-VSSM_INLINE void read_scalars(Rows<const float> rows, int64_t start, int64_t states, int count, float *out) {
+VSSM_INLINE float to_float(float x) { return x; }
+VSSM_INLINE float to_float(Float16 x) { return load_lanes(&x, 1)[0]; }
+VSSM_INLINE float to_float(BFloat16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <class T>
+VSSM_INLINE void read_scalars(Rows<const T> rows, int64_t start, int64_t states, int count, float *out) {
     if (states == 1) {
-        for (int64_t t = 0; t < count; ++t) out[t] = *rows.at(start + t);
+        for (int64_t t = 0; t < count; ++t) out[t] = to_float(*rows.at(start + t));
     } else if (states == 16) {  // a length known at compile time: no call
-        for (int64_t t = 0; t < count; ++t) memcpy(out + t * 16, rows.at(start + t), 16 * sizeof(float));
+        for (int64_t t = 0; t < count; ++t) copy_floats(rows.at(start + t), 16, out + t * 16);
     } else {
-        for (int64_t t = 0; t < count; ++t) {
-            const float *row = rows.at(start + t);
-            for (int64_t n = 0; n < states; ++n) out[t * states + n] = row[n];
-        }
+        for (int64_t t = 0; t < count; ++t) copy_floats(rows.at(start + t), states, out + t * states);
     }
     for (int64_t i = count * states; i < padded(count) * states; ++i) out[i] = 0;
 }
@@ -71,7 +75,7 @@ VSSM_INLINE void read_scalars(Rows<const float> rows, int64_t start, int64_t sta
 // chunk from step `next` on, if it is whole; those to be written are of this chunk, where `here` is not negative.
 template <int Reads>
 struct RowsAhead {
-    Rows<const float> reads[Reads];
+    Rows<const char> reads[Reads];
     Rows<float> written;
     int64_t next, here, length;
     int count;
@@ -79,7 +83,7 @@ struct RowsAhead {
     VSSM_MEMBER void prefetch(int64_t t) const {
         if (next + kChunk <= length)
             for (int64_t i = t; i < t + kWide; ++i)
-                for (const Rows<const float> &rows : reads) __builtin_prefetch(rows.at(next + i));
+                for (const Rows<const char> &rows : reads) __builtin_prefetch(rows.at(next + i));
         if (here >= 0 && t + kWide <= count)
             for (int64_t i = t; i < t + kWide; ++i) __builtin_prefetch(written.at(here + i), 1);
     }
@@ -90,11 +94,27 @@ struct RowsAhead {
 // Positions taken together, so that a row of weights is loaded once for all of them.
 constexpr int kExpand = 8;
 
+// Rows of dt as floats: where they lie, or converted to `buffer`, which holds `Count` of them.
+template <int Count>
+VSSM_INLINE void float_rows(Rows<const float> dt, int64_t start, int64_t, int count, float *, const float **rows) {
+    for (int i = 0; i < Count; ++i) rows[i] = dt.at(start + (i < count ? i : count - 1));
+}
+
+template <int Count, class T>
+VSSM_INLINE void float_rows(Rows<const T> dt, int64_t start, int64_t rank, int count, float *buffer, const float **rows) {
+    for (int i = 0; i < Count; ++i) {
+        if (i < count) copy_floats(dt.at(start + i), rank, buffer + i * rank);
+        rows[i] = buffer + (i < count ? i : count - 1) * rank;
+    }
+}
+
 // step_t = sum over r of dt_t[r] weight[r]; the chunk's positions past `count` are zero.
-VSSM_INLINE void expand(Rows<const float> dt, int64_t start, const Vec *weight, int64_t rank, int count, Vec *step) {
+template <class T>
+VSSM_INLINE void expand(Rows<const T> dt, int64_t start, const Vec *weight, int64_t rank, int count, float *buffer,
+                        Vec *step) {
     for (int64_t t = 0; t < count; t += kExpand) {
         const float *rows[kExpand];
-        for (int i = 0; i < kExpand; ++i) rows[i] = dt.at(start + (t + i < count ? t + i : count - 1));
+        float_rows<kExpand>(dt, start + t, rank, count - static_cast<int>(t), buffer, rows);
         Vec sum[kExpand] = {};
         for (int64_t r = 0; r < rank; ++r)
             for (int i = 0; i < kExpand; ++i) sum[i] += weight[r] * rows[i][r];
@@ -148,7 +168,8 @@ VSSM_INLINE void transpose_chunk(const Vec *in, Vec *out) {
 
 // ---- views ---------------------------------------------------------------------------------------------------------------
 
-// kLanes channels, from `channel` on, of sequence k of image b.
+// kLanes channels, from `channel` on, of sequence k of image b, whose maps hold T. `buffer` has room for kChunk rows of dt.
+template <class T>
 struct MapView {
     typedef Table<true> Scalars;
 
@@ -156,21 +177,23 @@ struct MapView {
     int64_t b, k, channel;
     int lanes;
     const int32_t *visited;
-    Rows<const float> u, dt, B, C;
+    Rows<const T> u, dt, B, C;
     const Vec *weight;
+    float *buffer;
 
-    MapView(const Scan2d &s, int64_t b, int64_t k, int64_t channel, int64_t end, Vec *weight, const Inputs &x)
+    MapView(const Scan2d &s, int64_t b, int64_t k, int64_t channel, int64_t end, Vec *weight, float *buffer, const Inputs &x)
         : s(s),
           b(b),
           k(k),
           channel(channel),
           lanes(end - channel < kLanes ? static_cast<int>(end - channel) : kLanes),
           visited(s.visited + s.starts[k]),
-          u{s.u.at(b, s.own_input ? k : 0) + channel, s.u.position, visited},
-          dt{s.dt.at(b, k) + (s.rank ? 0 : channel), s.dt.position, visited},
-          B{s.B.at(b, k), s.B.position, visited},
-          C{s.C.data ? s.C.at(b, k) : nullptr, s.C.position, visited},
-          weight(weight) {
+          u{s.u.at<T>(b, s.own_input ? k : 0) + channel, s.u.position, visited},
+          dt{s.dt.at<T>(b, k) + (s.rank ? 0 : channel), s.dt.position, visited},
+          B{s.B.at<T>(b, k), s.B.position, visited},
+          C{s.C.data ? s.C.at<T>(b, k) : nullptr, s.C.position, visited},
+          weight(weight),
+          buffer(buffer) {
         // kChunk ranks at a time, each then a vector over the channels.
         for (int64_t r = 0; r < s.rank; r += kChunk) {
             const int count = s.rank - r < kChunk ? static_cast<int>(s.rank - r) : kChunk;
@@ -191,7 +214,7 @@ struct MapView {
 
     VSSM_MEMBER void read_inputs(int64_t start, int count, const Inputs &x) const {
         if (s.rank)
-            expand(dt, start, weight, s.rank, count, x.step);
+            expand(dt, start, weight, s.rank, count, buffer, x.step);
         else
             read_rows(dt, start, lanes, count, x.step);
         read_rows(u, start, lanes, count, x.u);
@@ -217,18 +240,23 @@ static Rows<float> result_rows(const Scan2d &s, int64_t k, bool by_route, bool f
     return {map, s.channels, s.visited + s.starts[k]};
 }
 
-struct MapForward : MapView {
+template <class T>
+struct MapForward : MapView<T> {
+    using View = MapView<T>;
+    using View::dt, View::lanes, View::length, View::u;
+
     Rows<float> y;
     bool add;
 
-    MapForward(const Forward2d &args, int64_t b, int64_t k, int64_t channel, Vec *weight, const Inputs &x)
-        : MapView(*args.scan, b, k, channel, args.scan->channels, weight, x) {
+    MapForward(const Forward2d &args, int64_t b, int64_t k, int64_t channel, Vec *weight, float *buffer, const Inputs &x)
+        : View(*args.scan, b, k, channel, args.scan->channels, weight, buffer, x) {
+        const Scan2d &s = *args.scan;
         float *map = args.y + b * s.positions * (args.by_route ? s.routes : 1) * s.channels + channel;
         y = result_rows(s, k, args.by_route, k == 0, lanes, map, add);
     }
 
     VSSM_MEMBER RowsAhead<2> ahead(int64_t start, int count) const {
-        return {{u, dt}, y, start + kChunk, start, length(), count};
+        return {{u.bytes(), dt.bytes()}, y, start + kChunk, start, length(), count};
     }
 
     VSSM_MEMBER void write_y(int64_t start, int count, const Vec *in) const {
@@ -237,17 +265,23 @@ struct MapForward : MapView {
 };
 
 // A block of channels of one image: all sequences, or one.
-static void forward_2d(const Forward2d &args, int64_t unit, void *memory) {
+template <class T>
+static void forward_2d_of(const Forward2d &args, int64_t unit, void *memory) {
     const Scan2d &s = *args.scan;
     const int64_t blocks = (s.channels + kLanes - 1) / kLanes, parts = args.by_route ? s.sequences : 1;
     const int64_t b = unit / parts / blocks, channel = unit / parts % blocks * kLanes, part = unit % parts;
     Arena arena(memory);
     const ForwardScratch x(s.states, arena);
     Vec *weight = arena.take<Vec>(s.rank + kChunk);
+    float *buffer = arena.take<float>(s.rank * kChunk);
     for (int64_t k = args.by_route ? part : 0; k < (args.by_route ? part + 1 : s.sequences); ++k) {
-        const MapForward view(args, b, k, channel, weight, x);
+        const MapForward<T> view(args, b, k, channel, weight, buffer, x);
         scan_forward(view, view.channels(), view.length(), x);
     }
+}
+
+static void forward_2d(const Forward2d &args, int64_t unit, void *memory) {
+    with_type(args.scan->dtype, [&](auto type) { forward_2d_of<decltype(type)>(args, unit, memory); });
 }
 
 static int64_t forward_2d_units(const Forward2d &args) {
@@ -259,10 +293,15 @@ static size_t forward_2d_scratch_bytes(const Scan2d &s) {
     Arena arena(nullptr);
     ForwardScratch(s.states, arena);
     arena.take<Vec>(s.rank + kChunk);
+    arena.take<float>(s.rank * kChunk);
     return arena.used();
 }
 
-struct MapBackward : MapView {
+template <class T>
+struct MapBackward : MapView<T> {
+    using View = MapView<T>;
+    using View::b, View::buffer, View::dt, View::k, View::lanes, View::length, View::parameter, View::s, View::u, View::visited;
+
     Rows<const float> grad_y;
     Rows<float> grad_u, grad_dt;
     bool add_u, add_dt;
@@ -272,10 +311,10 @@ struct MapBackward : MapView {
     Vec *turned;  // a chunk with positions on the lanes
 
     MapBackward(const Backward2d &args, int64_t image, int64_t k, int64_t strip, int64_t channel, int64_t end, Vec *weight,
-                double *sum_weight, Vec *turned, const Inputs &x)
-        : MapView(*args.scan, args.image + image, k, channel, end, weight, x),
+                float *buffer, double *sum_weight, Vec *turned, const Inputs &x)
+        : View(*args.scan, args.image + image, k, channel, end, weight, buffer, x),
           first(channel == strip * args.strip),
-          share_dt(args.share(image, k, strip) + (args.rows() - s.rank) * s.length(k)),
+          share_dt(args.share(image, k, strip) + (args.rows() - args.scan->rank) * length()),
           sum_weight(sum_weight),
           turned(turned) {
         const int64_t map = s.positions * s.channels;
@@ -301,11 +340,11 @@ struct MapBackward : MapView {
     }
 
     VSSM_MEMBER RowsAhead<2> ahead(int64_t start, int count) const {
-        return {{u, dt}, grad_u, start + kChunk, -1, length(), count};
+        return {{u.bytes(), dt.bytes()}, grad_u, start + kChunk, -1, length(), count};
     }
 
     VSSM_MEMBER RowsAhead<3> behind(int64_t start, int count) const {
-        return {{u, dt, grad_y}, grad_u, start > 0 ? start - kChunk : length(), start, length(), count};
+        return {{u.bytes(), dt.bytes(), grad_y.bytes()}, grad_u, start > 0 ? start - kChunk : length(), start, length(), count};
     }
 
     VSSM_MEMBER void read_grad_y(int64_t start, int count, Vec *out) const {
@@ -325,12 +364,12 @@ struct MapBackward : MapView {
         for (int64_t t = count; t < kChunk; ++t) grad[t] = Vec{};
         transpose_chunk(grad, turned);
         const float *rows[kChunk];
-        for (int64_t t = 0; t < count; ++t) rows[t] = dt.at(start + t);
+        float_rows<kChunk>(dt, start, s.rank, count, buffer, rows);
         int64_t r = 0;
-        ranks<kRanks>(r, start, count, rows, grad);
-        if (kRanks > 4) ranks<4>(r, start, count, rows, grad);
-        ranks<2>(r, start, count, rows, grad);
-        ranks<1>(r, start, count, rows, grad);
+        this->template ranks<kRanks>(r, start, count, rows, grad);
+        if (kRanks > 4) this->template ranks<4>(r, start, count, rows, grad);
+        this->template ranks<2>(r, start, count, rows, grad);
+        this->template ranks<1>(r, start, count, rows, grad);
     }
 
     // The ranks from r on, as many as go in blocks of this many.
@@ -347,7 +386,8 @@ struct MapBackward : MapView {
 };
 
 // One strip of channels of one image: all sequences, or one.
-static void backward_2d(const Backward2d &args, int64_t unit, void *memory) {
+template <class T>
+static void backward_2d_of(const Backward2d &args, int64_t unit, void *memory) {
     const Scan2d &s = *args.scan;
     const int64_t parts = args.by_route ? s.sequences : 1, part = unit % parts;
     const int64_t strip = unit / parts % args.strips, image = unit / parts / args.strips;
@@ -357,6 +397,7 @@ static void backward_2d(const Backward2d &args, int64_t unit, void *memory) {
     const BackwardScratch x(s.states, s.longest(), arena);
     Vec *weight = arena.take<Vec>(s.rank + kChunk);
     Vec *turned = arena.take<Vec>(kChunk);
+    float *buffer = arena.take<float>(s.rank * kChunk);
     const int64_t blocks = (s.channels + kLanes - 1) / kLanes, count = Sums::count(s.states, s.rank);
 
     // All routes of a few channels, then the next channels: what the routes share is still in the cache.
@@ -365,9 +406,13 @@ static void backward_2d(const Backward2d &args, int64_t unit, void *memory) {
             float *share_B = args.share(image, k, strip);
             float *share_C = s.C.data ? share_B + s.states * s.length(k) : nullptr;
             const Sums sums(args.sums + ((image * s.sequences + k) * blocks + channel / kLanes) * count, s.states);
-            const MapBackward view(args, image, k, strip, channel, end, weight, sums.weight, turned, x);
+            const MapBackward<T> view(args, image, k, strip, channel, end, weight, buffer, sums.weight, turned, x);
             scan_backward(view, view.channels(), nullptr, s.length(k), channel == begin, share_B, share_C, sums, x);
         }
+}
+
+static void backward_2d(const Backward2d &args, int64_t unit, void *memory) {
+    with_type(args.scan->dtype, [&](auto type) { backward_2d_of<decltype(type)>(args, unit, memory); });
 }
 
 static int64_t backward_2d_units(const Backward2d &args) {
@@ -379,6 +424,7 @@ static size_t backward_2d_scratch_bytes(const Scan2d &s) {
     BackwardScratch(s.states, s.longest(), arena);
     arena.take<Vec>(s.rank + kChunk);
     arena.take<Vec>(kChunk);
+    arena.take<float>(s.rank * kChunk);
     return arena.used();
 }
 

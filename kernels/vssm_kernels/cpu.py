@@ -9,6 +9,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,13 @@ from .route_code import FIELDS
 from .routes import route_table
 from .tables import keep_tables
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 _INSTALL = f"install a C++ compiler (GCC or Clang) and reinstall: {how_to_build()}"
 if sys.platform == "win32":
     _INSTALL = "it is not built on Windows"
 _HALVES = (torch.bfloat16, torch.float16)
+# Numbered as in kernels/csrc/scan_args.h.
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 _lock = threading.Lock()
 _library: ctypes.CDLL | None = None
@@ -42,7 +45,7 @@ class _Scan2d(ctypes.Structure):
     """`Scan2d` of kernels/csrc/scan_args.h, field for field."""
 
     _sizes = ("batch", "positions", "channels", "sequences", "routes", "states", "rank")
-    _flags = ("softplus", "merge", "own_input")
+    _flags = ("softplus", "merge", "own_input", "dtype")
     _tables = ("starts", "first_route", "visited", "route_rows", "covers")
     _maps = ("u", "dt", "B", "C")
     _parameters = ("A", "D", "delta_bias", "dt_weight")
@@ -63,6 +66,35 @@ class _Mamba(ctypes.Structure):
         ("taps", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("conv_weight", "conv_bias", "projection", "u", "projected")),
         ("scale", ctypes.c_float),
+    ]
+
+
+class _Depthwise(ctypes.Structure):
+    """`Depthwise` of kernels/csrc/scan_args.h, field for field."""
+
+    _sizes = ("images", "height", "width", "out_height", "out_width", "channels", "stride", "taps")
+    _flags = ("dense3", "replicate", "silu", "x_dtype", "y_dtype")
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in _sizes + _flags),
+        *((name, ctypes.c_void_p) for name in ("offsets", "weight", "bias", "x")),
+        *((name, ctypes.c_int64) for name in ("x_image", "x_row", "x_column")),
+        *((name, ctypes.c_void_p) for name in ("scale", "skip", "other")),
+        *((name, ctypes.c_int64) for name in ("other_image", "other_row", "other_column")),
+        ("y", ctypes.c_void_p),
+    ]
+
+
+class _Norm(ctypes.Structure):
+    """`Norm` of kernels/csrc/scan_args.h, field for field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "groups", "channels", "silu", "x_dtype", "y_dtype")),
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("x_row", "x_group")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "gate")),
+        *((name, ctypes.c_int64) for name in ("gate_row", "gate_group")),
+        ("y", ctypes.c_void_p),
+        ("eps", ctypes.c_double),
     ]
 
 
@@ -94,6 +126,8 @@ def _open(path: Path) -> ctypes.CDLL:
     library.vssm_scan_2d_fwd.argtypes = [ctypes.POINTER(_Scan2d), ctypes.c_void_p, ctypes.c_int]
     library.vssm_scan_2d_bwd.argtypes = [ctypes.POINTER(_Scan2d)] + [ctypes.c_void_p] * 9 + [ctypes.c_int]
     library.vssm_mamba_fwd.argtypes = [ctypes.POINTER(_Mamba), ctypes.c_void_p, ctypes.c_int]
+    library.vssm_depthwise.argtypes = [ctypes.POINTER(_Depthwise), ctypes.c_int]
+    library.vssm_norm.argtypes = [ctypes.POINTER(_Norm), ctypes.c_int]
     library.vssm_set_gomp_parallel.argtypes = [ctypes.c_void_p]
     library.vssm_set_gomp_parallel.restype = None
     library.vssm_variant.restype = ctypes.c_char_p
@@ -165,7 +199,7 @@ def _pointers(*tensors: Tensor | None) -> list[int | None]:
 
 def _call(function, *arguments) -> None:
     if function(*arguments, torch.get_num_threads()) != 0:
-        raise MemoryError("out of memory in the selective scan")
+        raise MemoryError("out of memory in the CPU library")
 
 
 def selective_scan_fwd(
@@ -255,8 +289,8 @@ def _as_map(x: Tensor | None, height: int, width: int) -> tuple[Tensor | None, _
     """`x` (Bt, H, W, [K,] C) as the library reads it; copied only where rows and columns are no one stride apart."""
     if x is None:
         return None, _Map()
-    if x.dtype != torch.float32 or not x.is_cpu:
-        x = _float32(x)
+    if x.dtype not in _DTYPES or not x.is_cpu:
+        x = _float32(x)  # refuses it
     batch, down, right, *_, last = x.stride()
     position = right if width > 1 else down
     if (x.shape[-1] > 1 and last != 1) or (height > 1 and width > 1 and down != width * right):
@@ -278,7 +312,7 @@ class _Inputs:
         self.kept = (walk, maps, parameters)
         sizes = (u.shape[0], height * width, u.shape[-1], A.shape[0], len(walk.covers), A.shape[2])
         rank = 0 if dt_weight is None else dt_weight.shape[2]
-        flags = (delta_softplus, merge, u.dim() == 5)
+        flags = (delta_softplus, merge, u.dim() == 5, _DTYPES[u.dtype])
         self.struct = _Scan2d(*sizes, rank, *flags, *_pointers(*walk), *(m for _, m in maps), *_pointers(*parameters))
 
 
@@ -359,8 +393,126 @@ def mamba_inner_fwd(
     dt, B, C = (_Map(projected.data_ptr() + 4 * first, *strides) for first in (0, rank, rank + states))
     maps = (_Map(u.data_ptr(), length * sequences * channels, sequences * channels, channels), dt, B, C)
     sizes = (batch, length, channels, sequences, sequences, states, rank)
-    flags = (True, True, True)  # softplus, merged, inputs of their own
+    flags = (True, True, True, _DTYPES[torch.float32])  # softplus, merged, inputs of their own
     scan = _Scan2d(*sizes, *flags, *_pointers(*walk), *maps, *_pointers(A, D, dt_bias, dt_weight))
     conv = (conv_weight.shape[-1], *_pointers(conv_weight, conv_bias, x_proj, u, projected))
     _call(library.vssm_mamba_fwd, _Mamba(ctypes.pointer(scan), x.data_ptr(), *conv, scale), y.data_ptr())
     return y.to(xz.dtype)
+
+
+def _columns(x: Tensor) -> Tensor:
+    """`x` with its last dimension side by side in memory."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+@lru_cache(maxsize=64)
+def _places(offsets: tuple[tuple[int, int], ...]) -> Tensor:
+    return torch.tensor(offsets, dtype=torch.int32)
+
+
+def depthwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    out_dtype: torch.dtype,
+    *,
+    stride: int = 1,
+    replicate: bool = False,
+    silu: bool = False,
+    scale: Tensor | None = None,
+    skip: Tensor | None = None,
+    other: Tensor | None = None,
+) -> Tensor:
+    """Convolve a channels-last map depth-wise: scale silu(bias + sum over taps of weight x) + skip other.
+
+    Args:
+        x: (B, H, W, D), not empty; float32 or a half dtype.
+        weight: (T, D), one row for each tap.
+        bias: (D,).
+        offsets: Rows and columns from the pixel at the output's place to what a tap reads, T of them.
+        size: Height and width of the result.
+        out_dtype: Of the result.
+        stride: Pixels between what neighbours of the result read.
+        replicate: Pixels outside the map repeat its edge; else they are zero.
+        silu: Apply SiLU.
+        scale: One number for each pixel of the result, (B, H', W').
+        skip: (D,); None: nothing is added.
+        other: What is added, (B, H', W', D).
+
+    Returns:
+        (B, H', W', D), contiguous. Summed in float32.
+    """
+    library = _get_library()
+    batch, height, width, channels = x.shape
+    x = _columns(x)
+    weight, bias, scale, skip = _float32(weight), _float32(bias), _float32(scale), _float32(skip)
+    if other is not None:
+        other = _columns(other.to(out_dtype))
+    y = torch.empty((batch, *size, channels), dtype=out_dtype)
+    dense = list(offsets) == [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    struct = _Depthwise(
+        *(batch, height, width, *size, channels, stride, len(offsets)),
+        *(dense, replicate, silu, _DTYPES[x.dtype], _DTYPES[out_dtype]),
+        *_pointers(_places(tuple(offsets)), weight, bias, x),
+        *x.stride()[:3],
+        *_pointers(scale, skip, other),
+        *((0, 0, 0) if other is None else other.stride()[:3]),
+        y.data_ptr(),
+    )
+    _call(library.vssm_depthwise, struct)
+    return y
+
+
+def _row_strides(x: Tensor, groups: int) -> tuple[Tensor, int, int]:
+    """`x` (..., [G,] D) with the strides of its rows and of its groups, copied where the rows have no one stride."""
+    x = _columns(x)
+    rows = list(zip(x.shape, x.stride(), strict=True))[: -2 if groups > 1 else -1]
+    rows = [(n, s) for n, s in rows if n > 1] or [(1, x.shape[-1] * groups)]
+    if any(s != n * inner for (_, s), (n, inner) in zip(rows, rows[1:], strict=False)):
+        x = x.contiguous()
+        return x, x.shape[-1] * groups, x.shape[-1]
+    return x, rows[-1][1], x.stride(-2) if groups > 1 else 0
+
+
+def norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    out_dtype: torch.dtype,
+    *,
+    groups: int = 1,
+    gate: Tensor | None = None,
+    silu: bool = False,
+) -> Tensor:
+    """Normalise rows, LayerNorm's way, and gate them.
+
+    Args:
+        x: (..., D), or (..., G, D) with `groups` G above 1; not empty; float32 or a half dtype.
+        weight: (D,) or (G D,).
+        bias: As weight.
+        eps: Added to the variance.
+        out_dtype: Of the result.
+        groups: Rows that have weights of their own.
+        gate: Multiplies the result; as x.
+        silu: Apply SiLU to the gate.
+
+    Returns:
+        As x, contiguous. Computed in float32.
+    """
+    library = _get_library()
+    x, row, group = _row_strides(x, groups)
+    weight, bias = _float32(weight), _float32(bias)
+    gate, *gate_strides = (None, 0, 0) if gate is None else _row_strides(gate.to(out_dtype), groups)
+    y = torch.empty(x.shape, dtype=out_dtype)
+    channels = x.shape[-1]
+    struct = _Norm(
+        *(x.numel() // channels, groups, channels, silu, _DTYPES[x.dtype], _DTYPES[out_dtype]),
+        *(x.data_ptr(), row, group),
+        *_pointers(weight, bias, gate),
+        *(*gate_strides, y.data_ptr(), eps),
+    )
+    _call(library.vssm_norm, struct)
+    return y

@@ -117,6 +117,29 @@ def test_2d_half_inputs(dtype, out_dtype, rank):
 
 
 @needs_library
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "form",
+    [
+        dict(states=1),
+        dict(states=16, channels=33, rank=2),
+        dict(states=3, channels=48, rank=17, height=1, width=1),
+        dict(rank=None, own_input=True),
+        dict(absent=("C",), states=1, width=1),
+    ],
+)
+def test_2d_half_maps_are_read_as_they_are(variant, dtype, form):
+    """The same bits as from maps cast before, values included that are subnormal in half precision."""
+    inputs = make_2d(CROSS, **form)
+    halves = {name: x.to(dtype) if name in ("u", "dt", "B", "C") and x is not None else x for name, x in inputs.items()}
+    halves["u"].view(-1)[:2] = torch.tensor([6e-8, -3e-5])
+    cast = {name: None if x is None else x.float() for name, x in halves.items()}
+    grad = gradient_2d(inputs, CROSS)
+    for got, want in zip(computed_2d(halves, CROSS, grad), computed_2d(cast, CROSS, grad), strict=True):
+        assert got is want is None or torch.equal(got, want.to(got.dtype))
+
+
+@needs_library
 def test_2d_any_strides():
     plain = make_2d(CROSS, height=6, width=5)
     views = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in plain.items() if x.dim() > 3}

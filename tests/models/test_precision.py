@@ -9,6 +9,8 @@ import vssm
 MODELS = [(name, {}) for name in vssm.list_models() if name.endswith("_pico")]
 # Other forms of the scan than the picos have.
 MODELS += [("vmamba_pico", o) for o in (dict(ssd=True, d_state=8), dict(scan="cascade"), dict(gate=True, d_state=4))]
+# Untrained, it spreads rounding: that of the weights alone to bfloat16 moves its logits by 0.013 of their size.
+FARTHER = {"groupmamba_pico": 0.03}
 
 
 @pytest.mark.parametrize(("name", "options"), MODELS, ids=str)
@@ -29,10 +31,15 @@ def test_precisions_agree(name, options):
     def error(y):
         return ((y.double() - exact).abs().max() / scale).item()
 
+    def distance(y):
+        return ((y.double() - exact).norm() / exact.norm()).item()
+
     model.float()
     assert error(model(x)) < 1e-5
     for dtype, tolerance in ((torch.float16, 0.02), (torch.bfloat16, 0.1)):
         with torch.autocast("cpu", dtype=dtype):
-            assert error(model(x)) < tolerance
-        assert error(model.to(dtype)(x.to(dtype))) < tolerance
+            results = [model(x)]
+        results.append(model.to(dtype)(x.to(dtype)))
+        assert max(map(error, results)) < tolerance
+        assert max(map(distance, results)) < FARTHER.get(name, 0.02)
         model.float()

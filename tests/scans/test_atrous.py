@@ -140,7 +140,7 @@ def test_defaults():
     assert mixer.conv.bias is not None and mixer.x_proj.weight.shape == (4 * 34, 64)
 
 
-def test_scan_is_in_float32_under_autocast():
+def test_scan_reads_halves_and_gives_float32_under_autocast():
     torch.manual_seed(0)
     mixer, x = AtrousSS2D(16), torch.randn(1, 7, 6, 16)
     seen = []
@@ -148,10 +148,11 @@ def test_scan_is_in_float32_under_autocast():
 
     class Spy(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            y = func(*args, **(kwargs or {}))
             if func is op.default:
-                seen.append({args[i].dtype for i in range(5)})
-            return func(*args, **(kwargs or {}))
+                seen.append((args[0].dtype, args[2].dtype, y.dtype))
+            return y
 
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), Spy():
         y = mixer(x)
-    assert seen == [{torch.float32}] and y.dtype == torch.bfloat16
+    assert seen == [(torch.bfloat16, torch.float32, torch.float32)] and y.dtype == torch.bfloat16

@@ -149,7 +149,7 @@ def test_initial_parameters():
     assert mixer.x_proj.weight.abs().max() <= 128**-0.5 and mixer.dt_projs_weight.abs().max() <= 4**-0.5
 
 
-def test_scan_stays_in_float32_under_autocast_when_asked():
+def test_scan_reads_halves_and_gives_float32_under_autocast():
     torch.manual_seed(0)
     x = torch.randn(1, 7, 6, 32)
     kept, lowered = SS2D(32, scan_float32=True), SS2D(32)
@@ -159,13 +159,14 @@ def test_scan_stays_in_float32_under_autocast_when_asked():
 
     class Spy(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            y = func(*args, **(kwargs or {}))
             if func is op.default:
-                seen.append((args[0].dtype, args[2].dtype, args[1].dtype))
-            return func(*args, **(kwargs or {}))
+                seen.append((args[0].dtype, args[1].dtype, args[2].dtype, y.dtype))
+            return y
 
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), Spy():
         outputs = [kept(x), lowered(x)]
-    assert seen == [(torch.float32,) * 3, (torch.bfloat16, torch.float32, torch.bfloat16)]
+    assert seen == [(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)] * 2
     assert all(y.dtype == torch.bfloat16 for y in outputs)
 
 

@@ -151,7 +151,8 @@ class StateSpaceMixer(nn.Module):
             channels: D.
             d_state: N.
             dt_rank: R.
-            scan_float32: Scan in float32 or better whatever the dtype of the inputs.
+            scan_float32: Give the result in float32 or better whatever the dtype of the inputs. Any scan is computed
+                in it, so half inputs are read as they are.
             device: Of the parameters.
             dtype: Of the parameters.
         """
@@ -206,7 +207,7 @@ class StateSpaceMixer(nn.Module):
             code: The routes of the K sequences, from `encode_routes`.
             merge: Sum the results of all routes.
             skip: Add the skip D u.
-            out_dtype: Of the result; None: that in which the input is scanned.
+            out_dtype: Of the result; None: that of the input, or float32 or better with `scan_float32`.
             sequences: First and end of the range of parameters that the K sequences take; None: all of them.
 
         Returns:
@@ -217,9 +218,8 @@ class StateSpaceMixer(nn.Module):
             first, end = sequences
             A, Ds, bias, weight = A[first:end], Ds[first:end], bias[first:end], weight[first:end]
         D = Ds if skip else None
-        if self.scan_float32:
-            u, dt, B = at_least_float32(u), at_least_float32(dt), at_least_float32(B)
-            C = at_least_float32(C) if C is not None else None
+        if self.scan_float32 and out_dtype is None and u.dtype != torch.float64:
+            out_dtype = torch.float32
         empty = no_maps(u)
         if empty:
             u, dt, B = one_more(u), one_more(dt), one_more(B)

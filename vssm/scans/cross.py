@@ -12,6 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.passes import conv_pass, norm_pass
 from vssm_kernels.routes import map_rank
 
 from ._state_space import (
@@ -110,7 +111,7 @@ class SS2D(_ProjectedScan):
         act_layer: Activation after the convolution, and of the gate.
         gate: Multiply the result by an activated second projection of the input (the z of Mamba).
         routes: Scan pattern of single routes, see `vssm.scans.routes`.
-        scan_float32: Scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
+        scan_float32: Give the result of a scan in float32 or better. It is computed in that whatever the inputs are.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -166,22 +167,34 @@ class SS2D(_ProjectedScan):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve and activate: (B, H, W, D) to (B, H, W, D)."""
+        if not torch.jit.is_scripting():
+            y = conv_pass(self.conv, x, self.act)
+            if y is not None:
+                return y
         return self.act(self.conv(x.movedim(-1, 1)).movedim(1, -1))
 
-    def core(self, x: Tensor) -> Tensor:
-        """Do what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
-        return self.out_norm(self.mix(self.convolve(x)))
+    def core(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """Do what stands between the projections: (B, H, W, D) to (B, H, W, D).
+
+        Args:
+            x: What is scanned.
+            z: What gates the result, before its activation; None: no gate.
+        """
+        y = self.mix(self.convolve(x))
+        if not torch.jit.is_scripting():
+            gated = norm_pass(self.out_norm, y, x.dtype, z, self.act)
+            if gated is not None:
+                return gated
+        y = self.out_norm(y).to(x.dtype)
+        return y if z is None else y * self.act(z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C)."""
         x = self.in_proj(x)
-        z = x
-        if self.gate:
-            x, z = x.chunk(2, dim=-1)
-        y = self.core(x).to(x.dtype)
-        if self.gate:
-            y = y * self.act(z)
-        return self.out_proj(y)
+        if not self.gate:
+            return self.out_proj(self.core(x, None))
+        x, z = x.chunk(2, dim=-1)
+        return self.out_proj(self.core(x, z))
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

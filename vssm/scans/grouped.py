@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor
 
+from vssm_kernels.passes import conv_pass, norm_pass
+
 from ._state_space import StateSpaceMixer, init_linear, split_projection
 from .linear import LinearScan, route_names
 from .routes import CROSS, encode_routes
@@ -124,8 +126,16 @@ class GroupedSS2D(StateSpaceMixer):
         """Project the normalised map (B, H, W, C) to what is scanned and its gate, (B, H, W, K, D) each."""
         x = grouped_linear(x.unflatten(-1, (self.groups, self.group_dim)), self.in_proj_weight)
         u, z = x.chunk(2, dim=-1)
-        u = self.act(self.conv(u.flatten(3).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        u = self.convolve(u.flatten(3))
         return u.unflatten(-1, (self.groups, self.group_dim)), z
+
+    def convolve(self, u: Tensor) -> Tensor:
+        """Convolve and activate (B, H, W, C)."""
+        if not torch.jit.is_scripting():
+            y = conv_pass(self.conv, u, self.act)
+            if y is not None:
+                return y
+        return self.act(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def project(self, u: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Project (B, H, W, K, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
@@ -136,7 +146,15 @@ class GroupedSS2D(StateSpaceMixer):
         u, z = self.enter(x)
         dt, B, C = self.project(u)
         y = self.scan(u, dt, B, C, self.route_code, merge=False)
-        return grouped_linear(self.out_norm(y).to(z.dtype) * self.act(z), self.out_proj_weight)
+        return grouped_linear(self.normalise(y, z), self.out_proj_weight)
+
+    def normalise(self, y: Tensor, z: Tensor) -> Tensor:
+        """Normalise what was scanned and gate it, (B, H, W, K, D) each."""
+        if not torch.jit.is_scripting():
+            gated = norm_pass(self.out_norm, y, z.dtype, z, self.act, self.groups)
+            if gated is not None:
+                return gated
+        return self.out_norm(y).to(z.dtype) * self.act(z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C)."""

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from torch import Tensor
 
+from vssm_kernels.passes import conv_pass
+
 from ._state_space import init_linear, split_projection
 from .cross import SS2D
 from .linear import LinearScan, route_names
@@ -40,7 +42,7 @@ class MultiScaleSS2D(SS2D):
         gate: Multiply the result by an activated second projection of the input.
         norm_before_merge: Normalise every scanned position of each branch (the arXiv version); else the merged map.
         upsample_mode: "bilinear" (pixel centres aligned, not corners) or "nearest", for the half branch.
-        scan_float32: Scan in float32 under autocast too; else in the dtype that autocast chose, summed in float32.
+        scan_float32: Give the result of a scan in float32 or better. It is computed in that whatever the inputs are.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -92,6 +94,10 @@ class MultiScaleSS2D(SS2D):
 
     def branches(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """Convolve (B, H, W, D) to the maps that are scanned, (B, H, W, D) and (B, h, w, D)."""
+        if not torch.jit.is_scripting():
+            full, half = conv_pass(self.conv, x, self.act), conv_pass(self.conv_half, x, self.act)
+            if full is not None and half is not None:
+                return full, half
         x = x.permute(0, 3, 1, 2)
         return self.act(self.conv(x).permute(0, 2, 3, 1)), self.act(self.conv_half(x).permute(0, 2, 3, 1))
 
@@ -106,8 +112,9 @@ class MultiScaleSS2D(SS2D):
         out_dtype = self.out_norm.weight.dtype
         return self.scan(x, dt, B, C, code, merge=merge, out_dtype=out_dtype, sequences=(branch, branch + 1))
 
-    def core(self, x: Tensor) -> Tensor:
-        """Do what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
+    def core(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """Do what stands between the projections, see `SS2D.core`: (B, H, W, D) to (B, H, W, D)."""
+        dtype = x.dtype
         height = x.shape[1]
         width = x.shape[2]
         full, half = self.branches(x)
@@ -120,7 +127,8 @@ class MultiScaleSS2D(SS2D):
         y = full + half.permute(0, 2, 3, 1)
         if not self.norm_before_merge:
             y = self.out_norm(y)
-        return self.se(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = self.se(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).to(dtype)
+        return y if z is None else y * self.act(z)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

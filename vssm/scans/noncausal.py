@@ -10,6 +10,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.passes import conv_pass, norm_pass
+
 from ._state_space import at_least_float32, init_linear, init_step_bias, outside_autocast
 from .linear import LinearScan
 
@@ -113,11 +115,30 @@ class NonCausalSSD2D(nn.Module):
         """
         convolved = self.d_inner + 2 * self.d_state
         z, x, dt = self.in_proj(x).split([self.d_inner, convolved, self.num_heads], dim=-1)
-        x = self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
+        x = self.convolve(x).flatten(1, 2)
         v, k, q = x.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         weight = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias)).flatten(1, 2)
         weight = weight * torch.exp(at_least_float32(self.A_log))
         return z, v, weight, k, q
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve and activate (B, H, W, D + 2 N)."""
+        if not torch.jit.is_scripting():
+            y = conv_pass(self.conv, x, self.act)
+            if y is not None:
+                return y
+        return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    def normalise(self, y: Tensor, z: Tensor) -> Tensor:
+        """Normalise the result and gate it, (B, H, W, D) each."""
+        if not torch.jit.is_scripting():
+            gated = norm_pass(self.out_norm, y, z.dtype, z)
+            if gated is not None:
+                return gated
+        # In the dtype of y, not of the parameters: this norm is what brings y back into the range of float16.
+        norm_weight, norm_bias = self.out_norm.weight.to(y.dtype), self.out_norm.bias.to(y.dtype)
+        y = F.layer_norm(y, [self.d_inner], norm_weight, norm_bias, self.out_norm.eps)
+        return y.to(z.dtype) * z
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C)."""
@@ -125,10 +146,7 @@ class NonCausalSSD2D(nn.Module):
         width = x.shape[2]
         z, v, weight, k, q = self.project(x)
         y = noncausal_ssd(v, weight, k, q, self.D).unflatten(1, (height, width))
-        # In the dtype of y, not of the parameters: this norm is what brings y back into the range of float16.
-        norm_weight, norm_bias = self.out_norm.weight.to(y.dtype), self.out_norm.bias.to(y.dtype)
-        y = F.layer_norm(y, [self.d_inner], norm_weight, norm_bias, self.out_norm.eps)
-        return self.out_proj(y.to(z.dtype) * z)
+        return self.out_proj(self.normalise(y, z))
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

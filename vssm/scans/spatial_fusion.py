@@ -3,12 +3,14 @@
 Letters: B batch, H x W map, C width of the block, D inner width.
 """
 
-from typing import List
+from typing import List, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from vssm_kernels.passes import fusion_pass
 
 from ._state_space import at_least_float32, outside_autocast
 from .cross import SS2D
@@ -70,6 +72,11 @@ class StateFusion(nn.Module):
         for parameter in self.parameters():
             parameter.fill_(1)
 
+    def kernels(self) -> Tuple[List[Tensor], List[int]]:
+        """Give the scaled kernels and their dilations."""
+        alpha = at_least_float32(self.alpha)
+        return [alpha[0] * self.kernel1, alpha[1] * self.kernel3, alpha[2] * self.kernel5], [1, 3, 5]
+
     def forward(self, h: Tensor) -> Tensor:
         """Fuse the states (B, H, W, D)."""
         # Scaling the kernels rather than the maps gives the same sum for three small products.
@@ -97,6 +104,10 @@ class FusedStateFusion(nn.Module):
     def __init__(self, weight: Tensor):
         super().__init__()
         self.weight = nn.Parameter(weight)
+
+    def kernels(self) -> Tuple[List[Tensor], List[int]]:
+        """Give the kernel and its dilation; see `StateFusion.kernels`."""
+        return [self.weight], [1]
 
     def forward(self, h: Tensor) -> Tensor:
         """Fuse the states (B, H, W, D)."""
@@ -148,8 +159,20 @@ class SpatialFusionSS2D(SS2D):
         # Without C the op gives the states; half in, float out, because they are summed before a norm sees them.
         skip = at_least_float32(self.Ds)
         h = self.scan(x, dt, B, None, self.route_code, skip=False, out_dtype=skip.dtype)
+        if not torch.jit.is_scripting():
+            y = self.read_states(h, C, skip, x)
+            if y is not None:
+                return y
         y = C[:, :, :, 0] * self.fusion(h) + skip * x
         return y.to(self.out_norm.weight.dtype)
+
+    @torch.jit.ignore
+    def read_states(self, h: Tensor, C: Tensor, skip: Tensor, x: Tensor) -> Tensor | None:
+        """Fuse and read the states in one pass; None where the layers have to run."""
+        fusion = self.fusion
+        if type(fusion) not in (StateFusion, FusedStateFusion) or fusion._forward_hooks or fusion._forward_pre_hooks:
+            return None
+        return fusion_pass(h, *fusion.kernels(), C[:, :, :, 0, 0], skip, x, h.dtype)
 
     def fuse(self) -> nn.Module:
         """Merge the three fusion kernels into one, in place, for inference; see `StateFusion.fuse`."""

@@ -1,0 +1,160 @@
+"""Layers that follow one another on a channels-last map, run in one pass of the compiled CPU library.
+
+These are for inference without a graph: a layer is asked for its parameters, not called. So every function here
+returns None where the layers themselves have to run: under autograd, on another device, while something records or
+watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a layer is not exactly the one of
+PyTorch. Callers then run the layers, which give the same but for rounding.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from . import cpu
+from .backends import choose_backend
+
+__all__ = ["conv_pass", "fusion_pass", "norm_pass"]
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _unwatched() -> bool:
+    """Whether nothing records, traces or differentiates what is computed now."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch.is_grad_enabled()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or _get_current_dispatch_mode_stack()
+        or torch.overrides._get_current_function_mode_stack()
+        or nn.modules.module._has_any_global_hook()
+    )
+
+
+def _runs_on(*tensors: Tensor | None) -> bool:
+    """Whether the library takes these tensors."""
+    for x in tensors:
+        if x is not None and not (type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype in _FLOATS and x.numel()):
+            return False
+    return choose_backend("auto", torch.device("cpu"), torch.float32, 0) is cpu
+
+
+def _plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+
+
+def _computed(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The dtype in which a convolution of x gives its result; None where it would refuse x."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype if x.dtype == weight.dtype else None
+
+
+def conv_pass(conv: nn.Module, x: Any, act: nn.Module) -> Tensor | None:
+    """Convolve a map depth-wise, then apply SiLU: one pass is faster than two; the convolution alone would not be.
+
+    Args:
+        conv: A depth-wise `nn.Conv2d`.
+        x: (B, H, W, D).
+        act: An `nn.SiLU`.
+
+    Returns:
+        (B, H', W', D), or None where the layers have to run.
+    """
+    if not _unwatched() or not _plain(conv, nn.Conv2d) or not _plain(act, nn.SiLU):
+        return None
+    if not _runs_on(x, conv.weight, conv.bias):
+        return None
+    height, width = conv.kernel_size
+    channels, (down, right) = conv.groups, conv.stride
+    if (
+        conv.weight.shape[:2] != (channels, 1)
+        or x.dim() != 4
+        or x.shape[-1] != channels
+        or down != right
+        or isinstance(conv.padding, str)
+        or conv.padding_mode != "zeros"
+    ):
+        return None
+    dtype = _computed(x, conv.weight)
+    if dtype not in _FLOATS:
+        return None
+    (top, left), (far, wide) = conv.padding, conv.dilation
+    offsets = [(i * far - top, j * wide - left) for i in range(height) for j in range(width)]
+    size = (
+        (x.shape[1] + 2 * top - far * (height - 1) - 1) // down + 1,
+        (x.shape[2] + 2 * left - wide * (width - 1) - 1) // right + 1,
+    )
+    if min(size) < 1:
+        return None
+    weight = conv.weight.flatten(1).t().float().contiguous()
+    return cpu.depthwise(x, weight, conv.bias, offsets, size, dtype, stride=down, silu=True)
+
+
+def fusion_pass(
+    h: Any, weights: list[Tensor], dilations: list[int], scale: Tensor, skip: Tensor, other: Tensor, dtype: torch.dtype
+) -> Tensor | None:
+    """Correlate a map with several square kernels at once, its edges repeated: scale sum(kernels h) + skip other.
+
+    Args:
+        h: (B, H, W, D).
+        weights: (D, 1, k, k) each, k odd.
+        dilations: Of each kernel.
+        scale: (B, H, W).
+        skip: (D,).
+        other: (B, H, W, D).
+        dtype: Of the result.
+
+    Returns:
+        (B, H, W, D), or None where the caller has to compute it. Summed in float32.
+    """
+    if not _unwatched() or not _runs_on(h, scale, skip, other, *weights) or dtype not in _FLOATS:
+        return None
+    offsets = []
+    for weight, dilation in zip(weights, dilations, strict=True):
+        reach = weight.shape[-1] // 2
+        steps = [dilation * i for i in range(-reach, reach + 1)]
+        offsets += [(i, j) for i in steps for j in steps]
+    taps = torch.cat([w.flatten(1).float() for w in weights], dim=1).t().contiguous()
+    size = (h.shape[1], h.shape[2])
+    return cpu.depthwise(h, taps, None, offsets, size, dtype, replicate=True, scale=scale, skip=skip, other=other)
+
+
+def norm_pass(
+    norm: nn.Module,
+    x: Any,
+    dtype: torch.dtype,
+    gate: Tensor | None = None,
+    act: nn.Module | None = None,
+    groups: int = 1,
+) -> Tensor | None:
+    """Normalise a map, cast it and gate it: norm(x).to(dtype) * act(gate).
+
+    Args:
+        norm: A module with `weight`, `bias` and `eps`.
+        x: (..., D), or (..., G, D) with `groups` G above 1.
+        dtype: Of the result.
+        gate: As x; None: no gate.
+        act: Of the gate; None: none.
+        groups: How many rows have weights of their own.
+
+    Returns:
+        As x, or None where the layers have to run.
+    """
+    weight: Any = norm.weight
+    bias: Any = norm.bias
+    if not _unwatched() or norm._forward_hooks or norm._forward_pre_hooks or not _runs_on(x, weight, bias, gate):
+        return None
+    if weight is None or bias is None or weight.dim() != 1 or weight.numel() != groups * x.shape[-1]:
+        return None
+    if dtype not in _FLOATS or (gate is not None and gate.dtype != dtype):
+        return None
+    silu = act is not None and _plain(act, nn.SiLU)
+    if gate is not None and act is not None and not silu:
+        gate = act(gate)
+    return cpu.norm(x, weight, bias, norm.eps, dtype, groups=groups, gate=gate, silu=silu)

@@ -1,0 +1,166 @@
+"""Layers in one pass against the same layers in float64, with every instruction set that this processor has."""
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.kernels.test_cpu import needs_library
+from vssm_kernels import cpu
+from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass
+
+pytestmark = needs_library
+SILU = nn.SiLU()
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def on_every_variant(compute):
+    results = [compute() for name in ("avx512", "avx2", "baseline") if cpu.set_variant(name)]
+    cpu.set_variant()
+    return results
+
+
+def check(compute, want, tolerance, dtype):
+    """Rounded once: within half a last place of the dtype, and what float32 sums are off by."""
+    for got in on_every_variant(compute):
+        assert got.dtype == dtype and got.shape == want.shape
+        eps = torch.finfo(dtype).eps / 2 if dtype != torch.float32 else 0
+        assert ((got.double() - want).abs() <= eps * want.abs() + tolerance * max(1, want.abs().max().item())).all()
+
+
+def rounded(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("channels", [1, 17, 48])
+@pytest.mark.parametrize("size", [(1, 1), (3, 11), (9, 2)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        dict(kernel_size=3, padding=1),
+        dict(kernel_size=3, padding=1, bias=False),
+        dict(kernel_size=3, padding=1, stride=2),
+        dict(kernel_size=7, padding=3, stride=2),
+        dict(kernel_size=(1, 5), padding=(3, 2), dilation=(2, 1)),
+    ],
+)
+def test_convolutions(dtype, channels, size, form):
+    conv = nn.Conv2d(channels, channels, groups=channels, **form).to(dtype)
+    x = rounded(2, *size, 2 * channels, dtype=dtype)[..., channels:]
+    double = nn.Conv2d(channels, channels, groups=channels, **form).double()
+    double.load_state_dict(conv.state_dict())
+    plain = double(x.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    check(lambda: conv_pass(conv, x, SILU), F.silu(plain), 1e-6, dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_decides_the_dtype(dtype):
+    conv, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), rounded(1, 4, 4, 8)
+    with torch.autocast("cpu", dtype):
+        assert conv_pass(conv, x, SILU).dtype == conv_pass(conv, x.to(dtype), SILU).dtype == dtype
+    assert conv_pass(conv, x.to(dtype), SILU) is None  # which the layer refuses
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("size", [(1, 1), (3, 11), (14, 9)])
+def test_fusion_repeats_the_edge(dtype, size):
+    channels, dilations = 19, [1, 3, 5]
+    h, other = rounded(2, *size, channels), rounded(2, *size, channels, dtype=dtype, seed=1)
+    scale = rounded(2, *size, 3, dtype=dtype, seed=2)[..., 1]
+    skip = rounded(channels, seed=3)
+    weights = [rounded(channels, 1, 3, 3, seed=4 + d) for d in dilations]
+    maps = h.double().permute(0, 3, 1, 2)
+    want = sum(
+        F.conv2d(F.pad(maps, [d] * 4, mode="replicate"), w.double(), dilation=d, groups=channels)
+        for w, d in zip(weights, dilations, strict=True)
+    ).permute(0, 2, 3, 1)
+    want = scale.double().unsqueeze(-1) * want + skip.double() * other.double()
+    check(lambda: fusion_pass(h, weights, dilations, scale, skip, other, h.dtype), want, 1e-6, torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("channels", [1, 17, 80, 100])
+@pytest.mark.parametrize("act", [None, nn.SiLU(), nn.GELU()])
+def test_norms(dtype, channels, act):
+    norm = nn.LayerNorm(channels)
+    norm.weight.copy_(rounded(channels))
+    norm.bias.copy_(rounded(channels, seed=1))
+    # Far from zero, where the mean has to be taken off before squares are summed.
+    x = rounded(2, 3, 5, channels, seed=2) + 30
+    gate = rounded(2, 3, 5, 2 * channels, dtype=dtype, seed=3)[..., channels:]
+    plain = F.layer_norm(x.double(), (channels,), norm.weight.double(), norm.bias.double(), norm.eps)
+    check(lambda: norm_pass(norm, x, dtype), plain, 1e-5, dtype)
+    opened = gate if act is None else act(gate)
+    if isinstance(act, nn.SiLU):
+        opened = F.silu(gate.double())
+    check(lambda: norm_pass(norm, x, dtype, gate, act), plain * opened.double(), 1e-5, dtype)
+    low = rounded(2, 3, 5, channels, dtype=dtype, seed=2)
+    plain = F.layer_norm(low.double(), (channels,), norm.weight.double(), norm.bias.double(), norm.eps)
+    check(lambda: norm_pass(norm, low, dtype), plain, 1e-5, dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory", ["groups last", "groups first"])
+def test_norms_of_groups(memory):
+    groups, channels = 4, 19
+    norm = nn.LayerNorm(groups * channels)
+    norm.weight.copy_(rounded(groups * channels))
+    x, gate = rounded(2, 3, 5, groups, channels, seed=2), rounded(2, 3, 5, groups, 2 * channels, seed=3)[..., channels:]
+    if memory == "groups first":
+        x, gate = (m.movedim(3, 0).contiguous().movedim(0, 3) for m in (x, gate))
+    weight, bias = (p.double().view(groups, channels) for p in (norm.weight, norm.bias))
+    want = (F.layer_norm(x.double(), (channels,)) * weight + bias) * F.silu(gate.double())
+    check(lambda: norm_pass(norm, x, x.dtype, gate, nn.SiLU(), groups), want, 1e-5, torch.float32)
+
+
+@torch.no_grad()
+def test_nan_and_infinity_stay():
+    conv, norm = nn.Conv2d(16, 16, 1, groups=16, bias=False), nn.LayerNorm(16)
+    conv.weight.fill_(1)
+    values = torch.tensor([float("nan"), float("inf"), float("-inf"), 1e-6, -6e-8, 65504.0, 0.0, 1.0] * 2)
+    for dtype in HALVES:
+        x, half = values.view(1, 1, 1, 16).to(dtype), conv.to(dtype)
+        for got in on_every_variant(lambda half=half, x=x: conv_pass(half, x, SILU)):
+            torch.testing.assert_close(got, F.silu(x.double()).to(dtype), equal_nan=True, rtol=0, atol=0)
+        assert all(got.isnan().all() for got in on_every_variant(lambda x=x: norm_pass(norm, x.float(), torch.float32)))
+
+
+def test_the_layers_run_where_something_looks_at_them():
+    conv, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.randn(1, 4, 4, 8)
+    norm = nn.LayerNorm(8)
+
+    def passes(x=x):
+        taken = [conv_pass(conv, x, SILU) is not None, norm_pass(norm, x, torch.float32) is not None]
+        assert taken[0] == taken[1]
+        return taken[0]
+
+    assert not passes()  # autograd
+    with torch.no_grad():
+        assert passes()
+        assert not passes(x.double())
+        assert not passes(x[:0])
+        with FlopCounterMode(display=False):
+            assert not passes()
+        seen = []
+        torch.func.vmap(lambda x: seen.append(passes(x)) or x)(x)
+        assert seen == [False]
+        hooks = [layer.register_forward_hook(lambda *args: None) for layer in (conv, norm)]
+        assert not passes()
+        for hook in hooks:
+            hook.remove()
+        for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8, padding_mode="circular", padding=1)):
+            assert conv_pass(layer, x, SILU) is None
+        assert conv_pass(conv, x, nn.GELU()) is None
+
+
+@torch.no_grad()
+def test_the_backend_that_was_asked_for(monkeypatch):
+    conv, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.randn(1, 4, 4, 8)
+    monkeypatch.setenv("VSSM_BACKEND", "torch")
+    assert conv_pass(conv, x, SILU) is None
