@@ -17,6 +17,7 @@ from vssm.medical.predict import group_channels
 from vssm.medical.segmentor import UNetSegmentor
 from vssm.medical.volume_encoders import VOLUME_ENCODERS
 from vssm.medical.windows import predict_windows
+from vssm.profiling import count
 
 from .conftest import CONFIGS, write_nifti, write_nifti_folder, write_synapse
 from .test_tools import call, predict_tool, sentence, test_tool, train_tool
@@ -55,6 +56,18 @@ def test_any_size_and_stride(strides, scan):
         tuple(n // step for n, step in zip(sizes, reduction, strict=True)) for reduction in net.encoder.reductions
     ]
     assert stages[-1].shape[2:] == maps[0].shape[2:]
+
+
+def test_costs():
+    """By the layers of a decoder's finest stage and a stem; a scan counts as in planes."""
+    net = small(encoder_options=dict(dims=4, depths=(1,), mlp_ratio=0))
+    cost = count(net, (1, 4, 6, 8))
+    per_layer = {module.name: module.flops for module in cost.modules}
+    assert per_layer["encoder.stages.0.downsample.conv"] == 2 * 3 * 4 * 4 * 27
+    mixer = net.encoder.stages[0].blocks[0].mixer
+    scan = 24 * 4 * 6 * (9 + 1) + 24 * 4 * 6 * mixer.dt_rank  # positions, channels, routes
+    linear = 24 * (4 * 4 * 2 + 4 * 6 * (mixer.dt_rank + 2)) + 24 * 4 * 27 + 24 * 4 * 5
+    assert per_layer["encoder.stages.0.blocks.0.mixer"] == scan + linear
 
 
 def test_state_space_parameters_are_not_decayed():

@@ -196,8 +196,8 @@ def test_a_model_that_needs_values_is_run(kind, backward):
     [
         (dict(kind="flop"), r"kind must be one of paper, macs, flops, got 'flop' \(did you mean 'flops'"),
         (dict(backward=True), "the papers count only the forward pass"),
-        (dict(input_size=(224, 224)), r"input_size must be \(C, H, W\), three positive integers, got \(224, 224\)"),
-        (dict(input_size=(3, 0, 224)), "three positive integers"),
+        (dict(input_size=(224, 224)), r"must be \(C, H, W\) or \(C, D, H, W\), positive integers, got \(224, 224\)"),
+        (dict(input_size=(3, 0, 224)), "positive integers, got"),
     ],
 )
 def test_refusals(arguments, message):

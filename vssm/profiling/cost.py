@@ -45,7 +45,7 @@ class Cost:
     Attributes:
         kind: How it was counted, one of `UNITS`.
         backward: Whether the backward pass is in it.
-        input_size: (C, H, W) of the image.
+        input_size: (C, H, W) of the image, or (C, D, H, W) of the volume.
         params: Parameters.
         flops: Operations in the unit of `kind`.
         activations: Elements of the outputs of all convolutions and matrix products of the forward pass.
@@ -54,7 +54,7 @@ class Cost:
 
     kind: str
     backward: bool
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     params: int
     flops: int
     activations: int

@@ -210,7 +210,7 @@ def _modules(model: nn.Module, counts: Mapping[str, int]) -> tuple[ModuleCost, .
 
 def _count(
     model: nn.Module,
-    input_size: tuple[int, int, int],
+    input_size: tuple[int, ...],
     kind: str,
     backward: bool,
     forward: Forward | None,
@@ -256,8 +256,8 @@ def count(
     - ``"macs"``: half of ``"flops"``.
 
     Args:
-        model: Takes images (1, C, H, W). It is left as it is.
-        input_size: (C, H, W).
+        model: Takes images (1, C, H, W), or volumes (1, C, D, H, W). It is left as it is.
+        input_size: (C, H, W), or (C, D, H, W).
         kind: "paper", "macs" or "flops".
         backward: Count the backward pass too, for the gradients of all parameters that want one; not with "paper". A
             product's takes twice its forward, and so does a scan's.
@@ -272,15 +272,15 @@ def count(
         The cost. Divide `flops` by 1e9 for the GFLOPs of a table.
 
     Raises:
-        ValueError: An unknown kind, an input size that is not three positive numbers, or a backward pass that was asked
-            of "paper" or of a model without trainable parameters.
+        ValueError: An unknown kind, an input size of other than three or four positive numbers, or a backward pass that
+            was asked of "paper" or of a model without trainable parameters.
         MissingExtraError: fvcore is not installed (the extra [profile]).
     """
     if kind not in UNITS:
         raise ValueError(f"kind must be one of {', '.join(UNITS)}, got {kind!r}{did_you_mean(str(kind), UNITS)}")
     input_size = tuple(input_size)
-    if len(input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in input_size):
-        raise ValueError(f"input_size must be (C, H, W), three positive integers, got {input_size}")
+    if len(input_size) not in (3, 4) or not all(isinstance(n, int) and n > 0 for n in input_size):
+        raise ValueError(f"input_size must be (C, H, W) or (C, D, H, W), positive integers, got {input_size}")
     if backward and kind == "paper":
         raise ValueError("the papers count only the forward pass; count a backward pass as 'macs' or 'flops'")
     if backward and not any(parameter.requires_grad for parameter in model.parameters()):

@@ -27,14 +27,14 @@ class Subject:
     Attributes:
         name: The model's name, or the path of the config.
         model: The network; its tensors may be on the device "meta".
-        input_size: (C, H, W) of the image it is usually counted at.
+        input_size: (C, H, W) of the image it is usually counted at, or (C, D, H, W) of the volume.
         forward: What to run in place of the model's own forward, see `vssm.profiling.count`.
         published: What the authors published for it at that size, None where nothing is known.
     """
 
     name: str
     model: nn.Module
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     forward: Forward | None = None
     published: Published | None = None
 
