@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vssm.scans import SS1D
+from vssm.scans import SS1D, SS2D
 
 DIM, L = 6, 9
 
@@ -79,3 +79,14 @@ def test_inference_takes_one_operator_with_the_same_result(options):
         traced = torch.jit.trace(mixer, x)
     assert "mamba_inner" not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_mixers_without_a_projection_back_end_at_the_gate():
+    torch.manual_seed(0)
+    for mixer, shape in ((SS1D, (1, 5, 4)), (SS2D, (1, 2, 3, 4))):
+        full, bare = mixer(4, ssm_ratio=1.0), mixer(4, ssm_ratio=1.0, out_proj=False)
+        bare.load_state_dict({k: v for k, v in full.state_dict().items() if not k.startswith("out_proj")})
+        x = torch.randn(shape)
+        torch.testing.assert_close(full.out_proj(bare(x)), full(x))
+        with pytest.raises(ValueError, match="ssm_ratio=1"):
+            mixer(4, ssm_ratio=2.0, out_proj=False)

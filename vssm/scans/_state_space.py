@@ -23,6 +23,7 @@ __all__ = [
     "init_linear",
     "init_projection",
     "init_step_bias",
+    "inner_width",
     "no_maps",
     "one_more",
     "outside_autocast",
@@ -95,6 +96,18 @@ def runs_in_one_call(x: Tensor) -> bool:
             and x.dtype == torch.float32
             and x.numel() > 0
         )
+
+
+def inner_width(dim: int, ratio: float, out_proj: bool) -> int:
+    """Give the inner width of a mixer.
+
+    Raises:
+        ValueError: No projection leads back from it, and it is not the outer width.
+    """
+    inner = int(ratio * dim)
+    if not out_proj and inner != dim:
+        raise ValueError(f"Without out_proj the inner width has to be the outer one, {dim}, not {inner}: ssm_ratio=1.")
+    return inner
 
 
 def one_more(x: Tensor) -> Tensor:

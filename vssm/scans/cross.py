@@ -19,6 +19,7 @@ from ._state_space import (
     StateSpaceMixer,
     init_linear,
     init_projection,
+    inner_width,
     no_maps,
     one_more,
     split_projection,
@@ -112,11 +113,12 @@ class SS2D(_ProjectedScan):
         gate: Multiply the result by an activated second projection of the input (the z of Mamba).
         routes: Scan pattern of single routes, see `vssm.scans.routes`.
         scan_float32: Give the result of a scan in float32 or better. It is computed in that whatever the inputs are.
+        out_proj: Project back; without it the result is the D channels before, which then have to be C.
         device: Of the parameters.
         dtype: Of the parameters.
 
     Raises:
-        ValueError: The routes are over maps of another rank.
+        ValueError: The routes are over maps of another rank; or nothing projects back, and the inner width is another.
     """
 
     spatial_dims = 2
@@ -133,6 +135,7 @@ class SS2D(_ProjectedScan):
         gate: bool = False,
         routes: tuple = CROSS,
         scan_float32: bool = False,
+        out_proj: bool = True,
         device=None,
         dtype=None,
     ):
@@ -142,7 +145,7 @@ class SS2D(_ProjectedScan):
         if rank != self.spatial_dims:
             name = type(self).__name__
             raise ValueError(f"{name}: the routes must be over {self.spatial_dims} dimensions, got routes over {rank}")
-        self.d_inner = int(ssm_ratio * dim)
+        self.d_inner = inner_width(dim, ssm_ratio, out_proj)
         self.gate = gate
         inner = self.d_inner
 
@@ -156,13 +159,13 @@ class SS2D(_ProjectedScan):
         self.act = act_layer()
         self.add_scan(inner, d_state, dt_rank or math.ceil(dim / 16), routes, scan_float32, **dd)
         self.out_norm = nn.LayerNorm(inner, **dd)
-        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+        self.out_proj: nn.Module = nn.Linear(inner, dim, bias=False, **dd) if out_proj else nn.Identity()
         SS2D.init_weights(self)  # a subclass that extends it has made only these parameters yet
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Start the parameters as the official code does (S4D-real A, log-uniform steps)."""
-        init_linear(self.in_proj.weight, self.out_proj.weight)
+        init_linear(*(layer.weight for layer in (self.in_proj, self.out_proj) if isinstance(layer, nn.Linear)))
         self.init_state_space(self.x_proj.weight)
 
     def convolve(self, x: Tensor) -> Tensor:

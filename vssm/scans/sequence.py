@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._state_space import StateSpaceMixer, runs_in_one_call, split_projection
+from ._state_space import StateSpaceMixer, inner_width, runs_in_one_call, split_projection
 from .linear import LinearScan, route_names
 from .pruning import KeptTokens, gaps_along
 from .routes import Route, encode_routes
@@ -39,8 +39,12 @@ class SS1D(StateSpaceMixer):
         conv_bias: Whether that convolution has a bias.
         bidirectional: Scan in both directions and add the results.
         halve: Divide that sum by two.
+        out_proj: Project back; without it the result is the gated D, which then has to be C.
         device: Of the parameters.
         dtype: Of the parameters.
+
+    Raises:
+        ValueError: Nothing projects back, and the inner width is another.
     """
 
     def __init__(
@@ -53,12 +57,13 @@ class SS1D(StateSpaceMixer):
         conv_bias: bool = True,
         bidirectional: bool = False,
         halve: bool = False,
+        out_proj: bool = True,
         device=None,
         dtype=None,
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.d_inner = int(ssm_ratio * dim)
+        self.d_inner = inner_width(dim, ssm_ratio, out_proj)
         self.d_conv = d_conv
         self.halve = halve
         routes = (Route(), Route(reverse=True)) if bidirectional else (Route(),)
@@ -70,14 +75,15 @@ class SS1D(StateSpaceMixer):
         self.conv = nn.Conv1d(count * inner, count * inner, d_conv, groups=count * inner, bias=conv_bias, **dd)
         self.x_proj_weight = nn.Parameter(torch.empty(count, rank + 2 * d_state, inner, **dd))
         self.add_state_space(count, inner, d_state, rank, scan_float32=True, **dd)
-        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+        self.out_proj: nn.Module = nn.Linear(inner, dim, bias=False, **dd) if out_proj else nn.Identity()
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Start the parameters as Mamba does: PyTorch's way for projections, S4D-real A, log-uniform steps."""
         for layer in (self.in_proj, self.conv, self.out_proj):
-            layer.reset_parameters()
+            if not isinstance(layer, nn.Identity):
+                layer.reset_parameters()
         self.init_state_space(self.x_proj_weight)
 
     def convolve(self, x: Tensor) -> Tensor:
