@@ -145,7 +145,12 @@ class StateSpaceMixer(nn.Module):
     * dt_projs_weight (K, D, R) and dt_projs_bias (K, D): from the rank of the step size to the channels.
     * A_logs (K D, N): log(-A).
     * Ds (K D,): the skip.
+
+    Attributes:
+        quant_points: What `scan` reads that a quantiser may round, by the names of its arguments (`vssm.quantize`).
     """
+
+    quant_points = ("u", "dt", "B", "C")
 
     def add_state_space(
         self,
