@@ -255,6 +255,8 @@ def test_channels_by_nnunets_names(tmp_path):
     assert sample["image"].shape == (3, 8, 36, 40) and sample["label"].shape == (8, 36, 40)
     assert [int(channel.max()) for channel in sample["image"][1:]] == [1, 2] and data.items[0].case == "v0"
     assert VolumePatches(data, (4, 8, 8))[0]["image"].shape == (3, 4, 8, 8)
+    raw = NiftiFolder(str(tmp_path / "nifti" / "train"), ".", CLASSES, images="images", labels="labels")  # as nnU-Net's
+    assert torch.equal(raw[0]["image"], sample["image"])
     with pytest.raises(ConfigError, match="holds volumes of 3 channels, of which slices are not made"):
         NiftiFolder(str(tmp_path / "nifti"), "train", CLASSES)
     (tmp_path / "nifti/test/images/v2_0001.nii.gz").unlink()
