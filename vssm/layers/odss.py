@@ -1,5 +1,7 @@
 """The block of Mamba YOLO (arXiv 2406.05835), which its backbone and its neck share. Channels-last (B, H, W, C)."""
 
+from typing import Any
+
 import torch.nn as nn
 from timm.layers import DropPath
 from torch import Tensor
@@ -9,7 +11,7 @@ from .conv_norm import LinearNorm
 __all__ = ["YOLO_NORM", "GatedConvFFN", "LocalBlock", "ODSSBlock"]
 
 # Of every BatchNorm of a detector of the YOLO line.
-YOLO_NORM = dict(eps=1e-3, momentum=0.03)
+YOLO_NORM: dict[str, Any] = dict(eps=1e-3, momentum=0.03)
 
 
 class LocalBlock(nn.Module):
