@@ -63,7 +63,8 @@ class YOLOSS2D(SS2D):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Start as the official code: all states decay with exp(-step), steps are normal before the softplus."""
-        for layer in (self.in_proj, self.x_proj, self.out_proj):
+        layers: list[Any] = [self.in_proj, self.x_proj, self.out_proj]
+        for layer in layers:
             layer.reset_parameters()
         nn.init.normal_(self.dt_projs_weight)
         nn.init.normal_(self.dt_projs_bias)

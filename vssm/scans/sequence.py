@@ -4,7 +4,7 @@ Letters: B batch, L tokens, C width of the block, D inner width, K directions, N
 """
 
 import math
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -75,7 +75,7 @@ class SS1D(StateSpaceMixer):
         self.conv = nn.Conv1d(count * inner, count * inner, d_conv, groups=count * inner, bias=conv_bias, **dd)
         self.x_proj_weight = nn.Parameter(torch.empty(count, rank + 2 * d_state, inner, **dd))
         self.add_state_space(count, inner, d_state, rank, scan_float32=True, **dd)
-        self.out_proj: nn.Module = nn.Linear(inner, dim, bias=False, **dd) if out_proj else nn.Identity()
+        self.out_proj: Any = nn.Linear(inner, dim, bias=False, **dd) if out_proj else nn.Identity()
         self.init_weights()
 
     @torch.no_grad()

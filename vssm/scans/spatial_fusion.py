@@ -3,7 +3,7 @@
 Letters: B batch, H x W map, C width of the block, D inner width.
 """
 
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -169,10 +169,11 @@ class SpatialFusionSS2D(SS2D):
     @torch.jit.ignore
     def read_states(self, h: Tensor, C: Tensor, skip: Tensor, x: Tensor) -> Tensor | None:
         """Fuse and read the states in one pass; None where the layers have to run."""
-        fusion = self.fusion
+        fusion: Any = self.fusion
         if type(fusion) not in (StateFusion, FusedStateFusion) or fusion._forward_hooks or fusion._forward_pre_hooks:
             return None
-        return fusion_pass(h, *fusion.kernels(), C[:, :, :, 0, 0], skip, x, h.dtype)
+        weights, dilations = fusion.kernels()
+        return fusion_pass(h, weights, dilations, C[:, :, :, 0, 0], skip, x, h.dtype)
 
     def fuse(self) -> nn.Module:
         """Merge the three fusion kernels into one, in place, for inference; see `StateFusion.fuse`."""

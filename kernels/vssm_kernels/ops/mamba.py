@@ -42,8 +42,7 @@ def _composed(scan_backend: str, *args) -> Tensor:
 
 
 def _kernel(*args) -> Tensor:
-    *args, backend = args
-    *tensors, scale = args
+    *tensors, scale, backend = args
     _check(*tensors)
     xz, A = tensors[0], tensors[6]
     module = choose_backend(backend, xz.device, xz.dtype, xz[..., 0].numel() * A.numel())
