@@ -17,11 +17,13 @@ from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
 from .odss import YOLO_NORM, GatedConvFFN, LocalBlock, ODSSBlock
 from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, check_images
+from .residual_unit import ChannelNorm, ResidualUnit
 
 __all__ = [
     "CONV_BLOCK_NORMS",
     "CONV_BLOCK_RENAMES",
     "YOLO_NORM",
+    "ChannelNorm",
     "ChannelScale",
     "ConvDownsample",
     "ConvFFN",
@@ -45,6 +47,7 @@ __all__ = [
     "PatchMerging",
     "PatchStem",
     "ResidualConvStem",
+    "ResidualUnit",
     "check_images",
     "deformable_attention",
     "raster_points",

@@ -22,6 +22,7 @@ from ..checkpoint import (
     unwrap_state_dict,
 )
 from ..models.vmamba import BLOCK_RENAMES, EARLY_NAMES, STACKED, our_names
+from .hymamba_encoder import DECODER_RENAMES, ENCODER_RENAMES
 
 __all__ = ["checkpoint_filter_fn", "imagenet_filter_fn", "load_checkpoint"]
 
@@ -87,7 +88,7 @@ def _stack_heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Checkpoints of MSVM-UNet, VM-UNet and MHS-UNet in their official layouts, or ours, to our names and shapes.
+    """Checkpoints of our networks in their official layouts, or in ours, to our names and shapes.
 
     The weights may stand under ``state_dict``, ``model_state_dict`` and the like, behind ``module.``, ``_model.`` or
     ``vmunet.``. Counters that thop leaves in a model are dropped.
@@ -106,6 +107,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
         weights = _stack_heads({new_name(name, _VM_RENAMES): value for name, value in weights.items()})
     elif any(name.startswith("encoder.layer0.") for name in weights):
         weights = rename(weights, _MSVM_RENAMES)
+    elif any(name.startswith("embeddings.") for name in weights):
+        ours = (*ENCODER_RENAMES, (r"^(?!decoder\.|head\.)", "encoder."), *DECODER_RENAMES)
+        weights = rename(weights, ours)
     reshape_like(weights, model.state_dict(), stacked=STACKED)
     check_fit(weights, model)
     return weights

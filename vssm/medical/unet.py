@@ -12,14 +12,14 @@ from torch import Tensor
 from .._errors import did_you_mean
 from ..layers import check_images
 from ..models import Backbone
-from .decoders import MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder, VolumeDecoder
+from .decoders import HyMambaDecoder, MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder, VolumeDecoder
 from .encoders import create_encoder
 from .volume_encoders import create_volume_encoder
 
 __all__ = ["DECODERS", "UNet", "VolumeUNet", "create_unet"]
 
 DECODERS: dict[str, type[nn.Module]] = {"unet": UNetDecoder, "msvm": MSVMDecoder, "vm": VMDecoder, "mhs": MHSDecoder}
-VOLUME_DECODERS: dict[str, type[nn.Module]] = {"unet": VolumeDecoder}
+VOLUME_DECODERS: dict[str, type[nn.Module]] = {"unet": VolumeDecoder, "hymamba": HyMambaDecoder}
 # Where none is named, by the number of dimensions.
 DEFAULT_ENCODERS = {2: "vmamba_tiny_s1l8", 3: "vmamba3d_tiny"}
 ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {
@@ -159,9 +159,9 @@ def create_unet(
 
     Args:
         decoder: "unet" (convolutions), "msvm" (MSVM-UNet), "vm" (VM-UNet) or "mhs" (MHS-UNet); for volumes "unet"
-            (MONAI's blocks).
+            (MONAI's blocks) or "hymamba" (HyMamba).
         encoder: a name from timm's registry, of this package or of timm, "vmamba_tiny_s1l8" by default; for volumes one
-            of `vssm.medical.volume_encoders`, "vmamba3d_tiny" by default.
+            of `vssm.medical.volume_encoders`, "vmamba3d_tiny" by default ("hymamba" for the decoder "hymamba").
         num_classes: outputs at each pixel.
         in_chans: channels of the image, by default 3, which images of one channel also fit; of volumes, by default 1.
         pretrained: True for the encoder's published ImageNet weights, or a file with them; for volumes only a file.
@@ -196,7 +196,7 @@ def create_unet(
             f"decoder must be one of {', '.join(decoders)}{' for volumes' if volumes else ''}, got {decoder!r}"
             f"{did_you_mean(decoder, decoders)}"
         )
-    encoder = encoder or DEFAULT_ENCODERS[spatial_dims]
+    encoder = encoder or ("hymamba" if decoder == "hymamba" else DEFAULT_ENCODERS[spatial_dims])
     in_chans = in_chans or (1 if volumes else 3)
     backbone: Any
     if volumes:

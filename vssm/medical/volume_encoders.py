@@ -1,6 +1,7 @@
 """Encoders of volumes: (B, C, D, H, W) to maps of falling resolution.
 
-They are ours: VMamba's blocks (arXiv 2401.10166) with scans in three dimensions. Nobody has published weights of them.
+`VolumeMamba` is ours: VMamba's blocks (arXiv 2401.10166) with scans in three dimensions, of which nobody has published
+weights. HyMamba (`vssm.medical.hymamba_encoder`) is MambaMIM's.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from ..checkpoint import load_weights, read_checkpoint, unwrap_state_dict
 from ..layers import MixerBlock
 from ..models import Stage, drop_path_rates, init_weights, stage_dims
 from ..scans import CROSS_3D, SS3D, TRI_ORIENTED
+from .hymamba_encoder import HyMambaEncoder
 
 __all__ = ["VOLUME_ENCODERS", "VolumeMamba", "create_volume_encoder"]
 
@@ -123,6 +125,10 @@ VOLUME_ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "vmamba3d_pico": partial(VolumeMamba, depths=(1, 1, 1), dims=16, mlp_ratio=2.0),
     "vmamba3d_tiny": partial(VolumeMamba, depths=(2, 2, 2, 2), dims=48),
     "vmamba3d_small": partial(VolumeMamba, depths=(2, 2, 8, 2), dims=64),
+    "hymamba": HyMambaEncoder,
+    "hymamba_pico": partial(
+        HyMambaEncoder, dims=(8, 8, 16, 24, 48), depths=(1, 1, 1, 1), expand=(2, 2, 2, 2), mamba_depth=2, img_size=48
+    ),
 }
 
 
@@ -134,7 +140,7 @@ def create_volume_encoder(
     Args:
         name: one of ``VOLUME_ENCODERS``.
         in_chans: channels of the volume.
-        pretrained: a file with weights of this encoder; there are no published ones.
+        pretrained: a file with weights of this encoder; nothing is fetched.
         options: more arguments of the encoder's class, such as ``strides``.
 
     Raises:
@@ -147,7 +153,7 @@ def create_volume_encoder(
             f"{did_you_mean(name, VOLUME_ENCODERS)}"
         )
     if pretrained is True:
-        raise ValueError(f"there are no published weights of '{name}': pretrained must be False or a file")
+        raise ValueError(f"no weights of '{name}' can be fetched: pretrained must be False or a file")
     options = dict(options or {}, in_chans=in_chans)
     try:
         encoder = VOLUME_ENCODERS[name](**options)
@@ -156,5 +162,7 @@ def create_volume_encoder(
             raise
         raise ValueError(f"the encoder '{name}' does not take all of {sorted(options)}: {error}") from error
     if pretrained:
-        load_weights(encoder, unwrap_state_dict(read_checkpoint(pretrained)))
+        stored = read_checkpoint(pretrained)
+        convert = getattr(encoder, "convert_weights", unwrap_state_dict)
+        load_weights(encoder, convert(stored))
     return encoder

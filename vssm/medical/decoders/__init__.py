@@ -5,9 +5,10 @@ its stages, coarse to fine; `finish` takes the last of these to the image's reso
 that gives one map more than it has stages (`StageInputEncoder`) ends with the bottleneck.
 """
 
+from .hymamba import HyMambaDecoder
 from .msvm import MSVMDecoder
 from .unet import UNetDecoder
 from .vm import MHSDecoder, VMDecoder
 from .volume import VolumeDecoder
 
-__all__ = ["MHSDecoder", "MSVMDecoder", "UNetDecoder", "VMDecoder", "VolumeDecoder"]
+__all__ = ["HyMambaDecoder", "MHSDecoder", "MSVMDecoder", "UNetDecoder", "VMDecoder", "VolumeDecoder"]
