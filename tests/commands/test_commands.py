@@ -15,7 +15,7 @@ from vssm.medical.labels import LABEL_ORDERS
 
 ROOT = Path(__file__).parents[2]
 # The scripts that are for users; the others are for this repository.
-SCRIPTS = {name: name for name in ("train", "test", "predict", "export", "benchmark", "visualize")}
+SCRIPTS = {name: name for name in ("train", "test", "predict", "export", "quantize", "benchmark", "visualize")}
 SCRIPTS |= {"get_flops": "flops", "convert_checkpoint": "convert", "prepare_data": "prepare"}
 
 

@@ -1,12 +1,14 @@
 """Write a model to an ONNX, torch.export or TorchScript file, and compare what the file computes with the model.
 
 vssm export vmamba_tiny_s1l8 vmamba.onnx --pretrained
+vssm export vmamba_tiny_s1l8 vmamba_int8.onnx --pretrained --int8 static --calibration IMAGES
 vssm export vmamba_tiny_s1l8 flowers.pt2 --checkpoint work_dirs/flowers/epoch_30.pth --dynamic batch
 """
 
 import argparse
 
 from .._cli import UsageError, say
+from ._int8 import add_int8_arguments, check_int8_arguments, export_int8
 from ._names import completes, model_names
 
 
@@ -35,12 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="deviation allowed, of the largest output (default: 1e-4)"
     )
+    add_int8_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say; return the exit code or None."""
     if args.img_size and len(args.img_size) > 2:
         raise UsageError("--img-size takes one number or two")
+    check_int8_arguments(args)
 
     from .._files import require_writable
     from .._progress import track_stages
@@ -60,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
     height, width = (args.img_size * 2)[:2] if args.img_size else size
     shape = (args.batch_size, chans, height, width)
     with track_stages() as progress:
+        if args.int8:
+            return export_int8(model, args, shape, progress)
         done = export_model(model, args.file, shape, args.dynamic, args.keep_ops, args.tolerance, progress)
     mean, std = (tuple(round(x, 4) for x in cfg[key]) for key in ("mean", "std"))
     say(f"{done.path}: {FORMATS[done.path.suffix]}, {done.path.stat().st_size / 1e6:.1f} MB")

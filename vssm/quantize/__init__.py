@@ -2,9 +2,11 @@
 
 from .calibrate import Plan, calibrate, linear_layers, mixers_with_points
 from .fake import fake_quantize, fake_quantize_levels, quantize, straight_through_round, symmetric_scale
+from .images import calibration_images, evaluation_options, top1
 from .layers import QuantizeError, QuantLinear, QuantWeight, TensorQuantizer, TokenQuantizer, quantize_scan
 from .learn import learn_blocks, quantised_blocks
 from .observers import AbsMax, MinMaxPerToken, Percentile, upper_quantile
+from .onnx_file import QUANTIZED_OPS, QuantizedFile, quantize_onnx
 from .per_token import TokenSteps, search_token_steps, search_weight_steps, token_steps
 from .recipes import RECIPES, quantize_model
 from .report import LayerReport, as_table, report
@@ -14,6 +16,7 @@ from .states import StateFactors, state_factors, state_steps
 from .store import load_quantized, save_quantized
 
 __all__ = [
+    "QUANTIZED_OPS",
     "RECIPES",
     "AbsMax",
     "LayerReport",
@@ -23,12 +26,15 @@ __all__ = [
     "QuantLinear",
     "QuantWeight",
     "QuantizeError",
+    "QuantizedFile",
     "StateFactors",
     "TensorQuantizer",
     "TokenQuantizer",
     "TokenSteps",
     "as_table",
     "calibrate",
+    "calibration_images",
+    "evaluation_options",
     "fake_quantize",
     "fake_quantize_levels",
     "fold_into",
@@ -41,6 +47,7 @@ __all__ = [
     "quantised_blocks",
     "quantize",
     "quantize_model",
+    "quantize_onnx",
     "quantize_scan",
     "report",
     "rotate",
@@ -53,5 +60,6 @@ __all__ = [
     "straight_through_round",
     "symmetric_scale",
     "token_steps",
+    "top1",
     "upper_quantile",
 ]
