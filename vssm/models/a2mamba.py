@@ -55,6 +55,7 @@ class A2Mamba(WindowedBackbone):
         residual_scale: for each stage what the scales of what the branches are added to start with, likewise.
         rel_pos_bias: whether attention has learned biases.
         img_size: side of the images that the table of the last stage is made for. Others resize it.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0 for nano,
             0.1 for tiny, 0.2 for small, 0.4 for base, 0.5 for large.
@@ -81,6 +82,7 @@ class A2Mamba(WindowedBackbone):
         img_size: int = 224,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = -1.0,
         device=None,
         dtype=None,
     ):
@@ -102,7 +104,7 @@ class A2Mamba(WindowedBackbone):
             scales: Dict[str, Any] = dict(layer_scale=layer_scale[i], residual_scale=residual_scale[i])
             blocks = []
             for rate in rates:
-                mixer = AttentionFusionSS2D(dims[i], num_heads[i], windows[i], rel_pos_bias, pixels, **dd)
+                mixer = AttentionFusionSS2D(dims[i], num_heads[i], windows[i], rel_pos_bias, pixels, A_init, **dd)
                 mlp = ConvFFN(dims[i], int(mlp_ratios[i] * dims[i]), act_first=True, **dd)
                 blocks.append(ConvMixerBlock(dims[i], mixer, mlp=mlp, drop_path=rate, eps=1e-6, **scales, **dd))
             stages.append(Stage(down, blocks))

@@ -60,12 +60,19 @@ class EVSSBlock(nn.Module):
     """x + gate(scan(norm(x))) + gate(convolutions(norm(x))), one gate for both branches. Channels-last (B, H, W, C)."""
 
     def __init__(
-        self, dim: int, d_state: int = 16, ssm_ratio: float = 2.0, drop_path: float = 0.0, device=None, dtype=None
+        self,
+        dim: int,
+        d_state: int = 16,
+        ssm_ratio: float = 2.0,
+        drop_path: float = 0.0,
+        A_init: Union[str, float] = "real",
+        device=None,
+        dtype=None,
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.norm = nn.LayerNorm(dim, **dd)
-        self.mixer = AtrousSS2D(dim, d_state=d_state, ssm_ratio=ssm_ratio, **dd)
+        self.mixer = AtrousSS2D(dim, d_state=d_state, ssm_ratio=ssm_ratio, A_init=A_init, **dd)
         self.conv = ConvNormAct(dim, dim, 3, groups=dim, bias=True, act_layer=nn.GELU, **dd)
         self.pw_conv = nn.Conv2d(dim, dim, 1, **dd)
         self.gate = ChannelGate(dim, **dd)
@@ -110,6 +117,7 @@ class EfficientVMamba(StagedBackbone):
         d_state: states per channel of the scan.
         ssm_ratio: inner width of the scan as a multiple of the width.
         expand_ratio: inner width of the inverted residuals as a multiple of the width.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
 
@@ -131,6 +139,7 @@ class EfficientVMamba(StagedBackbone):
         expand_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -145,7 +154,7 @@ class EfficientVMamba(StagedBackbone):
             down = PatchMerging(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
             blocks: List[nn.Module]
             if i < SCAN_STAGES:
-                blocks = [EVSSBlock(dims[i], d_state, ssm_ratio, drop_path=rate, **dd) for rate in rates]
+                blocks = [EVSSBlock(dims[i], d_state, ssm_ratio, rate, A_init, **dd) for rate in rates]
             else:
                 blocks = [InvertedResidual(dims[i], expand_ratio, drop_path=rate, **dd) for rate in rates]
             stages.append(Stage(down, blocks))

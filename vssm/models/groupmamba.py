@@ -104,6 +104,7 @@ class GroupMamba(StagedBackbone):
         mlp_ratio: hidden width of each stage's MLP as a multiple of its width; the class block's is 4.
         d_state: states per channel of the scan.
         distillation: have a second classifier, for the labels of a teacher.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifiers.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
 
@@ -129,6 +130,7 @@ class GroupMamba(StagedBackbone):
         distillation: bool = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -140,13 +142,15 @@ class GroupMamba(StagedBackbone):
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             down = ConvDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
-            blocks = [GroupMambaBlock(dims[i], mlp_ratio[i], rate, d_state=d_state, **dd) for rate in rates]
+            mixer = dict(d_state=d_state, A_init=A_init, **dd)
+            blocks = [GroupMambaBlock(dims[i], mlp_ratio[i], rate, **mixer) for rate in rates]
             norm = nn.LayerNorm(dims[i], eps=1e-6, **dd) if i < len(depths) - 1 else None
             stages.append(Stage(down, blocks, norm))
         self.stages = nn.Sequential(*stages)
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
-        self.class_block: nn.Module = ClassBlock(self.num_features, mlp_ratio=4.0, d_state=d_state, **dd)
+        mixer = dict(d_state=d_state, A_init=A_init, **dd)
+        self.class_block: nn.Module = ClassBlock(self.num_features, mlp_ratio=4.0, **mixer)
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self._build_classifiers(num_classes, global_pool, distillation, **dd)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..checkpoint import build_filter
 from ..layers import YOLO_NORM, ConvNorm, LinearNorm, ODSSBlock, check_images
-from ..scans import CROSS, SS2D
+from ..scans import CROSS, SS2D, init_state_matrix
 from ._backbone import Stage, StagedBackbone, drop_path_rates, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._family import DenseMaps, Family, register_family
@@ -42,11 +42,20 @@ class YOLOSS2D(SS2D):
         dim: Width.
         d_state: States per channel.
         ssm_ratio: Inner width as a multiple of the width.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
     """
 
-    def __init__(self, dim: int, d_state: int = 16, ssm_ratio: float = 2.0, device=None, dtype=None):
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 16,
+        ssm_ratio: float = 2.0,
+        A_init: Union[str, float] = -1.0,
+        device=None,
+        dtype=None,
+    ):
         super().__init__(
             dim,
             d_state=d_state,
@@ -55,6 +64,7 @@ class YOLOSS2D(SS2D):
             act_layer=nn.GELU,
             gate=True,
             scan_float32=True,
+            A_init=A_init,
             device=device,
             dtype=dtype,
         )
@@ -62,13 +72,13 @@ class YOLOSS2D(SS2D):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Start as the official code: all states decay with exp(-step), steps are normal before the softplus."""
+        """Start as the official code: A = -1 unless `A_init` says otherwise, steps normal before the softplus."""
         layers: list[Any] = [self.in_proj, self.x_proj, self.out_proj]
         for layer in layers:
             layer.reset_parameters()
         nn.init.normal_(self.dt_projs_weight)
         nn.init.normal_(self.dt_projs_bias)
-        nn.init.zeros_(self.A_logs)
+        init_state_matrix(self.A_logs, self.A_init)
         nn.init.ones_(self.Ds)
 
 
@@ -144,6 +154,7 @@ class MambaYOLO(StagedBackbone):
         d_state: states per channel of the scan.
         ssm_ratio: inner width of the scan as a multiple of the width.
         mlp_ratio: hidden width of the MLP as a multiple of the width, before a third is taken off for its gate.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
 
@@ -163,6 +174,7 @@ class MambaYOLO(StagedBackbone):
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = -1.0,
         device=None,
         dtype=None,
     ):
@@ -175,7 +187,7 @@ class MambaYOLO(StagedBackbone):
             down = ClueMerge(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
             blocks = []
             for rate in rates:
-                mixer = YOLOSS2D(dims[i], d_state=d_state, ssm_ratio=ssm_ratio, **dd)
+                mixer = YOLOSS2D(dims[i], d_state=d_state, ssm_ratio=ssm_ratio, A_init=A_init, **dd)
                 blocks.append(ODSSBlock(dims[i], dims[i], mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd))
             stages.append(Stage(down, blocks))
         self.stages = nn.Sequential(*stages)

@@ -87,6 +87,7 @@ class MSVMamba(StagedBackbone):
         mlp_ratio: hidden width of the feed-forward layer as a multiple of the width.
         mlp_post_norm: norm behind the feed-forward layer; else before it.
         conv_embed: overlapping convolutions as stem and downsampling; else 4 x 4 patches and patch merging.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
 
@@ -114,6 +115,7 @@ class MSVMamba(StagedBackbone):
         conv_embed: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -129,6 +131,7 @@ class MSVMamba(StagedBackbone):
             norm_before_merge=norm_before_merge,
             upsample_mode=upsample_mode,
             scan_float32=scan_float32,
+            A_init=A_init,
         )
         dims = stage_dims(dims, depths)
         self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, dims[0], **dd)

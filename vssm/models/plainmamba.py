@@ -117,6 +117,7 @@ class PlainMamba(PlainBackbone):
         d_state: states of the scan.
         align_projections: read step size, B and C along the routes, as in the paper; the released weights need False.
         pruning: arguments of `set_pruning`, to prune tokens; None: none are pruned.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0.2 for L1
             and L2, 0.4 for L3.
@@ -145,6 +146,7 @@ class PlainMamba(PlainBackbone):
         pruning: Optional[Dict[str, Any]] = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -157,7 +159,7 @@ class PlainMamba(PlainBackbone):
             self.stem.img_size = size
         self.tokens = TokenEmbedding(dim, self.stem.grid_size(*size), **dd)
         self.global_pool = self.checked_pool(global_pool)
-        mixer = dict(d_state=d_state, align_projections=align_projections)
+        mixer = dict(d_state=d_state, align_projections=align_projections, A_init=A_init)
         rates = drop_path_rates(drop_path_rate, [depth])[0]
         blocks = [PlainMambaBlock(dim, i in local_convs, rate, **mixer, **dd) for i, rate in enumerate(rates)]
         self.blocks = nn.Sequential(*blocks)

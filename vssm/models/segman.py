@@ -52,6 +52,7 @@ class SegMAN(WindowedBackbone):
         mlp_ratios: hidden width of the MLP in each stage as a multiple of the width, rounded down.
         layer_scale: what the scales of the branches start with; None for no scales.
         img_size: side of the images that the table of the last stage is made for. Others resize it.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0 for tiny,
             0.15 for small, 0.3 for base.
@@ -76,6 +77,7 @@ class SegMAN(WindowedBackbone):
         img_size: int = 224,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = -1.0,
         device=None,
         dtype=None,
     ):
@@ -93,7 +95,7 @@ class SegMAN(WindowedBackbone):
             pixels = math.ceil(img_size / 2 ** (i + 2)) ** 2 if i == len(depths) - 1 else 0
             blocks = []
             for rate in rates:
-                mixer = LocalAttentionSS2D(dims[i], num_heads[i], windows[i], pixels=pixels, **dd)
+                mixer = LocalAttentionSS2D(dims[i], num_heads[i], windows[i], pixels=pixels, A_init=A_init, **dd)
                 mlp = ConvFFN(dims[i], int(mlp_ratios[i] * dims[i]), act_first=True, **dd)
                 blocks.append(
                     ConvMixerBlock(dims[i], mixer, mlp=mlp, drop_path=rate, eps=1e-6, layer_scale=layer_scale, **dd)

@@ -45,6 +45,7 @@ class SpatialMamba(StagedBackbone):
         dims: width of each stage; a single number is the first one's, doubled by every further stage.
         ssm_ratio: inner width of the scan as a multiple of the width.
         mlp_ratio: hidden width of the MLP as a multiple of the width.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0.2 for tiny,
             0.3 for small, 0.5 for base.
@@ -63,6 +64,7 @@ class SpatialMamba(StagedBackbone):
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -76,7 +78,7 @@ class SpatialMamba(StagedBackbone):
             down = InvertedDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
             blocks = []
             for rate in rates:
-                mixer = SpatialFusionSS2D(dims[i], ssm_ratio=ssm_ratio, **dd)
+                mixer = SpatialFusionSS2D(dims[i], ssm_ratio=ssm_ratio, A_init=A_init, **dd)
                 blocks.append(ConvMixerBlock(dims[i], mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd))
             stages.append(Stage(down, blocks))
         self.stages = nn.Sequential(*stages)

@@ -103,6 +103,7 @@ class VimBlock(nn.Module):
         rope: rotate the stream itself before the block; a map only.
         drop_path: stochastic depth.
         depth: blocks of the net, whose root divides the output projection at the start.
+        A_init: how A of the scan starts.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class VimBlock(nn.Module):
         rope: bool = False,
         drop_path: float = 0.0,
         depth: int = 1,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -121,7 +123,7 @@ class VimBlock(nn.Module):
         self.depth = depth
         self.rope = rope
         self.norm = RmsNorm(dim, eps=1e-5, **dd)
-        self.mixer = SS1D(dim, d_state=d_state, bidirectional=True, halve=halve, **dd)
+        self.mixer = SS1D(dim, d_state=d_state, bidirectional=True, halve=halve, A_init=A_init, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     @torch.no_grad()
@@ -158,6 +160,7 @@ class Vim(PlainBackbone):
             stream behind it; "rotated", that stream as the next block sees it, after its rotation, which the small
             official segmentor takes; "mixer", what the block adds to the stream, which the tiny one takes.
         pruning: arguments of `set_pruning`, to prune tokens; None: none are pruned.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0 for tiny,
             0.05 for small.
@@ -194,6 +197,7 @@ class Vim(PlainBackbone):
         pruning: Optional[Dict[str, Any]] = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -218,7 +222,9 @@ class Vim(PlainBackbone):
             ("token" if class_token else "avg") if global_pool is None else global_pool
         )
         rates = drop_path_rates(drop_path_rate, [depth])[0]
-        blocks = [VimBlock(dim, d_state, halve, rope, drop_path=rate, depth=depth, **dd) for rate in rates]
+        blocks = [
+            VimBlock(dim, d_state, halve, rope, drop_path=rate, depth=depth, A_init=A_init, **dd) for rate in rates
+        ]
         self.blocks = nn.Sequential(*blocks)
         self.feature_info = self.block_info(dim, depth, stride)
         self.norm = RmsNorm(dim, eps=1e-5, **dd)

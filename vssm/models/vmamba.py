@@ -77,6 +77,7 @@ class VMamba(StagedBackbone):
         ssd: use the state-space dual of Mamba-2 in place of the selective scan.
         scan_float32: scan in float32 under autocast.
         conv_embed: overlapping convolutions as stem and downsampling; else 4 x 4 patches and patch merging.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
 
@@ -106,6 +107,7 @@ class VMamba(StagedBackbone):
         conv_embed: bool = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "real",
         device=None,
         dtype=None,
     ):
@@ -116,6 +118,7 @@ class VMamba(StagedBackbone):
             ssd=ssd,
             scan_float32=scan_float32,
             gate=gate,
+            A_init=A_init,
             d_state=d_state,
             ssm_ratio=ssm_ratio,
             d_conv=d_conv,

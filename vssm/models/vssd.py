@@ -21,7 +21,7 @@ Tags: `in1k`, and `mesa_in1k` for training with MESA, a sharpness-aware loss on 
 """
 
 from functools import partial
-from typing import Tuple, Union
+from typing import Any, Dict, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -71,6 +71,7 @@ class VSSD(StagedBackbone):
         d_state: states of the SSD.
         ssm_ratio: inner width of the SSD as a multiple of the width.
         mlp_ratio: hidden width of the MLP as a multiple of the width.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0. The official training: 0.2 for micro
             and tiny, 0.4 for small, 0.6 for base.
@@ -96,6 +97,7 @@ class VSSD(StagedBackbone):
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        A_init: Union[str, float] = "uniform",
         device=None,
         dtype=None,
     ):
@@ -108,6 +110,7 @@ class VSSD(StagedBackbone):
         super().__init__(in_chans, num_classes, drop_rate)
 
         self.stem = ResidualConvStem(in_chans, dims[0], **dd)
+        states: Dict[str, Any] = dict(d_state=d_state, ssm_ratio=ssm_ratio, A_init=A_init)
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             down = InvertedDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
@@ -117,7 +120,7 @@ class VSSD(StagedBackbone):
                 if i == len(depths) - 1:
                     mixer = MapAttention(dims[i], num_heads[i], **dd)
                 else:
-                    mixer = NonCausalSSD2D(dims[i], num_heads[i], d_state=d_state, ssm_ratio=ssm_ratio, **dd)
+                    mixer = NonCausalSSD2D(dims[i], num_heads[i], **states, **dd)
                 blocks.append(ConvMixerBlock(dims[i], mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd))
             stages.append(Stage(down, blocks))
         self.stages = nn.Sequential(*stages)

@@ -3,6 +3,7 @@
 `SS1D` takes sequences, too, and `SS3D` volumes (B, D, H, W, C).
 """
 
+from ._state_space import init_state_matrix
 from .atrous import AtrousSS2D
 from .attention_fusion import AttentionFusionSS2D
 from .continuous import ContinuousSS2D
@@ -81,6 +82,7 @@ __all__ = [
     "SpatialFusionSS2D",
     "encode_routes",
     "gather_tokens",
+    "init_state_matrix",
     "is_scan",
     "route_name",
     "route_names",

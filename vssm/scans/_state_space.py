@@ -22,6 +22,7 @@ __all__ = [
     "at_least_float32",
     "init_linear",
     "init_projection",
+    "init_state_matrix",
     "init_step_bias",
     "inner_width",
     "no_maps",
@@ -136,6 +137,43 @@ def init_step_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_f
     bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
+@torch.no_grad()
+def init_state_matrix(logs: Tensor, A_init: str | float) -> None:
+    """Fill log(-A), (..., N), with a start of a real diagonal A = -exp(logs).
+
+    Args:
+        logs: What is filled.
+        A_init: "real": -(n + 1) for state n = 0, 1, ..., the S4D-Real of every family that follows Mamba; the diagonal
+            of HiPPO-LegS. "constant": -1/2 for all states, the real part of S4D-Lin, S4D-Inv and S4D-LegS. "random":
+            -exp(x) with x normal, of Mamba's ablation. "uniform": uniform between -16 and -1, Mamba-2's. A negative
+            number: that for all states. With one state a channel "real" is -1.
+
+    Raises:
+        ValueError: Another word, a number that does not decay, or a start that is complex.
+    """
+    if isinstance(A_init, str):
+        if A_init in ("lin", "inv", "legs"):
+            raise ValueError(
+                f"A_init={A_init!r} is complex, and of it a real scan could keep the real part alone, -1/2: say "
+                "A_init='constant' for that, or take vssm.scans.S4D, whose states are complex"
+            )
+        if A_init == "real":
+            states = torch.arange(1, logs.shape[-1] + 1, dtype=logs.dtype, device=logs.device)
+            logs.copy_(states.log().expand_as(logs))
+        elif A_init == "constant":
+            logs.fill_(math.log(0.5))
+        elif A_init == "random":
+            logs.normal_()
+        elif A_init == "uniform":
+            logs.uniform_(1, 16).log_()
+        else:
+            raise ValueError(f"A_init must be real, constant, random, uniform or a negative number, got {A_init!r}")
+    elif -math.inf < A_init < 0:
+        logs.fill_(math.log(-A_init))
+    else:
+        raise ValueError(f"A_init must be real, constant, random, uniform or a negative number, got {A_init!r}")
+
+
 class StateSpaceMixer(nn.Module):
     """Base of the mixers that scan maps by `torch.ops.vssm.selective_scan_2d`: the parameters of K sequences, the call.
 
@@ -159,6 +197,7 @@ class StateSpaceMixer(nn.Module):
         d_state: int,
         dt_rank: int,
         scan_float32: bool,
+        A_init: str | float = "real",
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -171,6 +210,7 @@ class StateSpaceMixer(nn.Module):
             dt_rank: R.
             scan_float32: Give the result in float32 or better whatever the dtype of the inputs. Any scan is computed
                 in it, so half inputs are read as they are.
+            A_init: How A starts, see `init_state_matrix`.
             device: Of the parameters.
             dtype: Of the parameters.
         """
@@ -179,6 +219,7 @@ class StateSpaceMixer(nn.Module):
         self.d_state = d_state
         self.dt_rank = dt_rank
         self.scan_float32 = scan_float32
+        self.A_init = A_init
         self.dt_projs_weight = nn.Parameter(torch.empty(sequences, channels, dt_rank, **dd))
         self.dt_projs_bias = nn.Parameter(torch.empty(sequences, channels, **dd))
         self.A_logs = nn.Parameter(torch.empty(sequences * channels, d_state, **dd))
@@ -186,7 +227,7 @@ class StateSpaceMixer(nn.Module):
 
     @torch.no_grad()
     def init_state_space(self, x_proj: Tensor) -> None:
-        """Start the parameters as Mamba does (S4D-real A, log-uniform steps).
+        """Start the parameters as Mamba does (log-uniform steps), and A by `A_init`.
 
         Args:
             x_proj: The projection to step size, B and C, (..., R + 2 N, in), which starts with them.
@@ -194,8 +235,7 @@ class StateSpaceMixer(nn.Module):
         init_projection(x_proj)
         init_projection(self.dt_projs_weight)
         init_step_bias(self.dt_projs_bias)
-        states = torch.arange(1, self.d_state + 1, dtype=self.A_logs.dtype, device=self.A_logs.device)
-        self.A_logs.copy_(states.log().expand_as(self.A_logs))
+        init_state_matrix(self.A_logs, self.A_init)
         self.Ds.fill_(1)
 
     def state_space(self) -> Tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -67,13 +67,14 @@ class FusedStates(CrossScan):
     Args:
         dim: Channels C.
         num_heads: Heads n.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
     """
 
-    def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
+    def __init__(self, dim: int, num_heads: int, A_init: str | float = -1.0, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
-        super().__init__(dim, routes=(Route(),), **dd)
+        super().__init__(dim, routes=(Route(),), A_init=A_init, **dd)
         self.conv = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)
         self.act = nn.SiLU()
         self.fusion = nn.Linear(num_heads, num_heads, **dd)
@@ -105,6 +106,7 @@ class AttentionFusionSS2D(MapAttention):
         window: Side of the window, odd.
         bias: Add a learned bias for each distance to the scores; both halves share one table.
         pixels: Of the map that the table among all pixels is made for; 0 for a scan in its place. Other maps resize it.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -121,6 +123,7 @@ class AttentionFusionSS2D(MapAttention):
         window: int,
         bias: bool = True,
         pixels: int = 0,
+        A_init: str | float = -1.0,
         device=None,
         dtype=None,
     ):
@@ -130,7 +133,7 @@ class AttentionFusionSS2D(MapAttention):
         super().__init__(dim, num_heads, window, num_heads // 2 if bias else None, pixels if bias else 0, **dd)
         self.gate = nn.Linear(dim, dim, **dd)
         self.gate_norm = BatchNormAct2d(dim, act_layer=nn.SiLU, **dd)
-        self.ssm = None if pixels else FusedStates(dim, num_heads, **dd)
+        self.ssm = None if pixels else FusedStates(dim, num_heads, A_init, **dd)
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.out_norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.proj = nn.Linear(dim, dim, **dd)

@@ -83,6 +83,7 @@ class ContinuousSS2D(StateSpaceMixer):
         dt_rank: Rank R of the step size; ceil(C / 16) when None.
         d_conv: Kernel size of the depth-wise convolution.
         align_projections: Read step size, B and C along the routes, too, as in the paper.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
     """
@@ -95,6 +96,7 @@ class ContinuousSS2D(StateSpaceMixer):
         dt_rank: int | None = None,
         d_conv: int = 7,
         align_projections: bool = False,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -111,7 +113,7 @@ class ContinuousSS2D(StateSpaceMixer):
         self.conv = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, **dd)
         self.act = nn.SiLU()
         self.x_proj = nn.Linear(inner, rank + 2 * d_state, bias=False, **dd)
-        self.add_state_space(1, inner, d_state, rank, scan_float32=True, **dd)
+        self.add_state_space(1, inner, d_state, rank, scan_float32=True, A_init=A_init, **dd)
         self.direction_Bs = nn.Parameter(torch.empty(5, d_state, **dd))
         self.out_proj = nn.Linear(inner, dim, **dd)
         self.init_weights()

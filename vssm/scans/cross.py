@@ -19,6 +19,7 @@ from ._state_space import (
     StateSpaceMixer,
     init_linear,
     init_projection,
+    init_state_matrix,
     inner_width,
     no_maps,
     one_more,
@@ -34,12 +35,21 @@ __all__ = ["SS2D", "SSD2D", "CascadeSS2D", "CrossScan"]
 class _ProjectedScan(StateSpaceMixer):
     """Scan a map along single routes; the step size, B and C are projections of it, by `x_proj`."""
 
-    def add_scan(self, channels: int, d_state: int, dt_rank: int, routes: tuple, scan_float32: bool, **dd) -> None:
+    def add_scan(
+        self,
+        channels: int,
+        d_state: int,
+        dt_rank: int,
+        routes: tuple,
+        scan_float32: bool,
+        A_init: str | float,
+        **dd,
+    ) -> None:
         """Register the projection and the parameters of the state space."""
         self.num_routes = len(routes)
         self.route_code: List[int] = encode_routes(routes)
         self.x_proj = nn.Linear(channels, self.num_routes * (dt_rank + 2 * d_state), bias=False, **dd)
-        self.add_state_space(self.num_routes, channels, d_state, dt_rank, scan_float32, **dd)
+        self.add_state_space(self.num_routes, channels, d_state, dt_rank, scan_float32, A_init, **dd)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Project (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
@@ -67,10 +77,11 @@ class CrossScan(_ProjectedScan):
         d_state: States N per channel.
         dt_rank: Rank R of the step size; ceil(D / 16) when None.
         routes: Scan pattern of single routes, see `vssm.scans.routes`.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
-    `A_logs` starts at 0, a decay of exp(-step), as in SegMAN.
+    A starts at -1, a decay of exp(-step), as in SegMAN.
     """
 
     def __init__(
@@ -79,18 +90,19 @@ class CrossScan(_ProjectedScan):
         d_state: int = 1,
         dt_rank: int | None = None,
         routes: tuple = CROSS,
+        A_init: str | float = -1.0,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        self.add_scan(dim, d_state, dt_rank or math.ceil(dim / 16), routes, False, device=device, dtype=dtype)
+        rank = dt_rank or math.ceil(dim / 16)
+        self.add_scan(dim, d_state, rank, routes, False, A_init, device=device, dtype=dtype)
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Start the parameters as the official code does."""
         self.init_state_space(self.x_proj.weight)
-        self.A_logs.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan (B, H, W, D); the sums of the routes are in float32 or better under autocast."""
@@ -114,6 +126,7 @@ class SS2D(_ProjectedScan):
         routes: Scan pattern of single routes, see `vssm.scans.routes`.
         scan_float32: Give the result of a scan in float32 or better. It is computed in that whatever the inputs are.
         out_proj: Project back; without it the result is the D channels before, which then have to be C.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -136,6 +149,7 @@ class SS2D(_ProjectedScan):
         routes: tuple = CROSS,
         scan_float32: bool = False,
         out_proj: bool = True,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -157,14 +171,14 @@ class SS2D(_ProjectedScan):
         else:
             self.conv = nn.Identity()
         self.act = act_layer()
-        self.add_scan(inner, d_state, dt_rank or math.ceil(dim / 16), routes, scan_float32, **dd)
+        self.add_scan(inner, d_state, dt_rank or math.ceil(dim / 16), routes, scan_float32, A_init, **dd)
         self.out_norm = nn.LayerNorm(inner, **dd)
         self.out_proj: nn.Module = nn.Linear(inner, dim, bias=False, **dd) if out_proj else nn.Identity()
         SS2D.init_weights(self)  # a subclass that extends it has made only these parameters yet
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Start the parameters as the official code does (S4D-real A, log-uniform steps)."""
+        """Start the parameters as the official code does (log-uniform steps, A by `A_init`)."""
         init_linear(*(layer.weight for layer in (self.in_proj, self.out_proj) if isinstance(layer, nn.Linear)))
         self.init_state_space(self.x_proj.weight)
 
@@ -300,6 +314,7 @@ class SSD2D(nn.Module):
         act_layer: Activation after the convolution.
         routes: Scan pattern of single routes of one length, see `vssm.scans.routes`.
         chunk_size: Positions that the operator computes at once.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`; there is one A a head.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -318,6 +333,7 @@ class SSD2D(nn.Module):
         act_layer: type[nn.Module] = nn.GELU,
         routes: tuple = CROSS,
         chunk_size: int = 64,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -330,6 +346,7 @@ class SSD2D(nn.Module):
             raise ValueError(f"SSD2D: the inner width {self.d_inner} is not divisible by {self.num_heads} heads")
         self.head_dim = self.d_inner // self.num_heads
         self.chunk_size = chunk_size
+        self.A_init = A_init
         self.num_routes = len(routes)
         self.route_code: List[int] = encode_routes(routes)
         inner, count, heads = self.d_inner, self.num_routes, self.num_heads
@@ -351,7 +368,7 @@ class SSD2D(nn.Module):
         init_linear(self.in_proj.weight, self.out_proj.weight)
         init_projection(self.x_proj.weight)
         self.dt_projs_bias.uniform_(0, 0.1)
-        self.A_logs.zero_()
+        init_state_matrix(self.A_logs.unsqueeze(-1), self.A_init)  # one A a head
         self.Ds.fill_(1)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:

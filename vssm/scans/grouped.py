@@ -69,6 +69,7 @@ class GroupedSS2D(StateSpaceMixer):
         d_conv: Kernel size of the depth-wise convolution, odd.
         reduction: The gates are computed from C // reduction numbers.
         routes: Scan pattern of single routes, one for each group of channels, see `vssm.scans.routes`.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -86,6 +87,7 @@ class GroupedSS2D(StateSpaceMixer):
         d_conv: int = 3,
         reduction: int = 16,
         routes: tuple = CROSS,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -109,7 +111,7 @@ class GroupedSS2D(StateSpaceMixer):
         self.conv = nn.Conv2d(dim, dim, d_conv, padding=d_conv // 2, groups=dim, **dd)
         self.act = nn.SiLU()
         self.x_proj_weight = nn.Parameter(torch.empty(groups, rank + 2 * d_state, width, **dd))
-        self.add_state_space(groups, width, d_state, rank, scan_float32=True, **dd)
+        self.add_state_space(groups, width, d_state, rank, scan_float32=True, A_init=A_init, **dd)
         self.out_norm = GroupedLayerNorm(groups, width, **dd)
         self.out_proj_weight = nn.Parameter(torch.empty(groups, width, width, **dd))
         self.skip_scale = nn.Parameter(torch.ones(1, **dd))
@@ -118,7 +120,7 @@ class GroupedSS2D(StateSpaceMixer):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Start the parameters as the official code does (S4D-real A, log-uniform steps)."""
+        """Start the parameters as the official code does (log-uniform steps, A by `A_init`)."""
         init_linear(self.in_proj_weight, self.out_proj_weight)
         self.init_state_space(self.x_proj_weight)
 

@@ -30,6 +30,7 @@ class LocalAttentionSS2D(MapAttention):
         window: Side of the window, odd.
         bias: Add a learned bias for each distance to the scores.
         pixels: Of the map that the table among all pixels is made for; 0 for a scan in its place. Other maps resize it.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -43,6 +44,7 @@ class LocalAttentionSS2D(MapAttention):
         window: int,
         bias: bool = True,
         pixels: int = 0,
+        A_init: str | float = -1.0,
         device=None,
         dtype=None,
     ):
@@ -52,7 +54,7 @@ class LocalAttentionSS2D(MapAttention):
             self.ssm = None
         else:
             self.conv = ConvNormAct(dim, dim, 3, groups=dim, bias=True, act_layer=nn.SiLU, **dd)
-            self.ssm = CrossScan(dim, **dd)
+            self.ssm = CrossScan(dim, A_init=A_init, **dd)
             self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
         self.init_weights()

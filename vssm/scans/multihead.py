@@ -51,6 +51,7 @@ class MultiHeadSS2D(StateSpaceMixer):
         dt_rank: Rank R of the step size; ceil(S / 16) when None.
         threshold: Of `scan_route_attention`. It is no parameter, so a checkpoint does not hold it: the published one is
             tested with 0.4.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -65,6 +66,7 @@ class MultiHeadSS2D(StateSpaceMixer):
         d_state: int = 16,
         dt_rank: int | None = None,
         threshold: float = 0.4,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -89,7 +91,7 @@ class MultiHeadSS2D(StateSpaceMixer):
         self.act = nn.SiLU()
         self.head_proj = nn.Linear(dim, self.num_heads * width, bias=False, **dd)
         self.x_proj_weight = nn.Parameter(torch.empty(count, rank + 2 * d_state, width, **dd))
-        self.add_state_space(count, width, d_state, rank, scan_float32=False, **dd)
+        self.add_state_space(count, width, d_state, rank, scan_float32=False, A_init=A_init, **dd)
         self.merge_norm = nn.LayerNorm(self.num_heads * width, **dd)
         self.merge_proj = nn.Linear(self.num_heads * width, dim, bias=False, **dd)
         self.out_norm = nn.LayerNorm(dim, **dd)

@@ -43,6 +43,7 @@ class MultiScaleSS2D(SS2D):
         norm_before_merge: Normalise every scanned position of each branch (the arXiv version); else the merged map.
         upsample_mode: "bilinear" (pixel centres aligned, not corners) or "nearest", for the half branch.
         scan_float32: Give the result of a scan in float32 or better. It is computed in that whatever the inputs are.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -60,6 +61,7 @@ class MultiScaleSS2D(SS2D):
         norm_before_merge: bool = True,
         upsample_mode: str = "bilinear",
         scan_float32: bool = True,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -75,6 +77,7 @@ class MultiScaleSS2D(SS2D):
             gate=gate,
             routes=MULTISCALE,
             scan_float32=scan_float32,
+            A_init=A_init,
             **dd,
         )
         self.norm_before_merge = norm_before_merge

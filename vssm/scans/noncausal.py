@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vssm_kernels.passes import conv_pass, norm_pass
 
-from ._state_space import at_least_float32, init_linear, init_step_bias, outside_autocast
+from ._state_space import at_least_float32, init_linear, init_state_matrix, init_step_bias, outside_autocast
 from .linear import LinearScan
 
 __all__ = ["NonCausalSSD2D", "noncausal_ssd"]
@@ -62,6 +62,7 @@ class NonCausalSSD2D(nn.Module):
         d_state: States N.
         ssm_ratio: Inner width D as a multiple of C.
         d_conv: Kernel size of the depth-wise convolution, odd.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`; there is one A a head.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -76,6 +77,7 @@ class NonCausalSSD2D(nn.Module):
         d_state: int = 64,
         ssm_ratio: float = 2.0,
         d_conv: int = 3,
+        A_init: str | float = "uniform",
         device=None,
         dtype=None,
     ):
@@ -84,6 +86,7 @@ class NonCausalSSD2D(nn.Module):
         self.d_inner = int(ssm_ratio * dim)
         self.d_state = d_state
         self.num_heads = num_heads
+        self.A_init = A_init
         if self.d_inner % num_heads:
             raise ValueError(f"NonCausalSSD2D: the inner width {self.d_inner} is not divisible by {num_heads} heads")
         inner, convolved = self.d_inner, self.d_inner + 2 * d_state
@@ -103,7 +106,7 @@ class NonCausalSSD2D(nn.Module):
         """Start the parameters as the official code does, which is Mamba-2's way."""
         init_linear(self.in_proj.weight, self.out_proj.weight)
         init_step_bias(self.dt_bias)
-        self.A_log.uniform_(1, 16).log_()
+        init_state_matrix(self.A_log.unsqueeze(-1), self.A_init)
         self.D.fill_(1)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -40,6 +40,7 @@ class SS1D(StateSpaceMixer):
         bidirectional: Scan in both directions and add the results.
         halve: Divide that sum by two.
         out_proj: Project back; without it the result is the gated D, which then has to be C.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -58,6 +59,7 @@ class SS1D(StateSpaceMixer):
         bidirectional: bool = False,
         halve: bool = False,
         out_proj: bool = True,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -74,13 +76,13 @@ class SS1D(StateSpaceMixer):
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
         self.conv = nn.Conv1d(count * inner, count * inner, d_conv, groups=count * inner, bias=conv_bias, **dd)
         self.x_proj_weight = nn.Parameter(torch.empty(count, rank + 2 * d_state, inner, **dd))
-        self.add_state_space(count, inner, d_state, rank, scan_float32=True, **dd)
+        self.add_state_space(count, inner, d_state, rank, scan_float32=True, A_init=A_init, **dd)
         self.out_proj: Any = nn.Linear(inner, dim, bias=False, **dd) if out_proj else nn.Identity()
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Start the parameters as Mamba does: PyTorch's way for projections, S4D-real A, log-uniform steps."""
+        """Start the parameters as Mamba does: PyTorch's way for projections, log-uniform steps, A by `A_init`."""
         for layer in (self.in_proj, self.conv, self.out_proj):
             if not isinstance(layer, nn.Identity):
                 layer.reset_parameters()

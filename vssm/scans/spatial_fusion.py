@@ -124,6 +124,7 @@ class SpatialFusionSS2D(SS2D):
         ssm_ratio: Inner width D as a multiple of C.
         dt_rank: Rank of the step size; ceil(C / 16) when None.
         d_conv: Kernel size of the depth-wise convolution; below 2 there is none.
+        A_init: How A starts, see `vssm.scans.init_state_matrix`; there is one state, so "real" is -1.
         device: Of the parameters.
         dtype: Of the parameters.
 
@@ -136,6 +137,7 @@ class SpatialFusionSS2D(SS2D):
         ssm_ratio: float = 2.0,
         dt_rank: int | None = None,
         d_conv: int = 3,
+        A_init: str | float = "real",
         device=None,
         dtype=None,
     ):
@@ -148,6 +150,7 @@ class SpatialFusionSS2D(SS2D):
             conv_bias=True,
             gate=True,
             routes=(Route(),),
+            A_init=A_init,
             device=device,
             dtype=dtype,
         )
