@@ -18,6 +18,7 @@ from .mlp import DepthwiseMlp
 from .odss import YOLO_NORM, GatedConvFFN, LocalBlock, ODSSBlock
 from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, check_images
 from .residual_unit import ChannelNorm, ResidualUnit
+from .sparse import mask_at, sparse_form
 
 __all__ = [
     "CONV_BLOCK_NORMS",
@@ -50,5 +51,7 @@ __all__ = [
     "ResidualUnit",
     "check_images",
     "deformable_attention",
+    "mask_at",
     "raster_points",
+    "sparse_form",
 ]

@@ -44,6 +44,7 @@ from .routes import (
 )
 from .sequence import SS1D
 from .spatial_fusion import SpatialFusionSS2D
+from .token_interpolation import interpolate_tokens
 from .volume import SS3D
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "encode_routes",
     "gather_tokens",
     "init_state_matrix",
+    "interpolate_tokens",
     "is_scan",
     "route_name",
     "route_names",
