@@ -15,7 +15,7 @@ decays A_logs and the step-size tensors; `no_weight_decay()` follows the usual p
 and spares those as well.
 """
 
-from typing import Dict, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import torch.nn as nn
 from timm.layers import ClassifierHead, Mlp
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..checkpoint import build_filter, new_name
 from ..layers import ConvDownsample, ConvStem, MixerBlock, PatchMerging, PatchStem
-from ..scans import BIDIRECTIONAL, CROSS, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D
+from ..scans import BIDIRECTIONAL, CROSS, S4D2D, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D, Roesser2D, RowsColumnsSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
 from ._family import DenseMaps, Family, register_family
@@ -34,16 +34,28 @@ __all__ = ["VMamba", "VMambaBlock"]
 SCANS = {"cross": CROSS, "unidirectional": UNIDIRECTIONAL, "bidirectional": BIDIRECTIONAL, "cascade": CROSS}
 
 
-def create_mixer(dim: int, scan: str, ssd: bool, scan_float32: bool, gate: bool, **kwargs) -> nn.Module:
+# Mixers that stand in the place of SS2D, to be compared with it; the last two have no routes.
+ABLATIONS = {"s4d": S4D2D, "roesser": Roesser2D, "rows_columns": RowsColumnsSS2D}
+
+
+def create_mixer(dim: int, scan: str, ssd: bool, scan_float32: bool, gate: bool, mixer: str, **kwargs) -> nn.Module:
     """The token mixer of a block; see `VMamba` for the arguments."""
     if scan not in SCANS:
         raise ValueError(f"VMamba: scan must be one of {', '.join(SCANS)}, got {scan!r}")
+    if mixer != "ss2d":
+        if mixer not in ABLATIONS:
+            raise ValueError(f"VMamba: mixer must be ss2d, {', '.join(ABLATIONS)}, got {mixer!r}")
+        if ssd or scan == "cascade" or (mixer != "s4d" and scan != "cross"):
+            raise ValueError(f"VMamba: mixer={mixer!r} takes neither ssd=True nor scan={scan!r}")
+        if mixer == "s4d":
+            kwargs["routes"] = SCANS[scan]
+        return ABLATIONS[mixer](dim, scan_float32=scan_float32, gate=gate, **kwargs)
     if ssd:
         if gate or scan == "cascade":
             raise ValueError("VMamba: the SSD mixer has neither a gate nor a cascade scan")
         return SSD2D(dim, routes=SCANS[scan], **kwargs)
-    mixer = CascadeSS2D if scan == "cascade" else SS2D
-    return mixer(dim, routes=SCANS[scan], scan_float32=scan_float32, gate=gate, **kwargs)
+    cross_scan = CascadeSS2D if scan == "cascade" else SS2D
+    return cross_scan(dim, routes=SCANS[scan], scan_float32=scan_float32, gate=gate, **kwargs)
 
 
 class VMambaBlock(MixerBlock):
@@ -77,15 +89,22 @@ class VMamba(StagedBackbone):
         ssd: use the state-space dual of Mamba-2 in place of the selective scan.
         scan_float32: scan in float32 under autocast.
         conv_embed: overlapping convolutions as stem and downsampling; else 4 x 4 patches and patch merging.
-        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`, and with "s4d" `vssm.scans.s4d_A`; None:
+            as the mixer's own default, "real", or "lin" with "s4d".
+        mixer: "ss2d"; or, to compare with it, "s4d", which does not depend on the input, "roesser" or "rows_columns",
+            whose recurrences are two-dimensional.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
 
     Input (B, in_chans, H, W) of any size of at least 4 x 4 pixels. `forward_features` gives (B, H / 32, W / 32, C).
 
     Raises:
-        ValueError: an unknown scan, or an SSD mixer with a gate or a cascade.
+        ValueError: an unknown scan or mixer, an SSD mixer with a gate or a cascade, or a mixer to compare with SS2D
+            and a scan or SSD besides.
     """
+
+    # The second half is that of the mixers to compare with.
+    state_space_parameters = ("A_logs", "Ds", "dt_projs_bias", "A_imag", "C", "log_dt", "couplings")
 
     def __init__(
         self,
@@ -107,31 +126,34 @@ class VMamba(StagedBackbone):
         conv_embed: bool = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        A_init: Union[str, float] = "real",
+        A_init: Optional[Union[str, float]] = None,
+        mixer: str = "ss2d",
         device=None,
         dtype=None,
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__(in_chans, num_classes, drop_rate)
-        mixer = dict(
+        options: Dict[str, Any] = dict(
+            mixer=mixer,
             scan=scan,
             ssd=ssd,
             scan_float32=scan_float32,
             gate=gate,
-            A_init=A_init,
             d_state=d_state,
             ssm_ratio=ssm_ratio,
             d_conv=d_conv,
             conv_bias=conv_bias,
             act_layer=ssm_act_layer,
         )
+        if A_init is not None:
+            options["A_init"] = A_init
         dims = stage_dims(dims, depths)
         self.stem = (ConvStem if conv_embed else PatchStem)(in_chans, dims[0], **dd)
         downsample = ConvDownsample if conv_embed else PatchMerging
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             down = downsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
-            blocks = [VMambaBlock(dims[i], mlp_ratio=mlp_ratio, drop_path=rate, **mixer, **dd) for rate in rates]
+            blocks = [VMambaBlock(dims[i], mlp_ratio=mlp_ratio, drop_path=rate, **options, **dd) for rate in rates]
             stages.append(Stage(down, blocks))
         self.stages = nn.Sequential(*stages)
         self.feature_info = stage_info(dims)

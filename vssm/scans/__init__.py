@@ -7,7 +7,16 @@ from ._state_space import init_state_matrix
 from .atrous import AtrousSS2D
 from .attention_fusion import AttentionFusionSS2D
 from .continuous import ContinuousSS2D
+from .corners import (
+    CORNERS,
+    Roesser2D,
+    RowsColumnsSS2D,
+    roesser_scan,
+    roesser_scan_reference,
+    rows_columns_scan,
+)
 from .cross import SS2D, SSD2D, CascadeSS2D, CrossScan
+from .diagonal import S4D, S4D2D, hippo_legs, hippo_legs_spectrum, s4d_A, s4d_kernel
 from .grouped import GroupedSS2D
 from .hidden_mixer import HiddenStateMixer
 from .linear import LinearScan, is_scan, route_name, route_names, scan_weights
@@ -48,6 +57,18 @@ from .token_interpolation import interpolate_tokens
 from .volume import SS3D
 
 __all__ = [
+    "S4D",
+    "S4D2D",
+    "hippo_legs",
+    "hippo_legs_spectrum",
+    "s4d_A",
+    "s4d_kernel",
+    "CORNERS",
+    "Roesser2D",
+    "RowsColumnsSS2D",
+    "roesser_scan",
+    "roesser_scan_reference",
+    "rows_columns_scan",
     "ATROUS",
     "BIDIRECTIONAL",
     "CONTINUOUS",

@@ -51,6 +51,10 @@ class _ProjectedScan(StateSpaceMixer):
         self.x_proj = nn.Linear(channels, self.num_routes * (dt_rank + 2 * d_state), bias=False, **dd)
         self.add_state_space(self.num_routes, channels, d_state, dt_rank, scan_float32, A_init, **dd)
 
+    def init_scan(self) -> None:
+        """Start the projection and the parameters of the state space."""
+        self.init_state_space(self.x_proj.weight)
+
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Project (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
         projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
@@ -180,7 +184,7 @@ class SS2D(_ProjectedScan):
     def init_weights(self) -> None:
         """Start the parameters as the official code does (log-uniform steps, A by `A_init`)."""
         init_linear(*(layer.weight for layer in (self.in_proj, self.out_proj) if isinstance(layer, nn.Linear)))
-        self.init_state_space(self.x_proj.weight)
+        self.init_scan()
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve and activate: (B, H, W, D) to (B, H, W, D)."""
