@@ -6,11 +6,12 @@ Each imports what it needs when it is asked for something, so all are there what
 from .._tasks import register_task
 from .classify import Classify
 from .detect import Detect
+from .fewshot import LearnFromFew
 from .label import Label
 from .segment import Segment
 
-__all__ = ["Classify", "Detect", "Label", "Segment"]
+__all__ = ["Classify", "Detect", "Label", "LearnFromFew", "Segment"]
 
 # A model's type says more than the scope of a config, so those that go by types are asked first.
-for _task in (Classify(), Label(), Detect(), Segment()):
+for _task in (Classify(), LearnFromFew(), Label(), Detect(), Segment()):
     register_task(_task)
