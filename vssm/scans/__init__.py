@@ -1,12 +1,13 @@
 """Token mixers over scan routes; each takes and gives a channels-last map (B, H, W, C).
 
-`SS1D` takes sequences, too, and `SS3D` volumes (B, D, H, W, C).
+`SS1D` takes sequences, too, `SS3D` volumes (B, D, H, W, C), and `ConvSSM` videos (B, T, H, W, C).
 """
 
 from ._state_space import init_state_matrix
 from .atrous import AtrousSS2D
 from .attention_fusion import AttentionFusionSS2D
 from .continuous import ContinuousSS2D
+from .conv_state import ConvSSM
 from .corners import (
     CORNERS,
     Roesser2D,
@@ -57,6 +58,7 @@ from .token_interpolation import interpolate_tokens
 from .volume import SS3D
 
 __all__ = [
+    "ConvSSM",
     "S4D",
     "S4D2D",
     "hippo_legs",
