@@ -1,6 +1,7 @@
 # make demo   train a small VMamba on real digits, and draw what it learned
 # make test   style checks and tests, as CI runs them
 # make zoo    write model_zoo.md and the tables of the configs' pages; CI fails when they are stale
+# make gpu    all that a GPU has to show, in ten minutes: WHEELS=folder of missing wheels, ONLY='part ...', OUT=folder
 # make docs   the documentation as a site, in site/; make pictures draws its pictures anew
 # make dist   the source archive and the wheel, in dist/
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 comma := ,
 
-.PHONY: demo test zoo parity setup format bench docs pictures dist clean
+.PHONY: demo test zoo parity setup format bench gpu docs pictures dist clean
 
 demo: $(READY)-train
 	$(BIN)/python tools/train.py configs/classification/vmamba-pico_digits.py --work-dir work_dirs/demo
@@ -56,6 +57,10 @@ format: $(READY)-style
 
 bench: $(READY)-profile
 	$(BIN)/python kernels/benchmarks/run.py --threads 2
+
+# With the Python that has PyTorch and Triton: such machines rarely have a network to make an environment from.
+gpu:
+	$(PYTHON) benchmarks/gpu.py --out $(or $(OUT),work_dirs/gpu) $(if $(WHEELS),--wheels $(WHEELS)) $(if $(ONLY),--only $(ONLY))
 
 docs: $(READY)-docs
 	$(BIN)/mkdocs build --strict

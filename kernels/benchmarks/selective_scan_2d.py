@@ -37,7 +37,9 @@ def make_inputs(
     return [randn(batch, size, size, channels).to(dtype), dt, A, B, C, D, bias, randn(4, channels, rank) * rank**-0.5]
 
 
-def build(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], object] | str]:
+def build(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, backend: str | None = None
+) -> dict[str, Callable[[], object] | str]:
     inputs = make_inputs(*shape, device, dtype)
     u, dt, A, B, C, D, bias, weight = inputs
     grad = torch.randn(u.shape, generator=torch.Generator().manual_seed(1)).to(u)
@@ -54,7 +56,7 @@ def build(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> d
         candidates[f"{name} fwd"] = run_forward
         candidates[f"{name} fwd+bwd"] = lambda: (run_forward(), backward(grad, *inputs, CROSS, True, True))
 
-    backend = "cpp" if device.type == "cpu" else "triton"
+    backend = backend or ("cpp" if device.type == "cpu" else "triton")
     reason = backends.unavailable_reason(backend, device, torch.float32)
     if reason is not None:
         return candidates | {f"{name} {part}": reason for name in ("composed", "fused") for part in ("fwd", "fwd+bwd")}
