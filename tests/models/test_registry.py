@@ -39,6 +39,7 @@ GROUPS = [
     ("a2mamba_pico", "a2mamba_nano", "a2mamba_tiny"),
     ("a2mamba_base", "a2mamba_large"),
     ("mambayolo_pico", "mambayolo_tiny", "mambayolo_base", "mambayolo_large"),
+    ("hrvmamba_pico", "hrvmamba_tiny"),
     ("plainmamba_pico", "plainmamba_l1"),
     ("plainmamba_l2", "plainmamba_l3"),
     ("vim_pico", *(f"vim_{size}_patch16_224" for size in ("tiny", "small", "base"))),

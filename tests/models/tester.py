@@ -165,7 +165,7 @@ class FamilyTester:
         refused = list(self.refused)
         model = timm.create_model(self.picos[0], device="meta")
         if not isinstance(model, PlainBackbone):
-            dims = (8,) * (len(model.stages) + 1)
+            dims = (8,) * (len(model.feature_info) + 1)
             refused.append((self.picos[0], dict(dims=dims), ("dims and depths", str(dims))))
         for name, options, named in refused:
             assert_refused(ValueError, named, timm.create_model, name, device="meta", **options)

@@ -13,6 +13,16 @@ from .conv_norm import ConvNorm, ConvNormDownsample, ConvNormStem, LinearNorm, L
 from .conv_trunk import DeepConvStem, HiddenHead
 from .deformable_attention import DeformableAttention, deformable_attention, raster_points
 from .fused_head import FusedHead
+from .high_resolution import (
+    AddBranch,
+    Bottleneck,
+    FuseBranches,
+    FuseTo,
+    HighResolutionNeck,
+    KeepBranch,
+    KeepBranches,
+    MultiScaleConv,
+)
 from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp
 from .odss import YOLO_NORM, GatedConvFFN, LocalBlock, ODSSBlock
@@ -24,6 +34,8 @@ __all__ = [
     "CONV_BLOCK_NORMS",
     "CONV_BLOCK_RENAMES",
     "YOLO_NORM",
+    "AddBranch",
+    "Bottleneck",
     "ChannelNorm",
     "ChannelScale",
     "ConvDownsample",
@@ -36,14 +48,20 @@ __all__ = [
     "DeepConvStem",
     "DeformableAttention",
     "DepthwiseMlp",
+    "FuseBranches",
+    "FuseTo",
     "FusedHead",
     "GatedConvFFN",
     "HiddenHead",
+    "HighResolutionNeck",
     "InvertedDownsample",
+    "KeepBranch",
+    "KeepBranches",
     "LinearNorm",
     "LinearNormMlp",
     "LocalBlock",
     "MixerBlock",
+    "MultiScaleConv",
     "ODSSBlock",
     "PatchMerging",
     "PatchStem",

@@ -19,6 +19,7 @@ from . import plainmamba as plainmamba
 from . import segman as segman
 from . import a2mamba as a2mamba
 from . import mambayolo as mambayolo
+from . import hrvmamba as hrvmamba
 
 __all__ = [
     "Backbone",

@@ -43,12 +43,17 @@ def _attention_outputs(inputs, outputs) -> int:
     return math.prod(q[:-1]) * (k[-2] + v[-1])
 
 
+# Multiply-adds of a value that is sampled at nine points, each from its four neighbours.
+_SAMPLED = 9 * 4
+
+
 # fvcore's handles, by operator: functions of the traced inputs and outputs. These are added to its own.
 _PAPER = {
     **HANDLES,
     "aten::scaled_dot_product_attention": _attention,
     # fvcore counts a pooling layer one per input element; over a channels-last map the pool is a mean.
     "aten::mean": lambda inputs, outputs: math.prod(traced_shape(inputs[0])),
+    "torchvision::deform_conv2d": lambda inputs, outputs: _SAMPLED * math.prod(traced_shape(inputs[0])),
 }
 _OUTPUTS = {"aten::scaled_dot_product_attention": _attention_outputs}
 
@@ -60,6 +65,15 @@ def _convolution_backward(grad, x, weight, bias, stride, padding, dilation, tran
     """
     positions = math.prod((x if transposed else grad)[2:])
     return 2 * x[0] * positions * math.prod(weight) * sum(rest[2][:2])
+
+
+def _deformable(x, *rest, out_shape=None, **kwargs) -> int:
+    return 2 * _SAMPLED * math.prod(x)
+
+
+def _deformable_backward(grad, *rest, out_shape=None, **kwargs) -> int:
+    """Counts the forward once for the gradient of the values, and once for those of the steps and weights."""
+    return 2 * _deformable(grad)
 
 
 def _copy(model: nn.Module, meta: bool) -> nn.Module:
@@ -172,7 +186,11 @@ def _paper(model: nn.Module, image: Tensor, uncounted: Sequence[str] | None) -> 
 
 def _torch(model: nn.Module, image: Tensor, backward: bool) -> Counter:
     """Floating-point operations of each module that is called, by name."""
-    formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
+    formulas = {
+        torch.ops.aten.convolution_backward: _convolution_backward,
+        torch.ops.torchvision.deform_conv2d: _deformable,
+        torch.ops.torchvision._deform_conv2d_backward: _deformable_backward,
+    }
     # The fused attention of a CPU has no formula, and those of GPUs count a backward that computes scores anew.
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter, sdpa_kernel(SDPBackend.MATH):
         with torch.set_grad_enabled(backward):

@@ -17,6 +17,7 @@ from .corners import (
     rows_columns_scan,
 )
 from .cross import SS2D, SSD2D, CascadeSS2D, CrossScan
+from .deformable import DeformableSS2D, DeformableStep
 from .diagonal import S4D, S4D2D, hippo_legs, hippo_legs_spectrum, s4d_A, s4d_kernel
 from .grouped import GroupedSS2D
 from .hidden_mixer import HiddenStateMixer
@@ -93,6 +94,8 @@ __all__ = [
     "CascadeSS2D",
     "ContinuousSS2D",
     "CrossScan",
+    "DeformableSS2D",
+    "DeformableStep",
     "GroupedSS2D",
     "HiddenStateMixer",
     "KeptTokens",
