@@ -14,6 +14,7 @@ MOVED = {
     "vssm.engine.losses": "vssm.classify.losses",
     "vssm.engine.metrics": "vssm.classify.metrics",
     "vssm.engine.predict": "vssm.classify.predict",
+    "vssm.mm.digit_scenes": "vssm.engine.digit_scenes",
     "vssm.models._checkpoint": "vssm.checkpoint",
 }
 

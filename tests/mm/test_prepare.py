@@ -19,7 +19,7 @@ from PIL import Image  # noqa: E402
 from vssm._cli import run  # noqa: E402
 from vssm._errors import UserError  # noqa: E402
 from vssm._files import RECORD, whole_folder  # noqa: E402
-from vssm.mm.digit_scenes import PHOTOGRAPHS, Scenes, load_scans  # noqa: E402
+from vssm.engine.digit_scenes import PHOTOGRAPHS, Scenes, load_scans  # noqa: E402
 from vssm.mm.prepare import run_lengths  # noqa: E402
 from vssm_kernels.install import install_command  # noqa: E402
 

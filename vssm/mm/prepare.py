@@ -17,7 +17,7 @@ from .._files import whole_folder
 from .._optional import require
 from .._progress import track
 from .check_data import COCO_COUNTS, check_coco, check_maps
-from .digit_scenes import CLASSES, Digit, Scene, Scenes
+from ..engine.digit_scenes import CLASSES, Digit, Scene, Scenes
 from .label_maps import LAYOUTS
 
 # ADE20K numbers its 150 classes from 1; 0 is "unlabelled", which reduce_zero_label turns into the ignored label.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .._errors import UserError
 from .._optional import require
-from ..engine.images import open_image
+from .images import open_image
 
 CLASSES = tuple(str(digit) for digit in range(10))
 # Of scikit-image's files only photographs, each scene in one part.
