@@ -8,10 +8,15 @@ from .classify import Classify
 from .detect import Detect
 from .fewshot import LearnFromFew
 from .label import Label
+from .pose import Pose
 from .segment import Segment
 
 __all__ = ["Classify", "Detect", "Label", "LearnFromFew", "Segment"]
 
 # A model's type says more than the scope of a config, so those that go by types are asked first.
 for _task in (Classify(), LearnFromFew(), Label(), Detect(), Segment()):
+__all__ = ["Classify", "Detect", "Label", "Pose", "Segment"]
+
+# A model's type says more than the scope of a config, so those that go by types are asked first.
+for _task in (Classify(), Label(), Pose(), Detect(), Segment()):
     register_task(_task)

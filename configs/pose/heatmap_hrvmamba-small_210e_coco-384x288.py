@@ -1,0 +1,5 @@
+# HRVMamba-S on COCO's keypoints in crops of 384 x 288.
+# The official net also drops a tenth of the scan's and the MLP's results, for which there is no option here.
+_base_ = ["_base_/default_runtime.py", "_base_/coco_384x288.py", "_base_/schedule_210e.py"]
+
+model = dict(model=dict(name="hrvmamba_small", pretrained=True, drop_path_rate=0.1, drop_local=False))
