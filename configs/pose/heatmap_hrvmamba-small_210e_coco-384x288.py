@@ -1,4 +1,4 @@
-# HRVMamba-S on COCO's keypoints in crops of 384 x 288.
+# HRVMamba-S on COCO's keypoints in crops of 384 x 288. Published: AP 76.4 on val2017.
 # The official net also drops a tenth of the scan's and the MLP's results, for which there is no option here.
 _base_ = ["_base_/default_runtime.py", "_base_/coco_384x288.py", "_base_/schedule_210e.py"]
 
