@@ -11,12 +11,8 @@ from .label import Label
 from .pose import Pose
 from .segment import Segment
 
-__all__ = ["Classify", "Detect", "Label", "LearnFromFew", "Segment"]
+__all__ = ["Classify", "Detect", "Label", "LearnFromFew", "Pose", "Segment"]
 
 # A model's type says more than the scope of a config, so those that go by types are asked first.
-for _task in (Classify(), LearnFromFew(), Label(), Detect(), Segment()):
-__all__ = ["Classify", "Detect", "Label", "Pose", "Segment"]
-
-# A model's type says more than the scope of a config, so those that go by types are asked first.
-for _task in (Classify(), Label(), Pose(), Detect(), Segment()):
+for _task in (Classify(), LearnFromFew(), Label(), Pose(), Detect(), Segment()):
     register_task(_task)
