@@ -11,7 +11,7 @@ What differs from the official code:
 - all sizes are one class: squeeze-and-excitation and convolutions of position are options, which nano and tiny have;
 - maps are channels-last. A stage adds a branch (`downsample`); its blocks hold one block for each branch, and every
   second one is followed by a fusion of the branches (`fusions`);
-- names say what a thing is; `checkpoint_filter_fn` maps the official ones.
+- `checkpoint_filter_fn` maps the official names.
 
 Feature maps are of the strides 4, 8, 16 and 32, `out_indices` 0 to 3. With `maps="branches"` these are the branches,
 as pose estimation takes them, with `maps="neck"` those of the classifier's neck, as semantic segmentation does.
@@ -88,6 +88,7 @@ class DVSSBlock(nn.Module):
         se: bool,
         pos_conv: bool,
         offset_conv: bool,
+        A_init: Union[str, float],
         device=None,
         dtype=None,
     ):
@@ -99,7 +100,7 @@ class DVSSBlock(nn.Module):
         self.norm0 = nn.LayerNorm(dim, **dd)
         self.local = MultiScaleConv(dim, **dd)
         self.norm1 = nn.LayerNorm(dim, **dd)
-        self.mixer = DeformableSS2D(dim, offset_conv=offset_conv, se=se, **dd)
+        self.mixer = DeformableSS2D(dim, offset_conv=offset_conv, se=se, A_init=A_init, **dd)
         self.pos2 = nn.Conv2d(dim, dim, **pos) if pos_conv else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, **dd)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
@@ -190,6 +191,7 @@ class HRVMamba(StagedBackbone):
         neck_dims: width of each map of the neck before the last layer.
         num_features: width of the last map of the neck, which is classified.
         mlp_ratio: hidden width of the MLP as a multiple of the width.
+        A_init: how A of the scans starts, see `vssm.scans.init_state_matrix`.
         se: scale the channels after the scan by squeeze-and-excitation.
         pos_conv: add convolutions of position to the blocks.
         offset_conv: convolve the map before the deformable step's numbers are taken from it: of all branches, or a
@@ -218,6 +220,7 @@ class HRVMamba(StagedBackbone):
         neck_dims: Tuple[int, ...] = (128, 256, 512, 1024),
         num_features: int = 2048,
         mlp_ratio: float = 2.0,
+        A_init: Union[str, float] = "real",
         se: bool = False,
         pos_conv: bool = False,
         offset_conv: Union[bool, Tuple[bool, ...]] = False,
@@ -249,7 +252,7 @@ class HRVMamba(StagedBackbone):
             for j, rate in enumerate(rates):
                 drop_path = DropPath(rate) if rate > 0 else nn.Identity()
                 branches = [
-                    DVSSBlock(width, drop_path, drop_local, mlp_ratio, se, pos_conv, conv, **dd)
+                    DVSSBlock(width, drop_path, drop_local, mlp_ratio, se, pos_conv, conv, A_init, **dd)
                     for width, conv in zip(widths, convs, strict=False)
                 ]
                 blocks.append(HRVMambaBlock(branches, drop_path))
@@ -355,7 +358,6 @@ class HRVMamba(StagedBackbone):
         return take_indices
 
 
-# Official name -> ours, in order.
 _RENAMES = (
     (r"^conv([12])\.", r"stem.conv\1.conv."),
     (r"^bn([12])\.", r"stem.conv\1.norm."),

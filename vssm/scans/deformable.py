@@ -93,9 +93,15 @@ class DeformableSS2D(SS2D):
         self.conv = DeformableStep(self.d_inner, self.dt_rank, offset_conv, **dd)
         self.se = ChannelGate(self.d_inner, **dd) if se else nn.Identity()
 
-    def core(self, x: Tensor) -> Tensor:
-        """Do what stands between the projections: (B, H, W, D) to (B, H, W, D)."""
-        return self.se(self.out_norm(self.mix(self.convolve(x))))
+    def core(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """Do what stands between the projections: (B, H, W, D) to (B, H, W, D).
+
+        Args:
+            x: What is scanned.
+            z: What gates the result, before its activation; None: no gate.
+        """
+        y = self.se(self.out_norm(self.mix(self.convolve(x))).to(x.dtype))
+        return y if z is None else y * self.act(z)
 
 
 class ChannelGate(nn.Module):
