@@ -13,8 +13,8 @@ pytest.importorskip("skimage")
 
 from tests import parity  # noqa: E402
 from vssm.checkpoint import CheckpointError  # noqa: E402
-from vssm.engine.config import ConfigError, load_config  # noqa: E402
 from vssm.engine import run  # noqa: E402
+from vssm.engine.config import ConfigError, load_config  # noqa: E402
 from vssm.pose import CocoKeypoints, DigitKeypoints, HeatmapCodec, PoseEstimator  # noqa: E402
 from vssm.pose.codec import box_to_region, crop_image, crop_matrix, flip_back, map_points, region_to_points  # noqa: E402
 from vssm.pose.digits import stroke_points  # noqa: E402

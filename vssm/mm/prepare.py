@@ -16,8 +16,8 @@ from .._cli import say
 from .._files import whole_folder
 from .._optional import require
 from .._progress import track
-from .check_data import COCO_COUNTS, check_coco, check_maps
 from ..engine.digit_scenes import CLASSES, Digit, Scene, Scenes
+from .check_data import COCO_COUNTS, check_coco, check_maps
 from .label_maps import LAYOUTS
 
 # ADE20K numbers its 150 classes from 1; 0 is "unlabelled", which reduce_zero_label turns into the ignored label.
