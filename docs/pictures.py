@@ -149,6 +149,14 @@ def _photographs(count: int) -> list[str]:
     return [str(file) for file in sorted(data.glob("images/validation/*.jpg"))[:count]]
 
 
+@picture("visualize_spectrum.png", "demo")
+def spectrum(path: Path, demo: Path) -> None:
+    from vssm.viz.commands import draw_spectrum, fixed_seed
+
+    with fixed_seed():
+        draw_spectrum([subject(DIGITS)], path, [subject(DIGITS, demo)])
+
+
 @picture("visualize_classes.png", "demo")
 def classes(path: Path, demo: Path) -> None:
     import tempfile

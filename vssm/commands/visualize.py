@@ -1,10 +1,11 @@
-"""Draw what models do: scan routes, receptive fields, attention, activations, pruned patches, overlays, curves.
+"""Draw what models do: scan routes, receptive fields, attention, activations, pruning, half-lives, overlays, curves.
 
 vssm visualize routes --out routes.gif
 vssm visualize erf PHOTOS --model vmamba_tiny_s1l8 swin_tiny_patch4_window7_224 --pretrained --out erf.png
 vssm visualize attention PHOTO --model vmamba_tiny_s1l8 --pretrained --pixel 100 200 --out DIR
 vssm visualize activations PHOTO --config CONFIG --checkpoint CHECKPOINT --out DIR
 vssm visualize pruning PHOTO --model vim_small_patch16_224 --pretrained --sites 4 9 14 --keep 0.8 --out DIR
+vssm visualize spectrum --config CONFIG --checkpoint CHECKPOINT --out spectrum.png
 vssm visualize overlay PHOTOS --config CONFIG --checkpoint CHECKPOINT --out DIR
 vssm visualize curves WORK_DIR WORK_DIR --out curves.png
 """
@@ -58,6 +59,13 @@ def _pruning(args: argparse.Namespace) -> int:
     return draw_pruning(_subjects(args), args.images, args.out, size, args.sites, args.keep, suffix)
 
 
+def _spectrum(args: argparse.Namespace) -> None:
+    from ..viz.commands import draw_spectrum
+
+    trained = _subjects(args) if args.checkpoint or args.pretrained else None
+    say(draw_spectrum(_subjects(args, random_weights=True), args.out, trained))
+
+
 def _overlay(args: argparse.Namespace) -> int:
     from ..viz.commands import draw_overlays
 
@@ -104,6 +112,13 @@ def _pair(size: Sequence[int] | None) -> tuple[int, int] | None:
 def _add_models(parser: argparse.ArgumentParser) -> None:
     images = "image files and folders (default: the photographs of scikit-learn's wheel)"
     parser.add_argument("images", nargs="*", metavar="IMAGES", help=images)
+    _add_networks(parser)
+    parser.add_argument(
+        "--img-size", nargs="+", type=int, metavar="N", help="side, or height and width, to give the images"
+    )
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument("--model", nargs="+", default=[], metavar="NAME", help="names of timm's registry")
     completes(model, model_names)
     parser.add_argument("--pretrained", action="store_true", help="load the published weights of --model")
@@ -115,9 +130,6 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", nargs="+", default=[], metavar="FILE", help="one for each --model and --config, in that order"
     )
     parser.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the configs")
-    parser.add_argument(
-        "--img-size", nargs="+", type=int, metavar="N", help="side, or height and width, to give the images"
-    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
 
 
@@ -165,6 +177,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--sites", nargs="+", type=int, metavar="N", help="blocks to prune behind (default: the model's)")
     sub.add_argument("--keep", type=float, metavar="R", help="share of the patches that each keeps (the model's)")
     sub.add_argument("--format", default="png", help="of the pictures: png, jpg, svg, pdf (default: png)")
+
+    sub = command("spectrum", _spectrum, "How long states last: half-lives, learned and initial, by stage.", "FILE")
+    _add_networks(sub)
 
     sub = command("overlay", _overlay, "Boxes and masks, segments, labels or classes over images.", "DIR")
     sub.add_argument("images", nargs="*", metavar="IMAGES", help="image files, volumes of a medical run, and folders")

@@ -20,6 +20,7 @@ from .pruning import scan_over_gaps
 __all__ = [
     "StateSpaceMixer",
     "at_least_float32",
+    "half_life",
     "init_linear",
     "init_projection",
     "init_state_matrix",
@@ -137,6 +138,11 @@ def init_step_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_f
     bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
+def half_life(decay: Tensor) -> Tensor:
+    """Give the time after which exp(decay * time) is a half, for real and negative decays of any shape."""
+    return -math.log(2) / decay
+
+
 @torch.no_grad()
 def init_state_matrix(logs: Tensor, A_init: str | float) -> None:
     """Fill log(-A), (..., N), with a start of a real diagonal A = -exp(logs).
@@ -242,6 +248,11 @@ class StateSpaceMixer(nn.Module):
         """Give A (K, D, N), the skip (K, D), and the bias (K, D) and weight (K, D, R) of the step size."""
         A = state_matrix(self.A_logs).unflatten(0, (-1, self.scan_channels))
         return A, self.Ds.unflatten(0, (-1, self.scan_channels)), self.dt_projs_bias, self.dt_projs_weight
+
+    def half_lives(self) -> Tensor:
+        """Give after how many positions half of each state is left at the step of an input of zeros, (K, D, N)."""
+        A, _, bias, _ = self.state_space()
+        return half_life(F.softplus(at_least_float32(bias)).unsqueeze(-1) * A)
 
     def scan(
         self,

@@ -17,6 +17,8 @@ from vssm_kernels.routes import map_rank
 
 from ._state_space import (
     StateSpaceMixer,
+    at_least_float32,
+    half_life,
     init_linear,
     init_projection,
     init_state_matrix,
@@ -374,6 +376,10 @@ class SSD2D(nn.Module):
         self.dt_projs_bias.uniform_(0, 0.1)
         init_state_matrix(self.A_logs.unsqueeze(-1), self.A_init)  # one A a head
         self.Ds.fill_(1)
+
+    def half_lives(self) -> Tensor:
+        """Give after how many positions half of each head's state is left at the step of an input of zeros, (K, M)."""
+        return half_life(F.softplus(at_least_float32(self.dt_projs_bias)) * state_matrix(self.A_logs))
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Project (B, H, W, D) to the steps (B, L, K, M), B and C (B, L, K, N), along their routes."""

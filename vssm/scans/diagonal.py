@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ._state_space import at_least_float32, outside_autocast
+from ._state_space import at_least_float32, half_life, outside_autocast
 from .cross import SS2D
 from .linear import LinearScan, route_names
 from .routes import encode_routes
@@ -151,6 +151,11 @@ class S4D(nn.Module):
         """Give A (D, M), C (D, M), both complex, and dt (D,), in float32 or better."""
         A = torch.complex(-torch.exp(at_least_float32(self.A_logs)), at_least_float32(self.A_imag))
         return A, torch.view_as_complex(at_least_float32(self.C)), torch.exp(at_least_float32(self.log_dt))
+
+    def half_lives(self) -> Tensor:
+        """Give after how many positions the size of each complex state has halved, (D, M)."""
+        A, _, step = self.system()
+        return half_life(step.unsqueeze(-1) * A.real)
 
     def convolve(self, u: Tensor) -> Tensor:
         """Convolve (B, L, D) with the kernel, without the skip, in float32 or better."""

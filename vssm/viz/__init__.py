@@ -11,8 +11,11 @@ from .plots import plot_predictions, plot_receptive_fields
 from .pruning import plot_pruning
 from .receptive_field import effective_receptive_field, high_contribution_side
 from .routes import PATTERNS, VOLUME_PATTERNS, animate_routes, patterns_of, plot_routes, scan_sequences
+from .spectrum import half_lives_by_stage, plot_half_lives
 
 __all__ = [
+    "half_lives_by_stage",
+    "plot_half_lives",
     "PATTERNS",
     "VOLUME_PATTERNS",
     "FoundObject",

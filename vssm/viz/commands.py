@@ -22,9 +22,17 @@ from .features import class_activation, feature_maps, plot_activations
 from .plots import plot_receptive_fields
 from .pruning import plot_pruning
 from .receptive_field import effective_receptive_field
+from .spectrum import half_lives_by_stage, plot_half_lives
 from .subject import Subject, View, place_in, sample_photographs
 
-__all__ = ["draw_activations", "draw_attention", "draw_overlays", "draw_pruning", "draw_receptive_fields"]
+__all__ = [
+    "draw_activations",
+    "draw_attention",
+    "draw_overlays",
+    "draw_pruning",
+    "draw_receptive_fields",
+    "draw_spectrum",
+]
 
 
 @contextmanager
@@ -271,6 +279,35 @@ def draw_receptive_fields(
                     subject.network, inputs, stage, batch_size=2, progress=track
                 ).cpu()
     plot_receptive_fields(fields, out, columns=len(subjects) if len(subjects) > 1 else None)
+    return Path(out)
+
+
+def draw_spectrum(
+    untrained: Sequence[Subject], out: str | os.PathLike, trained: Sequence[Subject | None] | None = None
+) -> Path:
+    """Draw how long the states of models last, those of trained ones beside what they started with.
+
+    Args:
+        untrained: The models with random weights.
+        out: The picture.
+        trained: The same models with learned ones; None: there are none.
+
+    Returns:
+        The picture.
+
+    Raises:
+        UserError: A model has no state that decays.
+    """
+    models = {}
+    for subject, learned in zip(untrained, trained or [None] * len(untrained), strict=True):
+        name = subject.name
+        while name in models:
+            name += "'"
+        models[name] = (
+            None if learned is None else half_lives_by_stage(learned.network),
+            half_lives_by_stage(subject.network),
+        )
+    plot_half_lives(models, out)
     return Path(out)
 
 
