@@ -10,7 +10,9 @@ from .conftest import CONFIGS
 
 FILES = sorted(CONFIGS.glob("*.py"))
 PUBLISHED = [path for path in FILES if not path.stem.endswith(("_mni152", "_volumes"))]
-SLICES = [path for path in FILES if "3d" not in path.stem]  # the others: test_volumes.py
+SLICES = [
+    path for path in FILES if "3d" not in path.stem and not path.stem.startswith("hymamba")
+]  # the others: test_volumes.py
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

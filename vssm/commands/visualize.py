@@ -1,4 +1,4 @@
-"""Draw what models do: scan routes, receptive fields, attention, activations, pruning, half-lives, overlays, curves.
+"""Draw what models do: scan routes, fields, attention, activations, pruning, half-lives, overlays, masks, curves.
 
 vssm visualize routes --out routes.gif
 vssm visualize erf PHOTOS --model vmamba_tiny_s1l8 swin_tiny_patch4_window7_224 --pretrained --out erf.png
@@ -7,6 +7,7 @@ vssm visualize activations PHOTO --config CONFIG --checkpoint CHECKPOINT --out D
 vssm visualize pruning PHOTO --model vim_small_patch16_224 --pretrained --sites 4 9 14 --keep 0.8 --out DIR
 vssm visualize spectrum --config CONFIG --checkpoint CHECKPOINT --out spectrum.png
 vssm visualize overlay PHOTOS --config CONFIG --checkpoint CHECKPOINT --out DIR
+vssm visualize masked CONFIG CHECKPOINT --out masked.png
 vssm visualize curves WORK_DIR WORK_DIR --out curves.png
 """
 
@@ -81,6 +82,17 @@ def _overlay(args: argparse.Namespace) -> int:
         score_threshold=args.score_threshold,
         topk=args.topk,
     )
+
+
+def _masked(args: argparse.Namespace) -> None:
+    from ..engine.config import load_config
+    from ..engine.run import parse_options
+    from ..medical.masked_pictures import draw_masked
+
+    if args.count < 1:
+        raise UsageError("--count takes a whole number from 1")
+    cfg = load_config(args.config, parse_options(args.cfg_options))
+    say(draw_masked(cfg, args.checkpoint, args.out, args.count, args.seed, args.device))
 
 
 def _curves(args: argparse.Namespace) -> None:
@@ -192,6 +204,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     sub.add_argument("--score-threshold", type=float, default=0.3, help="draw objects from here on (default: 0.3)")
     sub.add_argument("--topk", type=int, default=3, help="how many classes to name (default: 3)")
+
+    about = "Masked pre-training: samples of a run, what is left of them, and what it fills in."
+    sub = command("masked", _masked, about, "FILE")
+    completes(sub.add_argument("config", metavar="CONFIG", help="the run's config, by name or path"), config_names)
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="its checkpoint")
+    sub.add_argument("--count", type=int, default=4, metavar="N", help="how many samples (default: 4)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and masks (default: 0)")
+    sub.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    sub.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="options laid over the config")
 
     sub = command("curves", _curves, "Training loss and held-out metrics of runs.", "FILE")
     sub.add_argument("work_dirs", nargs="+", metavar="WORK_DIR", help="folders of runs")

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from .._files import write_beside
 from ..engine.config import ConfigError
 from .metrics import VolumeMetric
 from .report import plot_overlays, write_tables
@@ -103,6 +104,32 @@ class TrainLossHook(Hook):
         if self.patience is not None and not lower and waited + 1 >= self.patience:
             runner.logger.info(f"The training loss has not fallen for {waited + 1} epochs: training stops.")
             runner.train_loop.stop_training = True
+
+
+@HOOKS.register_module()
+class EncoderFileHook(Hook):
+    """Write the encoder of a pre-training alone into the run's folder when training ends.
+
+    Fine-tuning configs take the file as ``pretrained``; HyMamba's has the layout of the official one.
+
+    Args:
+        name: Of the file.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, name: str = "encoder_only.pth"):
+        self.name = name
+
+    @master_only
+    def after_train(self, runner: Any) -> None:
+        """Write the file."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        path = Path(runner.work_dir) / self.name
+        weights, untrained = model.encoder_weights()
+        write_beside(path, lambda part: torch.save(weights, part))
+        rest = f" (not trained, because no map depends on them: {', '.join(untrained)})" if untrained else ""
+        runner.logger.info(f"The encoder alone, for fine-tuning: {path}{rest}")
 
 
 @HOOKS.register_module()

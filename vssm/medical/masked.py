@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+import timm
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -116,6 +117,7 @@ class MaskedPretraining(BaseModel):
             raise ConfigError(f"model.tokens is one of {TOKENS}, not {tokens!r}.")
         if not 0 < mask_ratio < 1:
             raise ConfigError(f"model.mask_ratio is a share between 0 and 1, not {mask_ratio!r}.")
+        self.network = dict(network)
         self.encoder: Any = _build_encoder(**network)
         self.mask_ratio, self.tokens = mask_ratio, tokens
         self.mix_layout, self.keep_batch = mix_layout, keep_batch
@@ -173,19 +175,32 @@ class MaskedPretraining(BaseModel):
         found |= {f"encoder.{k}": v for k, v in self.encoder.convert_weights(encoder).items()}
         return {k: v.reshape(own[k].shape) if k in own and v.numel() == own[k].numel() else v for k, v in found.items()}
 
-    def encoder_weights(self) -> dict[str, Tensor]:
+    def encoder_weights(self) -> tuple[dict[str, Tensor], list[str]]:
         """Weights of the encoder alone, as `pretrained` of the fine-tuning configs takes them.
 
-        Those of HyMamba are in the layout of the official files; others have the names that timm's models have.
+        Those of HyMamba are in the layout of the official files. Those of images' encoders have the names of the timm
+        model, with its layers behind the last map at their start.
+
+        Returns:
+            The weights, and the names of those that were not trained.
         """
         weights = {k: v.detach().cpu() for k, v in self.encoder.state_dict().items()}
         if isinstance(self.encoder, HyMambaEncoder):
             token = self.empty.detach().cpu().flatten()[None, None]
-            return {**to_official(weights), "mae.mask_token": token}
-        for prefix in ("backbone.", "model."):
-            if all(name.startswith(prefix) for name in weights):
-                weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-        return weights
+            return {**to_official(weights), "mae.mask_token": token}, []
+        if len(self.stride) == 3:
+            return weights, []
+        options = dict(self.network.get("encoder_options") or {}, in_chans=self.in_chans, num_classes=0)
+        whole = timm.create_model(self.network["encoder"], **options).state_dict()
+        # timm's wrappers of feature maps put a prefix in front, and write "stem_0" for "stem.0".
+        own = {name.replace(".", "_"): value for name, value in weights.items()}
+        trained = {}
+        for name in whole:
+            flat = name.replace(".", "_")
+            found = next((own[p + flat] for p in ("backbone_", "backbone_model_") if p + flat in own), None)
+            if found is not None:
+                trained[name] = found
+        return {**whole, **trained}, [name for name in whole if name not in trained]
 
     def draw(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw masks for images (B, C, H, W) or volumes; see :func:`draw_mask`."""

@@ -9,14 +9,15 @@ import numpy as np
 from mmengine.registry import DATASETS
 
 from .._errors import DataError
+from .._inputs import list_files
 from ..engine.config import ConfigError
 from .dataset import Item, MedicalDataset, Read, check_choice
 from .files import NIFTI_SUFFIXES, all_or_none, check_pair, read_nifti, read_nifti_labels
 from .labels import check_label_map, remap
-from .listing import find_root, pair_channels
+from .listing import by_name, find_root, pair_channels
 from .nifti import slice_spacing, to_slices, window_intensities
 
-__all__ = ["NiftiFolder", "read_nifti_channels", "read_nifti_pair"]
+__all__ = ["NiftiFolder", "read_nifti_channels", "read_nifti_pair", "read_unlabelled"]
 
 
 def read_nifti_pair(
@@ -57,6 +58,17 @@ def read_nifti_channels(
     return np.stack([pixels for pixels, _, _ in reads]), *reads[0][1:]
 
 
+def read_unlabelled(image_path: Path, axis: int = 2, window: Sequence[float] | str | None = None) -> Read:
+    """Read an image without a label, whose voxels are all of class 0; see :func:`read_nifti_pair`.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    volume, image = read_nifti(image_path)
+    pixels = window_intensities(to_slices(volume, image, axis), window)
+    return pixels, np.zeros(pixels.shape, dtype=np.int64), slice_spacing(image, axis)
+
+
 def _slice_of(pixels: np.ndarray, label: np.ndarray, number: int) -> Read:
     return pixels[number], label[number], None
 
@@ -83,7 +95,8 @@ class NiftiFolder(MedicalDataset):
             :func:`~vssm.medical.nifti.window_intensities`.
         transform: Arguments of :class:`~vssm.medical.transforms.SliceTransform`, for slices.
         images: Name of the images' folder.
-        labels: Name of the labels' folder.
+        labels: Name of the labels' folder; None: there are none, as pre-training needs none, and all is of class 0.
+            Each file is then a volume of one channel.
         env: Environment variable that holds the root where the config does not say it.
         default_root: The root where neither says it.
         volumes: Volumes for ``split="train"``, too.
@@ -105,14 +118,18 @@ class NiftiFolder(MedicalDataset):
         window: Sequence[float] | str | None = None,
         transform: Mapping[str, Any] | None = None,
         images: str = "images",
-        labels: str = "labels",
+        labels: str | None = "labels",
         env: str = "VSSM_NIFTI",
         default_root: str = "data/nifti",
         volumes: bool = False,
     ):
         check_choice("axis", axis, (0, 1, 2))
         folder = find_root(root, env, default_root) / split
-        cases = pair_channels(folder / images, folder / labels, NIFTI_SUFFIXES)
+        if labels is None:
+            files = by_name(list_files(folder / images, NIFTI_SUFFIXES))
+            cases: dict[str, Any] = {name: ([path], None) for name, path in sorted(files.items())}
+        else:
+            cases = pair_channels(folder / images, folder / labels, NIFTI_SUFFIXES)
         if ids is not None:
             absent = [name for name in ids if name not in cases]
             if absent:
@@ -127,7 +144,9 @@ class NiftiFolder(MedicalDataset):
                 "network of volumes on them, with volumes=True in the data set of a VolumePatches."
             )
         readers = {
-            name: partial(read_nifti_pair, files[0], label, mapping, axis, window)
+            name: partial(read_unlabelled, files[0], axis, window)
+            if label is None
+            else partial(read_nifti_pair, files[0], label, mapping, axis, window)
             if channels == 1
             else partial(read_nifti_channels, files, label, mapping, axis, window)
             for name, (files, label) in cases.items()

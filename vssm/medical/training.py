@@ -10,9 +10,10 @@ for _module in ("scipy", "nibabel", "h5py"):
     require(_module, "medical")
 
 from .data import ACDC, ISIC, MedicalDataset, NiftiFolder, Synapse  # noqa: E402
-from .hooks import FreezeEncoderHook, OrganTableHook, OverlayHook, TrainLossHook  # noqa: E402
+from .hooks import EncoderFileHook, FreezeEncoderHook, OrganTableHook, OverlayHook, TrainLossHook  # noqa: E402
 from .inference import VolumeTestLoop, VolumeValLoop, predict_volume  # noqa: E402
 from .losses import BCEDiceLoss, CEDiceLoss  # noqa: E402
+from .masked import MaskedPretraining  # noqa: E402
 from .metrics import PooledMetric, VolumeMetric  # noqa: E402
 from .patches import VolumePatches  # noqa: E402
 from .segmentor import UNetSegmentor  # noqa: E402
@@ -23,7 +24,9 @@ __all__ = [
     "ISIC",
     "BCEDiceLoss",
     "CEDiceLoss",
+    "EncoderFileHook",
     "FreezeEncoderHook",
+    "MaskedPretraining",
     "MedicalDataset",
     "NiftiFolder",
     "OrganTableHook",

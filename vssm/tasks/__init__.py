@@ -9,10 +9,11 @@ from .detect import Detect
 from .fewshot import LearnFromFew
 from .label import Label
 from .pose import Pose
+from .pretrain import Pretrain
 from .segment import Segment
 
-__all__ = ["Classify", "Detect", "Label", "LearnFromFew", "Pose", "Segment"]
+__all__ = ["Classify", "Detect", "Label", "LearnFromFew", "Pose", "Pretrain", "Segment"]
 
 # A model's type says more than the scope of a config, so those that go by types are asked first.
-for _task in (Classify(), LearnFromFew(), Label(), Pose(), Detect(), Segment()):
+for _task in (Classify(), LearnFromFew(), Label(), Pose(), Pretrain(), Detect(), Segment()):
     register_task(_task)
