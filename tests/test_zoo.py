@@ -21,7 +21,7 @@ from vssm import zoo  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 RECORD = max((REPO / "benchmarks" / "results").glob("*_parity_cpu.json"))
-DENSE = [config for config in RUNS if "/medical/" not in config]
+DENSE = [config for config in RUNS if config.startswith(("configs/detection/", "configs/segmentation/"))]
 SPATIALMAMBA = json.loads((REPO / "tests" / "data" / "models" / "spatialmamba.json").read_text())
 
 

@@ -6,7 +6,7 @@ model = dict(
     type="IncrementalClassifier",
     # The map of the third stage: of an image of 32 pixels it has 2 x 2 places, that of the last one has one.
     model=dict(name="vmamba_pico", drop_path_rate=0.05, out_indices=(2,)),
-    projector=dict(out_channels=64, size=2, mixer="sequence", d_state=64, dt_rank=64),
+    projector=dict(out_channels=64, size=2, mixer="map", d_state=64, dt_rank=64),
     classes=10,
     base_classes=6,
 )
@@ -55,12 +55,12 @@ param_scheduler = [
         eta_min=1e-5,
         by_epoch=True,
         begin=1,
-        end=12,
-        T_max=11,
+        end=8,
+        T_max=7,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=8, val_interval=1)
 val_cfg = {}
 test_cfg = {}
 
@@ -69,11 +69,10 @@ log_processor = dict(window_size=13)
 
 # The later sessions, see vssm.fewshot.Recipe.
 incremental = dict(
-    lr=0.05,
-    steps=200,
+    lr=0.03,
+    steps=100,
     batch_size=16,
-    old_copies=2,
-    suppress_base=100.0,
+    old_copies=5,
     separate_new=0.5,
     mix_probability=0.3,
 )

@@ -16,7 +16,8 @@ import torch
 if importlib.util.find_spec("vssm_kernels") is None:  # a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import neighborhood_attention  # noqa: E402, F401  (registers its benchmarks)
+import few_positions  # noqa: E402, F401  (registers its benchmarks)
+import neighborhood_attention  # noqa: E402, F401
 import selective_scan  # noqa: E402, F401
 import selective_scan_2d  # noqa: E402, F401
 import volumes  # noqa: E402, F401

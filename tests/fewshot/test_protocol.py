@@ -48,7 +48,7 @@ class AsList(nn.Module):
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    projector = DualProjector(6, 8, 2, "sequence", d_state=3, dt_rank=2)
+    projector = DualProjector(6, 8, 2, "map", d_state=3, dt_rank=2)
     return IncrementalNet(AsList(), projector, ETFClassifier(8, 4), 2).eval()
 
 
@@ -60,7 +60,7 @@ def run(net, train, **options):
 
 def test_sessions(net, tmp_path):
     train, before = Blobs(4, 5, seed=1), copy.deepcopy(net.state_dict())
-    kept, outcome = run(net, train, steps=200, mix_probability=0.0)
+    kept, outcome = run(net, train, lr=0.03, steps=100, loss_weight=10.0, mix_probability=0.0)
     torch.testing.assert_close(kept.means, train.maps[:10].view(2, 5, 6, 2, 2).mean(1))
     # The run works on a copy, and the first branch stays.
     after = outcome.net.state_dict()
@@ -73,7 +73,7 @@ def test_sessions(net, tmp_path):
     ours = outcome.scores["sessions"]
     assert [(one.session, one.classes) for one in ours] == [(0, 2), (1, 3), (2, 4)]
     assert ours[0].new is None and ours[1].old is None and ours[2].old is not None
-    assert ours[2] == Score(2, 4, 100, 100, 100, 100)
+    assert ours[0].all < 60 and ours[2].all > 75, "four maps that are far apart are learnt"
 
     lines = table([outcome, outcome], {"0": "80.0", "2": "70.0"}).splitlines()
     assert len(lines) == 4 and lines[1].endswith("80.0") and lines[2].endswith("-") and "±0.00" in lines[1]

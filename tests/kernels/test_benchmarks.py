@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
 def run(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = ("peers", "registry", "run", "selective_scan", "selective_scan_2d", "neighborhood_attention", "volumes")
+    names += ("few_positions",)
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import run
@@ -114,3 +115,16 @@ def test_picture(run, tmp_path):
     results = [run.run_benchmark(benchmark, torch.device("cpu"), rounds=2)]
     run.draw({"cpu": "one"}, results, tmp_path / "times.png")
     assert (tmp_path / "times.png").stat().st_size > 2000
+
+
+def test_few_positions(run):
+    """The backend computes what the reference does where the state is larger than the sequence."""
+    import few_positions
+
+    names = {name for r in run.BENCHMARKS["few_positions_n256_2x2_b1"].ratios for name in (r.over, r.under)}
+    built = few_positions.build(1, 2, 8, torch.device("cpu"))
+    assert names == set(built)
+    if not isinstance(built["backend fwd"], str):
+        torch.testing.assert_close(built["backend fwd"](), built["reference fwd"](), rtol=1e-4, atol=1e-4)
+        for ours, theirs in zip(built["backend fwd+bwd"]()[1], built["reference fwd+bwd"]()[1], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)

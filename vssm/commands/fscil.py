@@ -3,7 +3,7 @@
 The config's base session is trained first. Prints the accuracy after each session; writes it as JSON and as a picture:
 
 vssm train projector_vmamba-pico_digits --work-dir work_dirs/few
-vssm fscil projector_vmamba-pico_digits work_dirs/few/epoch_12.pth --work-dir work_dirs/few --seeds 0 1 2
+vssm fscil projector_vmamba-pico_digits work_dirs/few/epoch_8.pth --work-dir work_dirs/few --seeds 0 1 2
 """
 
 import argparse

@@ -12,6 +12,7 @@ from .etf import ETFClassifier, dot_regression_loss, simplex_etf  # noqa: E402
 from .losses import class_sensitive_losses, mix_features, separation_losses, suppression_losses  # noqa: E402
 from .projector import DualProjector, Projection, Selection, convert_projector  # noqa: E402
 from .protocol import Outcome, Recipe, Score, look_at, run_sessions  # noqa: E402
+from .resnet12 import ResNet12  # noqa: E402
 
 __all__ = [
     "DualProjector",
@@ -21,6 +22,7 @@ __all__ = [
     "Outcome",
     "Projection",
     "Recipe",
+    "ResNet12",
     "Score",
     "Selection",
     "SessionClasses",
