@@ -23,10 +23,12 @@ begins. `--device cpu --tiny` shows in small, with Triton's interpreter, that ev
 """
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,14 +41,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Shares of the time. A part may also use what those before it left over.
 SHARES = {
-    "tests": 90,
+    "tests": 120,
     "opcheck": 30,
     "poison": 20,
     "determinism": 25,
     "ops": 90,
     "forms": 40,
     "graphs": 45,
-    "models": 220,
+    "models": 200,
 }
 # Seconds at the end for the report, and seconds that a part has to end by itself once its time is up.
 REPORT, GRACE = 15, 15
@@ -145,7 +147,7 @@ def supervise(args: argparse.Namespace, argv: Sequence[str], begun: float) -> No
         environment["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
     while left:
         command = [sys.executable, __file__, *argv, "--left", *left, "--begun", str(begun)]
-        child = subprocess.Popen(command, cwd=ROOT, env=environment)
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
         why = None
         try:
             while child.poll() is None:
@@ -155,13 +157,14 @@ def supervise(args: argparse.Namespace, argv: Sequence[str], begun: float) -> No
                     why = "Its time was up, and it did not end by itself."
                     break
         finally:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):  # with the compilers that it has started
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         results = read(file)
         ended = [p for p in left if results["parts"][p]["state"] not in ("running", "not reached")]
         broken = [p for p in left if results["parts"][p]["state"] == "running"]
         if not (ended or broken):
-            broken = left[:1]
+            broken = left  # it cannot even begin
         for part in broken:
             why = why or f"The process ended with code {child.returncode}; its last words are on the terminal."
             results["parts"][part] |= {"state": "failed", "why": why}
@@ -172,6 +175,7 @@ def supervise(args: argparse.Namespace, argv: Sequence[str], begun: float) -> No
 def run_parts(args: argparse.Namespace) -> None:
     """The child: runs parts one after the other, and stops after one that failed, whose device may be ruined."""
     import gpu_parts
+    import gpu_run
 
     file, ends = args.out / "gpu.json", deadlines(args.only, args.begun, args.minutes)
     for part in args.left:
@@ -181,7 +185,7 @@ def run_parts(args: argparse.Namespace) -> None:
         print(f"{part} ...", file=sys.stderr, flush=True)
         flush = lambda: write(file, results)  # noqa: B023, E731
         flush()
-        outcome = gpu_parts.run(part, gpu_parts.Run(args.device, args.tiny, ends[part], record["rows"], flush))
+        outcome = gpu_parts.run(part, gpu_run.Run(args.device, args.tiny, ends[part], record["rows"], flush))
         record |= {**outcome, "seconds": round(time.time() - start, 1)}
         flush()
         print(f"{part}: {record['state']}{_because(record)}", file=sys.stderr, flush=True)

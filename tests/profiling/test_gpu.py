@@ -68,7 +68,9 @@ def test_what_breaks_or_hangs_costs_its_own_part(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "__file__", str(child))
     monkeypatch.setattr(gpu, "REPORT", 0)
     monkeypatch.setattr(gpu, "GRACE", 0.1)
-    words = ["--out", str(tmp_path), "--device", "cpu", "--tiny", "--minutes", "0.03"]
+    # Seconds; what hangs is ended after five.
+    monkeypatch.setattr(gpu, "SHARES", {**gpu.SHARES, "tests": 4, "opcheck": 1, "poison": 60})
+    words = ["--out", str(tmp_path), "--device", "cpu", "--tiny", "--minutes", str(65 / 60)]
     assert gpu.main([*words, "--only", "poison", "opcheck", "tests"]) == 1
     parts = read(tmp_path)
     assert {name: part["state"] for name, part in parts.items()} == {
@@ -110,7 +112,7 @@ def test_wheels_bring_what_is_missing(tmp_path, monkeypatch, capsys):
 def test_a_part_may_use_what_was_left_over():
     ends = gpu.deadlines(["tests", "models"], 100.0, 10)
     total = 600 - gpu.REPORT - gpu.GRACE
-    assert ends["models"] == 100 + total and ends["tests"] == pytest.approx(100 + total * 90 / 310)
+    assert ends["models"] == 100 + total and ends["tests"] == pytest.approx(100 + total * 120 / 320)
     assert gpu.deadlines(["models"], 0.0, 10) == {"models": total}
 
 
@@ -134,7 +136,16 @@ def test_targets(ms, images, scan, model):
 def parts(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.syspath_prepend(str(gpu.ROOT / "kernels" / "benchmarks"))
-    names = ("gpu_parts", "registry", "peers", "selective_scan", "selective_scan_2d")
+    names = (
+        "gpu_parts",
+        "gpu_checks",
+        "gpu_times",
+        "gpu_run",
+        "registry",
+        "peers",
+        "selective_scan",
+        "selective_scan_2d",
+    )
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import gpu_parts
@@ -145,13 +156,15 @@ def parts(monkeypatch):
 
 
 def test_poisoned_memory_and_failures_are_seen(parts, monkeypatch):
-    with parts._Poisoned():
+    import gpu_checks
+
+    with gpu_checks._Poisoned():
         made = [torch.empty(2), torch.empty_like(torch.zeros(2)), torch.zeros(1).new_empty(2)]
         assert torch.empty(2, dtype=torch.int64).dtype == torch.int64
     assert all(x.isnan().all() for x in made)
     given = parts.Run("cpu", True, float("inf"))
     cases = {"unwritten": lambda: [torch.empty(2)], "good": lambda: [torch.zeros(2)], "random": lambda: [torch.rand(2)]}
-    monkeypatch.setattr(parts, "scan_cases", lambda given: cases)
+    monkeypatch.setattr(gpu_checks, "scan_cases", lambda given: cases)
     outcome = parts.run("poison", given)
     assert outcome["state"] == "failed" and outcome["why"].startswith("2 of 3 rows failed, the first: unwritten: ")
     assert [row["check"] for row in given.rows if "failed" in row] == ["unwritten", "random"]
@@ -164,6 +177,8 @@ def test_poisoned_memory_and_failures_are_seen(parts, monkeypatch):
 
 def test_the_least_work_of_a_scan(parts):
     """By hand: one image of 2 x 2 with 3 channels, rank 1, one state."""
+    import gpu_times
+
     read = 4 * (3 + 4 * 3) * 2
-    assert parts.scan_work(1, 2, 3, 1, 1, False) == (read + 4 * 3 * 2, 4 * 4 * 3 * 3)
-    assert parts.scan_work(1, 2, 3, 1, 1, True) == ((read + 24) * 2 + read, 2 * 144)
+    assert gpu_times.scan_work(1, 2, 3, 1, 1, False) == (read + 4 * 3 * 2, 4 * 4 * 3 * 3)
+    assert gpu_times.scan_work(1, 2, 3, 1, 1, True) == ((read + 24) * 2 + read, 2 * 144)
