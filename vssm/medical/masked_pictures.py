@@ -94,6 +94,8 @@ def draw_masked(
     figure = canvas.new_figure(7.5, 2.5 * count)
     grid = figure.subplots(count, len(COLUMNS), squeeze=False)
     canvas.hide_axes(grid)
+    for axes, name in zip(grid[0], COLUMNS, strict=True):
+        axes.set_title(name, fontsize=10)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for row, number in zip(grid, np.linspace(0, len(data) - 1, count).round().astype(int), strict=True):
@@ -102,10 +104,8 @@ def draw_masked(
             visible = model.draw(x)
             low, high = (float(x.flatten().quantile(q)) for q in (0.005, 0.995))
             masked = x.masked_fill(~mask_at(visible, x.shape[2:]), (low + high) / 2)
-            for axes, name, one in zip(row, COLUMNS, (x, masked, fill_in(model, x, visible)), strict=True):
+            for axes, one in zip(row, (x, masked, fill_in(model, x, visible)), strict=True):
                 axes.imshow(_pixels(one[0], low, high), cmap="gray", vmin=0, vmax=1)
-                if row is grid[0]:
-                    axes.set_title(name, fontsize=10)
     canvas.save_figure(figure, out)
     return str(out)
 
