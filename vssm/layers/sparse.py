@@ -107,7 +107,7 @@ def sparse_form(module: nn.Module, visible: Tensor) -> Iterator[None]:
         for layer in module.modules():
             if isinstance(layer, _STATISTICS):
                 dense = layer.forward
-                layer.forward = partial(_normalize, layer, visible, dense)
+                layer.__dict__["forward"] = partial(_normalize, layer, visible, dense)
                 stack.callback(layer.__dict__.pop, "forward", None)
                 continue
             first = getattr(layer, "channels_first", isinstance(layer, _CHANNELS_FIRST))
