@@ -23,7 +23,8 @@ PAGES = sorted(
 # A block of commands behind this comment is run as it stands, in a folder of its own.
 RUN_MARK = "<!-- the tests run this -->\n"
 # Programs that are not the repository's; their options are not checked.
-OTHER_PROGRAMS = {"cibuildwheel", "pip", "pre-commit", "python3", "source"}
+NNUNET = {f"nnUNetv2_{name}" for name in ("plan_and_preprocess", "train", "predict", "evaluate_folder")}
+OTHER_PROGRAMS = {"cibuildwheel", "pip", "pre-commit", "python3", "source", *NNUNET}
 # What the site's column shows of a line of code; tests/test_site.py looks at it in a browser.
 CODE_COLUMNS = 80
 
@@ -132,6 +133,9 @@ def check_command(words, monkeypatch):
                 load_config(path, parse_options(options))
     elif program == "eval":
         check_command(shlex.split(rest[0].removeprefix("$(").removesuffix(")")), monkeypatch)
+    elif program == "export":
+        for inner in re.findall(r"\$\((.*?)\)", " ".join(rest)):
+            check_command(shlex.split(inner), monkeypatch)
     elif program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(rest) <= set(targets), rest

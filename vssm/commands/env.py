@@ -2,6 +2,7 @@
 
 vssm env
 vssm env --json > environment.json
+export nnUNet_extTrainer=$(vssm env --nnunet)
 """
 
 import argparse
@@ -11,11 +12,18 @@ from .._cli import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--json", action="store_true", help="print it as JSON")
+    which.add_argument("--nnunet", action="store_true", help="print the folder of the trainers for nnU-Net, no more")
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say; return the exit code or None."""
+    if args.nnunet:
+        from ..medical.nnunet import trainers_folder
+
+        say(str(trainers_folder()))
+        return
     import json
 
     from ..environment import as_text, describe

@@ -70,6 +70,12 @@ def _mni152(args: argparse.Namespace) -> None:
     prepare_mni152(args)
 
 
+def _nnunet(args: argparse.Namespace) -> None:
+    from ..medical.nnunet.raw import prepare_nnunet
+
+    prepare_nnunet(args)
+
+
 def _add_digits(parser: argparse.ArgumentParser, train: int, digits: tuple[int, int], sides: tuple[int, int]) -> None:
     parser.add_argument("out", metavar="OUT", help="the folder to make")
     parser.add_argument("--train", type=int, default=train, metavar="N", help=f"training images (default: {train})")
@@ -169,6 +175,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "the MNI152 brain template that nilearn ships, in slabs, with grey and white matter"
     sub = command("mni152", _mni152, about)
     sub.add_argument("out", type=Path, metavar="OUT", help="folder to write: OUT/nifti and OUT/synapse")
+    _add_overwrite(sub)
+
+    sub = command("nnunet", _nnunet, "a folder of NIfTI volumes in nnU-Net's raw layout")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="folder with train/images, train/labels and so on")
+    sub.add_argument("out", type=Path, metavar="OUT", help="folder to write, such as nnUNet_raw/Dataset501_Brain")
+    sub.add_argument("--classes", nargs="+", required=True, metavar="NAME", help="of the labels 0, 1, ...; 0 first")
+    sub.add_argument("--channels", nargs="+", metavar="NAME", help="of the channels, such as CT (default: numbers)")
+    sub.add_argument("--train", nargs="+", default=["train"], metavar="SPLIT", help="to train on (default: train)")
+    sub.add_argument("--test", nargs="+", default=[], metavar="SPLIT", help="to test on (default: none)")
     _add_overwrite(sub)
 
 

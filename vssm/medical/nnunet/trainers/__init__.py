@@ -1,0 +1,1 @@
+"""What nnU-Net searches for trainers; the environment variable ``nnUNet_extTrainer`` names this folder."""
