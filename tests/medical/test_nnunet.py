@@ -14,6 +14,7 @@ from vssm import commands
 from vssm._cli import run
 from vssm.medical import create_unet
 from vssm.medical.nnunet.network import SupervisedUNet
+from vssm.medical.volume_encoders import create_volume_encoder
 
 from .conftest import write_nifti_folder
 
@@ -120,10 +121,15 @@ def test_from_plan_to_evaluation(tmp_path, monkeypatch, capsys):
     assert vssm("env", "--nnunet") == 0
     mine = tmp_path / "trainers"
     mine.mkdir()
+    strides = [(1, 2, 2), (1, 2, 2), (2, 2, 2)]
+    weights = create_volume_encoder("vmamba3d_pico", options=dict(strides=strides)).state_dict()
+    torch.save(weights, tmp_path / "encoder.pth")
     (mine / "mine.py").write_text(
         "from vssm.medical.nnunet.trainer import VSSMTrainer\n\n\n"
         "class VSSM_mine(VSSMTrainer):\n"
         "    encoder = 'vmamba3d_pico'\n"
+        f"    encoder_options = dict(strides={strides})\n"
+        f"    pretrained = {str(tmp_path / 'encoder.pth')!r}\n"
         "    precision = 'bfloat16'\n"
         "    settings = dict(num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1)\n"
     )
@@ -153,6 +159,9 @@ def test_from_plan_to_evaluation(tmp_path, monkeypatch, capsys):
     results = tmp_path / "results" / "Dataset501_Cubes" / "VSSM_mine__nnUNetPlans__3d_fullres"
     first = torch.load(results / "fold_all" / "checkpoint_final.pth", weights_only=False)
     assert first["current_epoch"] == 1 and all(w.isfinite().all() for w in first["network_weights"].values())
+    # One step of AdamW moves a weight by no more than the learning rate, and its decay.
+    moved = [(first["network_weights"][f"net.encoder.{key}"] - weight).abs().max() for key, weight in weights.items()]
+    assert 0 < max(moved) < 4e-4
 
     (mine / "mine.py").write_text((mine / "mine.py").read_text().replace("num_epochs=1", "num_epochs=2"))
     run_training("501", "3d_fullres", "all", "VSSM_mine", continue_training=True, device=torch.device("cpu"))
