@@ -37,7 +37,7 @@ def test_tasks(capsys):
     ("words", "said"),
     [
         (["models", "vsd_tiny"], "models matches 'vsd_tiny' (did you mean 'vssd_tiny'"),
-        (["configs", "x*", "y*"], "configs matches 'x*' or 'y*'."),
+        (["configs", "x*", "zz*"], "configs matches 'x*' or 'zz*'."),
     ],
 )
 def test_nothing_matches(words, said, capsys):

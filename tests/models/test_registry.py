@@ -217,9 +217,11 @@ def test_forward_intermediates(model, x):
 
 def test_fx_graph_is_bit_equal_and_differentiable(model, x):
     graph = torch.fx.symbolic_trace(model)
-    with torch.no_grad():
-        assert torch.equal(graph(x), model(x))
-    graph(x).mean().backward()
+    y = graph(x)
+    assert torch.equal(y, model(x))
+    with torch.no_grad():  # the model may run several layers as one pass then, the graph has them all
+        assert torch.allclose(model(x), graph(x), rtol=1e-4, atol=1e-5)
+    y.mean().backward()
     missing = [n for n, p in graph.named_parameters() if p.grad is None]
     model.zero_grad(set_to_none=True)
     assert missing == []

@@ -19,9 +19,9 @@ def completes(action: argparse.Action, names: Callable[..., Iterable[str]]) -> N
 
 def model_names(**_) -> list[str]:
     """Return the models that something was published for; asking timm's registry would take seconds."""
-    from ..published import PUBLISHED
+    from ..published import COLLECTIONS, expand
 
-    return sorted({name.partition(".")[0] for name in PUBLISHED})
+    return sorted({name for found in COLLECTIONS.values() for group in found.variants for name in expand(group)})
 
 
 def config_names(**_) -> list[str]:

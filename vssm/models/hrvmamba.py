@@ -21,7 +21,7 @@ features of the first branch alone, `features_only=True, out_indices=(0,)`.
 """
 
 import re
-from typing import List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -348,7 +348,7 @@ class HRVMamba(StagedBackbone):
             self.neck = KeepBranches()
             self.num_features = self.head_hidden_size = self.feature_info[-1]["num_chs"]
             self.head.in_features = self.head.num_features = self.num_features
-            last = self.stages[-1].fusions
+            last: Any = self.stages[-1].fusions
             for i in set(range(len(self.feature_info))) - set(take_indices):
                 parts.append(f"stages.{len(self.stages) - 1}.fusions.{len(last) - 1}.outputs.{i}")
                 last[-1].outputs[i] = KeepBranch(i)
@@ -404,7 +404,7 @@ _BLOCK = re.compile(r"^stage(\d)\.(\d+)\.branches\.(\d+)\.(\d+)\.")
 _FUSION = re.compile(r"^stage(\d)\.(\d+)\.fuse_layers\.(\d+)\.(\d+)\.")
 
 
-def _number_blocks(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _number_blocks(weights: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     """Count the blocks of a stage through its modules; the first names are half ours then."""
     if any(".op.conv2d.value_proj." in name or ".op.conv2d.output_proj." in name for name in weights):
         raise CheckpointError(

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 torch.fx.wrap("at_least_float32")
+torch.fx.wrap("_float32_or_better")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -44,6 +45,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     `torch.fx.wrap("at_least_float32")`, which makes it a call of its own in the graph.
     """
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _float32_or_better(x: Tensor) -> torch.dtype:
+    """Give the dtype of `at_least_float32(x)`. FX records the call, for it does not know the dtype."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def outside_autocast(x: Tensor) -> contextlib.AbstractContextManager:
@@ -287,8 +293,8 @@ class StateSpaceMixer(nn.Module):
             first, end = sequences
             A, Ds, bias, weight = A[first:end], Ds[first:end], bias[first:end], weight[first:end]
         D = Ds if skip else None
-        if self.scan_float32 and out_dtype is None and u.dtype != torch.float64:
-            out_dtype = torch.float32
+        if self.scan_float32 and out_dtype is None:
+            out_dtype = _float32_or_better(u)
         empty = no_maps(u)
         if empty:
             u, dt, B = one_more(u), one_more(dt), one_more(B)

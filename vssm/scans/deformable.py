@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import torchvision  # noqa: F401  (registers torch.ops.torchvision)
+import torchvision  # type: ignore[import-untyped]  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
 from .cross import SS2D
@@ -89,7 +89,7 @@ class DeformableSS2D(SS2D):
 
     def __init__(self, dim: int, offset_conv: bool = False, se: bool = False, **kwargs: Any):
         super().__init__(dim, d_conv=1, **kwargs)
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.conv = DeformableStep(self.d_inner, self.dt_rank, offset_conv, **dd)
         self.se = ChannelGate(self.d_inner, **dd) if se else nn.Identity()
 
