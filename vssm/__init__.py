@@ -52,5 +52,5 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of this package's models in timm's registry; `pattern` is a shell wildcard such as "vmamba_tiny*"."""
     import timm
 
-    ours = (n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("vssm."))
+    ours = (n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("vssm.models."))
     return sorted(n for n in ours if fnmatch.fnmatch(n, pattern))

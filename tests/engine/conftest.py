@@ -2,17 +2,14 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 REPO = Path(__file__).parents[2]
@@ -131,40 +128,9 @@ def _run_forked(words: list[str], path: list[str], variables: dict[str, str], fi
 
 
 @pytest.fixture
-def fork_tool(run_tool, tmp_path):
-    """As `run_tool`, in forks of this process: to import all anew takes longer than most runs here.
-
-    Several processes find each other as those of torchrun do.
-    """
-
-    def start(*words, processes=1, path=(), env=None):
-        if torch.cuda.is_available():  # the threads of autograd are not there in a fork
-            return run_tool(*words, processes=processes, path=path, env=env)
-        folder = tmp_path / f"forked_{next(_numbers)}"
-        folder.mkdir()
-        files = folder / "stdout", folder / "stderr"
-        variables = {"OMP_NUM_THREADS": "1", **(env or {})}
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        if processes > 1:
-            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-        children = []
-        for rank in map(str, range(processes)):
-            ranks = {"RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {}
-            arguments = [*map(str, words)], [*map(str, path)], variables | ranks, files
-            children.append(multiprocessing.get_context("fork").Process(target=_run_forked, args=arguments))
-            children[-1].start()
-        try:
-            for child in children:
-                child.join(300)
-            codes = [child.exitcode for child in children]
-        finally:
-            for child in children:
-                child.kill()
-        code = next((code for code in codes if code != 0), 0)
-        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
-
-    return start
+def fork_tool(run_tool):
+    """As `run_tool`: a fork of a process that has computed gradients cannot compute any."""
+    return run_tool
 
 
 def logged_losses(work_dir: Path, key: str = "loss") -> dict[int, float]:

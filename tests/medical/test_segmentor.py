@@ -81,9 +81,8 @@ def test_weights_survive_the_start_of_training():
 
 
 def test_every_network_by_name():
-    assert {"create_unet", "msvm_unet_tiny", "msvm_unet_small", "vm_unet", "mhs_unet_3head", "mhs_unet_4head"} == set(
-        NETWORKS
-    )
+    unets = {"msvm_unet_tiny", "msvm_unet_small", "vm_unet", "mhs_unet_3head", "mhs_unet_4head"}
+    assert {"create_unet", "hymamba"} | unets == set(NETWORKS)
     assert create_network("mhs_unet_3head", embed_dim=16, num_classes=4).num_classes == 4
 
 

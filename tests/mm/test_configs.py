@@ -294,6 +294,7 @@ RUN = [
     ("mmscope_segman-tiny_160k_ade20k-512x512", "segman_pico"),
     ("upernet_a2mamba-tiny_160k_ade20k-512x512", "a2mamba_pico"),
     ("mask-rcnn_a2mamba-tiny_fpn_1x_coco", "a2mamba_pico"),
+    ("upernet_hrvmamba-base_160k_ade20k-512x512", "hrvmamba_pico"),
     ("yolo_mambayolo-tiny_pafpn_300e_coco", "mambayolo_pico"),
 ]
 

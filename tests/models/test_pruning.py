@@ -84,7 +84,9 @@ def test_fewer_tokens_and_whole_maps(net):
     assert (maps[1][first] != maps[0][first]).any(-1).all() and (maps[3][second] != maps[2][second]).any(-1).all()
     assert torch.equal(net.norm(maps[3])[second].view(2, counts[1], -1), net.tokens.split(tokens)[0])
     net.set_pruning()
-    assert net.kept_patches(x) == [] and torch.equal(net.forward_intermediates(x)[1][0], maps[0].permute(0, 3, 1, 2))
+    assert net.kept_patches(x) == []
+    # Without sites a mixer may run as one operator, which rounds elsewhere.
+    torch.testing.assert_close(net.forward_intermediates(x)[1][0], maps[0].permute(0, 3, 1, 2))
 
 
 @torch.no_grad()
@@ -137,7 +139,7 @@ def test_exported_compiled_and_traced(name):
     exported = torch.export.export(net, (torch.cat([x, x]),), dynamic_shapes=batch).module()
     torch.testing.assert_close(exported(x), wanted)
     torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(x), wanted)
-    assert torch.equal(torch.jit.trace(net, x, check_trace=False)(x), wanted)
+    torch.testing.assert_close(torch.jit.trace(net, x, check_trace=False)(x), wanted)
     with pytest.raises(ValueError, match="cannot be scripted"):
         torch.jit.script(net)
     assert all(map(torch.equal, FeatureGetterNet(net, out_indices=[0, 1])(x), maps))

@@ -90,7 +90,7 @@ def test_routes(tool, tmp_path, capsys):
 
 
 def test_patterns_of_models():
-    assert list(patterns_of(["vmamba", "groupmamba"])) == ["VMamba, GroupMamba, Mamba YOLO: cross"]
+    assert list(patterns_of(["vmamba", "groupmamba"])) == ["VMamba, GroupMamba, Mamba YOLO, HRVMamba: cross"]
     (pattern,) = patterns_of(["msvmamba_pico"]).values()
     assert [len(sequence) for sequence in pattern] == [1, 3]
     (pattern,) = patterns_of(["efficientvmamba_pico"]).values()
