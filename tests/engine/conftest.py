@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -114,23 +113,6 @@ def run_tool():
         return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
 
     return start
-
-
-def _run_forked(words: list[str], path: list[str], variables: dict[str, str], files: tuple[Path, Path]):
-    """In the new process: what `run_tool` gives a process that it starts."""
-    for number, file in enumerate(files, 1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
-    os.environ.update(variables)
-    sys.path[:0] = path
-    sys.argv = [str(REPO / "tools" / words[0]), *words[1:]]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-@pytest.fixture
-def fork_tool(run_tool):
-    """As `run_tool`: a fork of a process that has computed gradients cannot compute any."""
-    return run_tool
 
 
 def logged_losses(work_dir: Path, key: str = "loss") -> dict[int, float]:

@@ -71,10 +71,10 @@ def noisy_config(make_config, tmp_path, teacher):
     return write
 
 
-def test_killed_and_resumed_is_uninterrupted(noisy_config, fork_tool, tmp_path, capfd):
+def test_killed_and_resumed_is_uninterrupted(noisy_config, run_tool, tmp_path, capfd):
     whole = train(str(noisy_config(AVERAGE)), str(tmp_path / "whole"))
     # Nine iterations in three epochs; the eighth is in the middle of the last.
-    killed = fork_tool(
+    killed = run_tool(
         "train.py", noisy_config(), "--work-dir", tmp_path / "wd", path=[tmp_path], env={"KILL_AFTER_ITER": "8"}
     )
     assert killed.returncode == -9, killed.stderr
@@ -91,8 +91,8 @@ def test_killed_and_resumed_is_uninterrupted(noisy_config, fork_tool, tmp_path, 
     assert len({round(loss, 6) for loss in expected.values()}) == 9, "the losses do not vary, nothing was compared"
 
 
-def test_killed_while_a_checkpoint_is_written(noisy_config, fork_tool, tmp_path):
-    killed = fork_tool(
+def test_killed_while_a_checkpoint_is_written(noisy_config, run_tool, tmp_path):
+    killed = run_tool(
         "train.py",
         noisy_config(),
         "--work-dir",
@@ -104,14 +104,14 @@ def test_killed_while_a_checkpoint_is_written(noisy_config, fork_tool, tmp_path)
     names = {path.name for path in (tmp_path / "wd").iterdir()}
     assert any(name.startswith(".epoch_2.") and name.endswith(".part.pth") for name in names)
     assert "epoch_1.pth" in names and "epoch_2.pth" not in names
-    resumed = fork_tool("train.py", noisy_config(), "--work-dir", tmp_path / "wd", "--resume", path=[tmp_path])
+    resumed = run_tool("train.py", noisy_config(), "--work-dir", tmp_path / "wd", "--resume", path=[tmp_path])
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch_1.pth." in resumed.stdout
     assert sorted(logged_losses(tmp_path / "wd")) == list(range(1, 10))
     assert not list((tmp_path / "wd").glob(".*.part*")), "the leftover was not cleared"
 
 
-def test_two_processes_train_and_test_as_one(make_config, run_tool, fork_tool, tmp_path, teacher, capfd):
+def test_two_processes_train_and_test_as_one(make_config, run_tool, tmp_path, teacher, capfd):
     """With a teacher and the run's own average, too."""
     losses, metrics = {}, {}
     for processes in (1, 2):
@@ -141,7 +141,7 @@ def test_two_processes_train_and_test_as_one(make_config, run_tool, fork_tool, t
     assert set(last) == {f"held-out top-{k}: {metrics[1][f'accuracy/top{k}']:.2f} %" for k in (1, 2)}
 
     words = [config, tmp_path / "wd1" / "epoch_2.pth", "--work-dir", tmp_path / "test", "--launcher", "pytorch"]
-    tested = fork_tool("test.py", *words, "--out", tmp_path / "metrics.json", processes=2)
+    tested = run_tool("test.py", *words, "--out", tmp_path / "metrics.json", processes=2)
     assert tested.returncode == 0, tested.stderr
     assert json.loads((tmp_path / "metrics.json").read_text())["accuracy/top1"] == pytest.approx(top1)
     # Eleven images, each counted once: the share has the denominator 11.

@@ -16,7 +16,7 @@ from vssm._cli import run  # noqa: E402
 from vssm.engine import Runner, load_config, read_checkpoint  # noqa: E402
 from vssm.engine.run import train  # noqa: E402
 
-from ..engine.conftest import REPO, fork_tool, logged_losses, run_tool  # noqa: E402, F401
+from ..engine.conftest import REPO, logged_losses, run_tool  # noqa: E402, F401
 from ..engine.test_interruption import KILLER  # noqa: E402
 
 sys.path.insert(0, str(REPO / "tools"))
@@ -130,13 +130,13 @@ def test_training_raises_the_metric(task, epochs, gain, learned):
 
 
 @pytest.mark.parametrize("task", CONFIGS)
-def test_killed_and_resumed_is_uninterrupted(task, config, fork_tool, tmp_path, capfd):  # noqa: F811
+def test_killed_and_resumed_is_uninterrupted(task, config, run_tool, tmp_path, capfd):  # noqa: F811
     whole = train(str(config(task, 2, EACH_EPOCH)), str(tmp_path / "whole"))
     # Four iterations an epoch; the seventh is in the middle of the last.
     (tmp_path / "killer.py").write_text(KILLER)
     killer = "custom_imports = dict(imports=['vssm.mm', 'killer'])\ncustom_hooks = [dict(type='Killer')]\n"
     words = [config(task, 2, EACH_EPOCH + killer), "--work-dir", tmp_path / "wd"]
-    killed = fork_tool("train.py", *words, path=[tmp_path], env={"KILL_AFTER_ITER": "7"})
+    killed = run_tool("train.py", *words, path=[tmp_path], env={"KILL_AFTER_ITER": "7"})
     assert killed.returncode == -9, killed.stderr
     # A newer checkpoint that another kind of crash left half-written.
     good = (tmp_path / "wd" / "epoch_1.pth").read_bytes()
@@ -151,11 +151,11 @@ def test_killed_and_resumed_is_uninterrupted(task, config, fork_tool, tmp_path, 
     assert logged_losses(tmp_path / "wd") == losses
 
 
-def test_two_processes_train_and_test_a_segmentor_as_one(learned, config, fork_tool, tmp_path):  # noqa: F811
+def test_two_processes_train_and_test_a_segmentor_as_one(learned, config, run_tool, tmp_path):  # noqa: F811
     more = CONSTANT_RATE + AS_ONE.format(checkpoint=learned("segmentation", 80)[1])
     one = train(str(config("segmentation", 3, more)), str(tmp_path / "wd1"))
     half = config("segmentation", 3, more, batch_size=2)
-    done = fork_tool("train.py", half, "--work-dir", tmp_path / "wd2", "--launcher", "pytorch", processes=2)
+    done = run_tool("train.py", half, "--work-dir", tmp_path / "wd2", "--launcher", "pytorch", processes=2)
     assert done.returncode == 0, done.stderr
     two = {name: float(value) for name, _, value in (line.partition(": ") for line in done.stdout.splitlines()[-3:])}
     assert two == {name: pytest.approx(one[name], abs=0.02) for name in ("aAcc", "mIoU", "mAcc")}
@@ -173,10 +173,10 @@ def test_two_processes_train_and_test_a_segmentor_as_one(learned, config, fork_t
     assert moved > 1e-3 and apart < 0.01 * moved
 
 
-def test_two_processes_test_a_detector_as_one(learned, fork_tool, tmp_path):  # noqa: F811
+def test_two_processes_test_a_detector_as_one(learned, run_tool, tmp_path):  # noqa: F811
     config, checkpoint, _, one = learned("detection", 24)
     words = [config, checkpoint, "--work-dir", tmp_path / "test", "--out", tmp_path / "metrics.json"]
-    done = fork_tool("test.py", *words, "--launcher", "pytorch", processes=2)
+    done = run_tool("test.py", *words, "--launcher", "pytorch", processes=2)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "metrics.json").read_text()) == pytest.approx(one)
     assert one[METRIC["detection"]] > 0
