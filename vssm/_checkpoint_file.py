@@ -95,9 +95,7 @@ def _module_weights(module: Inert, prefix: str = "", depth: int = 0) -> dict[str
     """
     parts = [module.fields.get(name) for name in ("_parameters", "_buffers", "_modules")]
     if not all(isinstance(part, Mapping) for part in parts) or depth > _DEEPEST:
-        raise CheckpointError(
-            f"the checkpoint holds a pickled {shown(module.of)} that is no module as PyTorch saves it"
-        )
+        raise Refusal(f"holds a pickled {shown(module.of)} that is no module as PyTorch saves it")
     parameters, buffers, modules = parts
     passing = module.fields.get("_non_persistent_buffers_set")
     passing = passing if isinstance(passing, set | frozenset) else ()

@@ -99,7 +99,7 @@ def test_detector_and_backbone_load_it(tmp_path, official_classes):
 
 
 def test_what_is_no_weight_is_refused(tmp_path, official_classes):
-    """Parts that are missing; and a function that would be called."""
+    """Parts that are missing, a function that would be called, and what is no module."""
     weights = official_of(KEY)
     save(tmp_path / "short.pt", official_classes, weights={k: v for k, v in weights.items() if ".21.cv3." not in k})
     with pytest.raises(CheckpointError, match=r"missing.*cls_branches"):
@@ -109,3 +109,8 @@ def test_what_is_no_weight_is_refused(tmp_path, official_classes):
     torch.save({"model": module}, tmp_path / "code.pt")
     with pytest.raises(CheckpointError, match="getattr"):
         read_checkpoint(tmp_path / "code.pt")
+    settings = official_classes.IterableSimpleNamespace()
+    settings.names = {0: "digit"}
+    torch.save({"model": settings}, tmp_path / "settings.pt")
+    with pytest.raises(CheckpointError, match=r"settings\.pt' holds .*IterableSimpleNamespace that is no module"):
+        read_checkpoint(tmp_path / "settings.pt")
