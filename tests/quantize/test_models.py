@@ -90,7 +90,7 @@ def test_recipes_stay_near_and_come_back_from_their_files(key, tmp_path):
 
 
 def test_every_mixer_with_points_is_observed_at_them():
-    """In one call too, where an operator stands for several."""
+    """Also where one operator could stand for several."""
     for name in ("vim_pico", "msvmamba_pico", "spatialmamba_pico", "groupmamba_pico", "plainmamba_pico"):
         model = small(name)
         quantized = quantize_model(model, "w8a8", images(model))
@@ -98,6 +98,17 @@ def test_every_mixer_with_points_is_observed_at_them():
         assert mixers and deviation(model, quantized, images(model)) < 0.2
         for mixer, point in itertools.product(mixers.values(), ("u", "dt", "B", "dt_weight")):
             assert point in mixer.quantizers, (name, point)
+
+
+def test_a_sequence_is_quantised_alike_with_and_without_a_graph():
+    """Steps are found without one, where a float mixer may run as one operator, and learned with one."""
+    model = small("vim_pico")
+    x = images(model)
+    quantized = calibrate(model, Plan(), [x])
+    recorded = quantized(x.clone().requires_grad_())
+    assert recorded.grad_fn is not None
+    with torch.no_grad():
+        torch.testing.assert_close(quantized(x), recorded)
 
 
 def test_finer_steps_are_nearer():

@@ -131,6 +131,10 @@ class SS1D(StateSpaceMixer):
         y = self.mix(x, merge=False).to(x.dtype) * F.silu(z).unsqueeze(2)
         return y * 0.5 if self.halve else y
 
+    def runs_at_once(self, xz: Tensor) -> bool:
+        """Tell whether `gated_at_once` stands for what is between the projections; see `runs_in_one_call`."""
+        return runs_in_one_call(xz)
+
     def gated_at_once(self, xz: Tensor) -> Tensor:
         """Give the input of the output projection, halved as the sum is, by one operator: (B, L, 2 D) to (B, L, D)."""
         A, D, bias, weight = self.state_space()
@@ -158,7 +162,7 @@ class SS1D(StateSpaceMixer):
         shape = x.shape
         xz = self.in_proj(x.flatten(1, -2))
         gaps = kept.gaps if kept is not None else None
-        if outputs is None and gaps is None and runs_in_one_call(xz):
+        if outputs is None and gaps is None and self.runs_at_once(xz):
             return self.out_proj(self.gated_at_once(xz)).view(shape)
         x, z = xz.chunk(2, dim=-1)
         gate = F.silu(z)
