@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._state_space import at_least_float32, outside_autocast
+from ._state_space import at_least_float32, outside_autocast, state_matrix
 from .diagonal import hippo_legs_spectrum
 
 __all__ = ["ConvSSM"]
@@ -82,7 +82,7 @@ class ConvSSM(nn.Module):
 
     def discrete(self) -> Tuple[Tensor, Tensor]:
         """Give exp(dt A) and (exp(dt A) - 1) / A, (P,) each, complex, in float32 or better."""
-        A = torch.complex(-torch.exp(at_least_float32(self.A_logs)), at_least_float32(self.A_imag))
+        A = torch.complex(state_matrix(self.A_logs), at_least_float32(self.A_imag))
         decay = torch.exp(torch.exp(at_least_float32(self.log_dt)) * A)
         return decay, (decay - 1) / A
 

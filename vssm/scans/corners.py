@@ -17,9 +17,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._state_space import at_least_float32, outside_autocast, state_matrix
+from ._state_space import at_least_float32, outside_autocast
 from .cross import SS2D
-from .linear import LinearScan
+from .linear import LinearScan, repeat_batch
 from .routes import Route
 
 __all__ = [
@@ -167,12 +167,12 @@ class _CornerScan(SS2D):
         """
         with outside_autocast(u):
             u, dt, B, C = (at_least_float32(x) for x in (u, dt, B, C))
-            A, bias = state_matrix(self.A_logs).unflatten(0, (-1, self.scan_channels)), self.dt_projs_bias
+            A, _, bias, weights = self.state_space()
             results = []
             for corner in range(len(CORNERS)):
                 decay, given, read = [], [], []
                 for s in range(corner * len(self.sequences), (corner + 1) * len(self.sequences)):
-                    low, weight = mirrored(dt[:, :, :, s], corner), at_least_float32(self.dt_projs_weight[s])
+                    low, weight = mirrored(dt[:, :, :, s], corner), at_least_float32(weights[s])
                     step = F.softplus(F.linear(low, weight, at_least_float32(bias[s]))).unsqueeze(-1)
                     decay.append(torch.exp(step * A[s]))
                     given.append(
@@ -192,7 +192,7 @@ class _CornerScan(SS2D):
         projected = self.project(u)
 
         def apply(u: Tensor) -> Tensor:
-            return self.from_corners(u, *(x.expand(len(u), *x.shape[1:]) for x in projected))
+            return self.from_corners(u, *(repeat_batch(x, len(u)) for x in projected))
 
         return [LinearScan(u, apply, _NAMES, self.scan_channels)]
 

@@ -108,7 +108,7 @@ class CrossScan(_ProjectedScan):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Start the parameters as the official code does."""
-        self.init_state_space(self.x_proj.weight)
+        self.init_scan()
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan (B, H, W, D); the sums of the routes are in float32 or better under autocast."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ._state_space import at_least_float32, half_life, outside_autocast
+from ._state_space import at_least_float32, half_life, outside_autocast, state_matrix
 from .cross import SS2D
 from .linear import LinearScan, route_names
 from .routes import encode_routes
@@ -149,7 +149,7 @@ class S4D(nn.Module):
 
     def system(self) -> Tuple[Tensor, Tensor, Tensor]:
         """Give A (D, M), C (D, M), both complex, and dt (D,), in float32 or better."""
-        A = torch.complex(-torch.exp(at_least_float32(self.A_logs)), at_least_float32(self.A_imag))
+        A = torch.complex(state_matrix(self.A_logs), at_least_float32(self.A_imag))
         return A, torch.view_as_complex(at_least_float32(self.C)), torch.exp(at_least_float32(self.log_dt))
 
     def half_lives(self) -> Tensor:
