@@ -139,17 +139,16 @@ class GroupMamba(StagedBackbone):
         self.distilled_training = False
         dims = stage_dims(dims, depths)
         self.stem = GroupMambaStem(in_chans, stem_dim, dims[0], **dd)
+        mixer = dict(d_state=d_state, A_init=A_init, **dd)
         stages = []
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             down = ConvDownsample(dims[i - 1], dims[i], **dd) if i > 0 else nn.Identity()
-            mixer = dict(d_state=d_state, A_init=A_init, **dd)
             blocks = [GroupMambaBlock(dims[i], mlp_ratio[i], rate, **mixer) for rate in rates]
             norm = nn.LayerNorm(dims[i], eps=1e-6, **dd) if i < len(depths) - 1 else None
             stages.append(Stage(down, blocks, norm))
         self.stages = nn.Sequential(*stages)
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
-        mixer = dict(d_state=d_state, A_init=A_init, **dd)
         self.class_block: nn.Module = ClassBlock(self.num_features, mlp_ratio=4.0, **mixer)
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6, **dd)
         self.head_drop = nn.Dropout(drop_rate)

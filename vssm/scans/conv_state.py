@@ -118,7 +118,7 @@ class ConvSSM(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Map (B, T, H, W, C) to (B, T, H, W, C)."""
         with outside_autocast(u):
-            frames = at_least_float32(u).to(self.discrete()[0].real.dtype).movedim(-1, 2)
+            frames = at_least_float32(u).to(at_least_float32(self.D).dtype).movedim(-1, 2)
             flat = frames.flatten(0, 1)
             states = self.scan(self.given(flat).unflatten(0, frames.shape[:2]))
             y = self.read(states.flatten(0, 1), flat)

@@ -170,14 +170,12 @@ class _CornerScan(SS2D):
             A, _, bias, weights = self.state_space()
             results = []
             for corner in range(len(CORNERS)):
-                decay, given, read = [], [], []
+                decay, given, read, seen = [], [], [], mirrored(u, corner).unsqueeze(-1)
                 for s in range(corner * len(self.sequences), (corner + 1) * len(self.sequences)):
                     low, weight = mirrored(dt[:, :, :, s], corner), at_least_float32(weights[s])
                     step = F.softplus(F.linear(low, weight, at_least_float32(bias[s]))).unsqueeze(-1)
                     decay.append(torch.exp(step * A[s]))
-                    given.append(
-                        step * mirrored(u, corner).unsqueeze(-1) * mirrored(B[:, :, :, s], corner).unsqueeze(3)
-                    )
+                    given.append(step * seen * mirrored(B[:, :, :, s], corner).unsqueeze(3))
                     read.append(mirrored(C[:, :, :, s], corner))
                 results.append(mirrored(self.recur(decay, given, read, corner), corner))
             return torch.stack(results, 3)
