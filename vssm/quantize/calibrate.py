@@ -82,9 +82,7 @@ class _FloatWeight(QuantWeight):
     """A weight before it is quantised."""
 
     def forward(self, scales: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
-        assert self.weight is not None
-        weight = self.weight if scales is None else self.weight * scales
-        return weight if rotation is None else weight @ (rotation * rotation.shape[0] ** -0.5)
+        return self.turned(scales, rotation)
 
 
 def linear_layers(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Linear]:
@@ -138,7 +136,8 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Tensor]) -> nn.Mod
     inputs: dict[str, AbsMax | _PerMap] = {}
     for name, layer in layers.items():
         inputs[name] = _PerMap() if plan.per_token else AbsMax()
-        _replace(model, name, _watched(layer, widths[name].bound, inputs[name], plan, _behind_scan(name, mixers)))
+        watched = _watched(layer, widths[name].bound, inputs[name], plan, _behind_scan(name, mixers))
+        model.set_submodule(name, watched)
     for name, mixer in mixers.items():
         quantize_scan(mixer, dict(_point_quantizers(mixer, points[name], plan)))
     _run(model, batches)
@@ -203,8 +202,3 @@ def _settle(layer: nn.Module, observer: AbsMax | _PerMap, plan: Plan) -> None:
         layer.input = TokenQuantizer(steps, plan.input_bits)
     step = _weight_step(layer.weight(layer.smoothing, layer.rotation), plan)
     layer.weight = QuantWeight(layer.weight.weight, step, plan.weight_bits)
-
-
-def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, new)

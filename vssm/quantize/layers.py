@@ -93,6 +93,12 @@ class QuantWeight(nn.Module):
         self.integers: Tensor | None
         self.register_buffer("integers", None)
 
+    def turned(self, scales: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
+        """Return the weight in float as the smoothed and rotated input meets it; for the arguments see `forward`."""
+        assert self.weight is not None
+        weight = self.weight if scales is None else self.weight * scales
+        return weight if rotation is None else rotate(weight, rotation)
+
     def forward(self, scales: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
         """Return the quantised weight, in float.
 
@@ -102,11 +108,8 @@ class QuantWeight(nn.Module):
         """
         if self.integers is not None:
             return self.integers.to(self.step.dtype) * self.step
-        assert self.weight is not None
-        weight = self.weight if scales is None else self.weight * scales
-        weight = weight if rotation is None else rotate(weight, rotation)
         top = 2 ** (self.bits - 1) - 1
-        return straight_through_round(weight / self.step).clamp(-top, top) * self.step
+        return straight_through_round(self.turned(scales, rotation) / self.step).clamp(-top, top) * self.step
 
     @torch.no_grad()
     def freeze(self, scales: Tensor | None = None, rotation: Tensor | None = None) -> None:

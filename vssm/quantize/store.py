@@ -167,11 +167,10 @@ def _dynamic(name: str, entry: Mapping[str, Any], tensors: dict[str, Tensor]) ->
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module, shape: torch.Size) -> None:
-    parent, _, last = name.rpartition(".")
     old = model.get_submodule(name).weight.shape
     if old != shape:
         raise RuntimeError(f"{name} has weights of {tuple(old)}, the file has {tuple(shape)}")
-    setattr(model.get_submodule(parent), last, new)
+    model.set_submodule(name, new)
 
 
 def _pack(integers: Tensor) -> Tensor:
