@@ -1,7 +1,7 @@
 """Draw pictures for `vssm visualize`: one function for each kind."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -240,6 +240,13 @@ def _class_number(subject: Subject, label: str) -> int:
     raise UserError(f"{subject.name} has no class '{label}'{did_you_mean(label, short)}; give a name or a number.")
 
 
+def _free_title(title: str, taken: Container[str]) -> str:
+    """Prime the title until no other has it."""
+    while title in taken:
+        title += "'"
+    return title
+
+
 def draw_receptive_fields(
     subjects: Sequence[Subject],
     images: Sequence[str],
@@ -271,9 +278,7 @@ def draw_receptive_fields(
         for subject in track(row, "receptive fields"):
             square = (subject.side, subject.side)
             inputs = torch.cat([subject.view(file, size or square).inputs for file in files])
-            title = ", ".join(filter(None, (subject.name, word)))
-            while title in fields:
-                title += "'"
+            title = _free_title(", ".join(filter(None, (subject.name, word))), fields)
             with _explain(subject, inputs.shape[2:]):
                 fields[title] = effective_receptive_field(
                     subject.network, inputs, stage, batch_size=2, progress=track
@@ -300,10 +305,7 @@ def draw_spectrum(
     """
     models = {}
     for subject, learned in zip(untrained, trained or [None] * len(untrained), strict=True):
-        name = subject.name
-        while name in models:
-            name += "'"
-        models[name] = (
+        models[_free_title(subject.name, models)] = (
             None if learned is None else half_lives_by_stage(learned.network),
             half_lives_by_stage(subject.network),
         )
