@@ -1,15 +1,13 @@
 """ConvSSM: official numbers, frames at once against frame by frame, and what a frame takes."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from tests import parity
 from vssm.scans import ConvSSM, hippo_legs_spectrum
 
-CASE = json.loads((Path(__file__).parents[1] / "data/parity/state_space_variants.json").read_text())["ops"]["convs5"]
+CASE = parity.load("state_space_variants")["ops"]["convs5"]
 
 
 def test_the_official_numbers():

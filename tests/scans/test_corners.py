@@ -1,13 +1,11 @@
 """Recurrences in two dimensions: own numbers, one-dimensional scans as special cases, and mirrors."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
 import torch
 
+from tests import parity
 from vssm.scans import (
     CORNERS,
     SS2D,
@@ -21,7 +19,7 @@ from vssm.scans import (
 )
 from vssm_kernels import selective_scan
 
-OPS = json.loads((Path(__file__).parents[1] / "data/parity/state_space_variants.json").read_text())["ops"]
+OPS = parity.load("state_space_variants")["ops"]
 MIXERS = [Roesser2D, RowsColumnsSS2D]
 
 

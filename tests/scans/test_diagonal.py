@@ -1,16 +1,14 @@
 """HiPPO, the starts of S4D, and S4D along routes: official numbers, and the two forms against each other."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
 import torch
 
+from tests import parity
 from vssm.scans import CROSS, S4D, S4D2D, hippo_legs, hippo_legs_spectrum, s4d_A, s4d_kernel, scan_weights
 
-OPS = json.loads((Path(__file__).parents[1] / "data/parity/state_space_variants.json").read_text())["ops"]
+OPS = parity.load("state_space_variants")["ops"]
 
 
 @pytest.mark.parametrize("states", [8, 16, 32])
