@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from .install import how_to_build
-from .mamba import BOTH_WAYS
-from .route_code import FIELDS
+from .mamba import DIRECTIONS
 from .routes import route_table
 from .tables import keep_tables
 
@@ -388,7 +387,7 @@ def mamba_inner_fwd(
     u = torch.empty((batch, length, sequences, channels), dtype=torch.float32)
     projected = torch.empty((batch, length, sequences, outputs), dtype=torch.float32)
     y = torch.empty((batch, length, channels), dtype=torch.float32)
-    walk = _walk(BOTH_WAYS[: sequences * FIELDS], 1, length, x.device)
+    walk = _walk(DIRECTIONS[sequences - 1], 1, length, x.device)
     strides = (length * sequences * outputs, sequences * outputs, outputs)
     dt, B, C = (_Map(projected.data_ptr() + 4 * first, *strides) for first in (0, rank, rank + states))
     maps = (_Map(u.data_ptr(), length * sequences * channels, sequences * channels, channels), dt, B, C)

@@ -58,9 +58,7 @@ def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
 
 
 def _mamba(*, backend, **inputs):
-    return mamba_inner_fwd(
-        partial(_scan_2d, delta_softplus=True, merge=True, out_dtype=None, backend=backend), **inputs
-    )
+    return mamba_inner_fwd(partial(_scan_2d, backend=backend), **inputs)
 
 
 def _ssd(*, chunk_size, backend, **inputs):

@@ -31,8 +31,7 @@ def _scan_2d(*, u, routes, out_dtype, backend, **inputs):
 
 
 def _mamba(*, backend, **inputs):
-    scan = functools.partial(_scan_2d, delta_softplus=True, merge=True, out_dtype=None, backend=backend)
-    return mamba_inner_fwd(scan, **inputs)
+    return mamba_inner_fwd(functools.partial(_scan_2d, backend=backend), **inputs)
 
 
 def _ssd(*, backend, **inputs):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .route_code import Route, encode_routes
 
-__all__ = ["BOTH_WAYS", "mamba_inner_fwd"]
+__all__ = ["DIRECTIONS", "mamba_inner_fwd"]
 
-# A sequence of tokens is a map of one row.
-BOTH_WAYS = tuple(encode_routes((Route(), Route(reverse=True))))
+# The routes of one direction and of both. A sequence of tokens is a map of one row.
+DIRECTIONS = tuple(tuple(encode_routes(ways)) for ways in ((Route(),), (Route(), Route(reverse=True))))
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, backwards: bool) -> Tensor:
@@ -40,7 +40,7 @@ def mamba_inner_fwd(
     """Compute `mamba_inner`, whose shapes these are, with any scan.
 
     Args:
-        scan_2d: Called with the tensors of `selective_scan_2d` by keyword and `routes`; gives the sum of both ways.
+        scan_2d: Called as the operator `selective_scan_2d`, by keyword, with all but `backend`.
         xz: As all others, an argument of `mamba_inner`.
         conv_weight: See there.
         conv_bias: See there.
@@ -60,8 +60,18 @@ def mamba_inner_fwd(
     u = torch.stack(u, dim=1).movedim(3, 1)  # (Bt, L, K, D)
     projected = torch.einsum("blkd,kod->blko", u, x_proj).unsqueeze(1)
     dt, B, C = projected.split([dt_weight.shape[2], states, states], dim=-1)
-    routes = list(BOTH_WAYS[: len(BOTH_WAYS) // 2 * sequences])
     y = scan_2d(
-        u=u.unsqueeze(1), dt=dt, A=A, B=B, C=C, D=D, delta_bias=dt_bias, dt_weight=dt_weight, routes=routes
+        u=u.unsqueeze(1),
+        dt=dt,
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        delta_bias=dt_bias,
+        dt_weight=dt_weight,
+        routes=list(DIRECTIONS[sequences - 1]),
+        delta_softplus=True,
+        merge=True,
+        out_dtype=None,
     ).squeeze(1)
     return y.to(xz.dtype) * F.silu(z) * scale
