@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["drops", "forget_tables", "is_capturing", "keep_tables", "on_another_thread"]
+__all__ = ["drops", "forget_tables", "is_capturing", "keep_tables", "on_another_thread", "synchronize"]
 
 # All tables together, on all devices. A map of 333 x 200, the first of a large detector, takes about 3 MB.
 _MOST_BYTES = 128 << 20
-
 
 # Devices without graphs and streams. Tables on others are made on a thread of their own.
 _PLAIN = ("cpu",)
@@ -63,7 +62,8 @@ def on_another_thread(work: Callable[[], Tables]) -> Tables:
         return executor.submit(work).result()
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for a device that works asynchronously."""
     if device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)
 
@@ -77,7 +77,7 @@ def _make_to_keep(make: Callable[..., Tables], arguments: tuple) -> Tables:
 
     def work() -> Tables:
         made = make(*arguments)
-        _synchronize(device)  # whichever stream reads them first, they are there
+        synchronize(device)  # whichever stream reads them first, they are there
         return made
 
     return on_another_thread(work)
@@ -90,7 +90,7 @@ def _drop_oldest() -> None:
         if _kept_bytes <= _MOST_BYTES:
             return
         if not _kept[key].held:
-            _synchronize(key[-1])  # a kernel of another stream may still read them
+            synchronize(key[-1])  # a kernel of another stream may still read them
             _kept_bytes -= _kept.pop(key).bytes
             _drops += 1
 

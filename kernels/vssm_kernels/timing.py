@@ -9,25 +9,21 @@ from pathlib import Path
 
 import torch
 
+from .tables import synchronize
+
 __all__ = ["cpu_name", "interleaved", "summary", "timed"]
 
 # A sample is the mean of as many calls as last this long: one call of a millisecond would mostly measure the scheduler.
 SAMPLE_SECONDS = 0.02
 
 
-def _synchronize(device: torch.device) -> None:
-    """Wait for a device that works asynchronously."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 def timed(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
     """Measure the seconds that a call takes, the mean of `calls`."""
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
         run()
-    _synchronize(device)
+    synchronize(device)
     return (time.perf_counter() - start) / calls
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from ..tables import drops, is_capturing
+from ..tables import drops, is_capturing, synchronize
 from .map_launch import Launch
 
 __all__ = ["kept_launch", "kind_of_call"]
@@ -42,8 +42,7 @@ def kept_launch(kind: tuple, device: torch.device, make: Callable[[], tuple[Laun
     if _drops != drops():  # tables are short of memory: plans hold some too
         if capturing:
             return make()[0]
-        if device.type in ("cuda", "xpu"):
-            torch.accelerator.synchronize(device)  # a kernel of another stream may still read them
+        synchronize(device)  # a kernel of another stream may still read them
         _plans.clear()
         _drops = drops()
     try:
