@@ -5,10 +5,9 @@ from functools import partial
 
 import torch
 from registry import Benchmark, Ratio, register
-from selective_scan_2d import make_inputs
+from selective_scan_2d import composed, make_inputs
 
 from vssm_kernels import Route, backends, encode_routes, reference
-from vssm_kernels.scan_2d import scan_2d_bwd, scan_2d_fwd
 
 # Rows, columns, each followed by its reverse.
 ROUTES = encode_routes((Route(), Route(reverse=True), Route(transpose=True), Route(transpose=True, reverse=True)))
@@ -27,17 +26,13 @@ def build(batch: int, size: int, channels: int, device: torch.device) -> dict[st
         candidates[f"{name} fwd"] = run_forward
         candidates[f"{name} fwd+bwd"] = lambda: (run_forward(), backward(grad, *inputs, ROUTES, True, True))
 
-    def composed(module) -> tuple[Callable, Callable]:
-        return partial(scan_2d_fwd, module.selective_scan_fwd), partial(scan_2d_bwd, module.selective_scan_bwd)
-
     add("reference", *composed(reference))
     backend = "cpp" if device.type == "cpu" else "triton"
     reason = backends.unavailable_reason(backend, device, torch.float32)
     if reason is not None:
         return candidates | dict.fromkeys(("backend fwd", "backend fwd+bwd"), reason)
     module = backends.choose_backend(backend, device, torch.float32, 0)
-    fused = hasattr(module, "selective_scan_2d_fwd")
-    add("backend", *((module.selective_scan_2d_fwd, module.selective_scan_2d_bwd) if fused else composed(module)))
+    add("backend", module.selective_scan_2d_fwd, module.selective_scan_2d_bwd)
     return candidates
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,11 @@ def make_inputs(
     return [randn(batch, size, size, channels).to(dtype), dt, A, B, C, D, bias, randn(4, channels, rank) * rank**-0.5]
 
 
+def composed(module: ModuleType) -> tuple[Callable, Callable]:
+    """The forward and the backward of a map's scan that a backend's scan of sequences makes."""
+    return partial(scan_2d_fwd, module.selective_scan_fwd), partial(scan_2d_bwd, module.selective_scan_bwd)
+
+
 def build(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, backend: str | None = None
 ) -> dict[str, Callable[[], object] | str]:
@@ -61,8 +67,7 @@ def build(
     if reason is not None:
         return candidates | {f"{name} {part}": reason for name in ("composed", "fused") for part in ("fwd", "fwd+bwd")}
     module = backends.choose_backend(backend, device, torch.float32, 0)
-    composed = partial(scan_2d_fwd, module.selective_scan_fwd), partial(scan_2d_bwd, module.selective_scan_bwd)
-    add("composed", *composed, inputs)
+    add("composed", *composed(module), inputs)
     if not hasattr(module, "selective_scan_2d_fwd"):
         return candidates | dict.fromkeys(("fused fwd", "fused fwd+bwd"), f"backend '{backend}' has no fused 2-D scan")
     fused = module.selective_scan_2d_fwd, module.selective_scan_2d_bwd

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from registry import Benchmark, Ratio, register
+from selective_scan_2d import composed
 
 from vssm_kernels import Route, backends, encode_routes
 from vssm_kernels.routes import on_flat_maps
-from vssm_kernels.scan_2d import scan_2d_bwd, scan_2d_fwd
 
 CROSS_3D = tuple(Route(axes=axes, reverse=r) for r in (False, True) for axes in ((0, 1, 2), (0, 2, 1), (1, 2, 0)))
 MAPS = ("u", "dt", "B", "C")
@@ -56,11 +56,7 @@ def build(side: int, device: torch.device, dtype: torch.dtype = torch.float32) -
     if reason is None:
         module = backends.choose_backend(backend, device, torch.float32, 0)
         add("scan", module.selective_scan_2d_fwd, module.selective_scan_2d_bwd)
-        add(
-            "scan of permuted copies",
-            partial(scan_2d_fwd, module.selective_scan_fwd),
-            partial(scan_2d_bwd, module.selective_scan_bwd),
-        )
+        add("scan of permuted copies", *composed(module))
     else:
         names = ("scan", "scan of permuted copies")
         candidates |= {f"{name} {part}": reason for name in names for part in ("fwd", "fwd+bwd")}
