@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,7 +133,7 @@ def _scans_of_maps(case: Case, forms: bool) -> Iterator[tuple[str, Callable[[], 
         yield f"D{form.blocks.block_d}", lambda form=form: backward(form.blocks)
 
 
-def _scans_of_lines(states: int, length: int, forms: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+def _scans_of_lines(states: int, length: int) -> Iterator[tuple[str, Callable[[], object]]]:
     u, delta = (torch.empty(1, 96, length, dtype=torch.bfloat16) for _ in range(2))
     A, D, bias = torch.empty(96, states), torch.empty(96), torch.empty(96)
     B, C = (torch.empty(1, 1, states, length, dtype=torch.bfloat16) for _ in range(2))
@@ -156,7 +156,7 @@ def _resources(compiled: object) -> tuple[int, int, int]:
     return int(registers[1]), int(spilled[1]), compiled.metadata.shared
 
 
-def compiled(names: Iterator[str] | list[str]) -> Iterator[tuple[str, list[int]]]:
+def compiled(names: Iterable[str]) -> Iterator[tuple[str, list[int]]]:
     """Compile what is named by "target/case", and give `FIELDS` of each kernel by "target/case/kernel and block"."""
     launched: list[tuple[JITFunction, dict, object]] = []
     run = JITFunction.run
@@ -172,7 +172,7 @@ def compiled(names: Iterator[str] | list[str]) -> Iterator[tuple[str, list[int]]
             driver.set_active(NoDevice(TARGETS[target], list(TARGETS).index(target)))
             # Other forms where the code was tuned: one target of them says what they cost.
             forms = target == "sm_90"
-            calls = _scans_of_maps(CASES[case], forms) if case in CASES else _scans_of_lines(*LINES[case], forms)
+            calls = _scans_of_maps(CASES[case], forms) if case in CASES else _scans_of_lines(*LINES[case])
             seen = set()
             for form, call in calls:
                 launched.clear()

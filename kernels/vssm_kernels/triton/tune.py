@@ -40,7 +40,7 @@ def forms_are_timed(device: torch.device) -> bool:
 
 
 def _device_name(x: Tensor) -> str:
-    return (torch.xpu if x.device.type == "xpu" else torch.cuda).get_device_name(x.device)
+    return torch.get_device_module(x.device).get_device_name(x.device)
 
 
 def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
@@ -55,8 +55,8 @@ def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
 
 def _time_all(call: Callable[[Form], object], forms: Sequence[Form], x: Tensor) -> list[float]:
     """Time all forms on the caller's stream, but on another thread: see there whose memory it takes."""
-    module = torch.xpu if x.device.type == "xpu" else torch.cuda
-    stream = module.current_stream(x.device) if x.device.type in ("cuda", "xpu") else None
+    module = torch.get_device_module(x.device)
+    stream = module.current_stream(x.device)
 
     def work() -> list[float]:
         with torch.no_grad(), on_device_of(x), module.stream(stream):
