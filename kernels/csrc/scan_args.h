@@ -84,7 +84,7 @@ struct Scan2d {
 };
 
 // What a Mamba mixer does between its projections in and out: the causal convolutions, SiLU, the projection to step size, B
-// and C, the scan, the gate. Sequence 0 looks at earlier tokens, sequence 1 at later ones. Handed over by cpu_mamba.py, which
+// and C, the scan, the gate. Sequence 0 looks at earlier tokens, sequence 1 at later ones. Handed over by cpu.py, which
 // declares the same fields.
 struct Mamba {
     const Scan2d *scan;        // of what is computed here: u, and dt, B and C side by side in `projected`

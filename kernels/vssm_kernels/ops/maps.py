@@ -14,7 +14,6 @@ __all__ = ["read_map", "write_map"]
 
 def _check(op: str, x: Tensor, code: list[int], size: Sequence[int], dims: int) -> tuple[int, int]:
     """Length and number of the sequences."""
-    check_code(op, code)
     if x.dim() < dims:
         raise ValueError(f"{op}: at least {dims} dimensions are needed, got shape {tuple(x.shape)}")
     lengths = sequence_lengths(code, *size)
@@ -34,6 +33,7 @@ def _check_read(x: Tensor, routes: list[int], per_sequence: bool) -> tuple[int, 
 
 
 def _check_write(y: Tensor, routes: list[int], size: Sequence[int]) -> int:
+    check_code("write_map", routes)
     length, count = _check("write_map", y, routes, size, 3)
     if y.shape[1] != length or y.shape[2] != count:
         raise ValueError(f"write_map: y must hold {length} positions of {count} sequences, got {tuple(y.shape)}")
