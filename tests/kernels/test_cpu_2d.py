@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.kernels.test_cpu import needs_library
+from tests.kernels.test_cpu import every_variant, needs_library
 from tests.scan_2d import CROSS, NAMES_2D, ROUTES, assert_close_2d, expected_2d, gradient_2d, make_2d
 from vssm_kernels import cpu, encode_routes, selective_scan_2d
 from vssm_kernels.scan_2d import scan_2d_bwd, scan_2d_fwd
@@ -20,10 +20,8 @@ def check_2d(routes, softplus=True, merge=True, tolerance=3e-6, **form):
     inputs = make_2d(routes, softplus=softplus, **form)
     grad = gradient_2d(inputs, routes, merge)
     want = expected_2d(inputs, routes, grad, softplus, merge)
-    for name in ("avx512", "avx2", "baseline"):
-        if cpu.set_variant(name):
-            assert_close_2d(computed_2d(inputs, routes, grad, softplus, merge), want, tolerance)
-    cpu.set_variant()
+    for _ in every_variant():
+        assert_close_2d(computed_2d(inputs, routes, grad, softplus, merge), want, tolerance)
 
 
 @needs_library

@@ -6,8 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.kernels.test_cpu import needs_library
-from vssm_kernels import cpu
+from tests.kernels.test_cpu import every_variant, needs_library
 from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass
 
 pytestmark = needs_library
@@ -16,9 +15,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def on_every_variant(compute):
-    results = [compute() for name in ("avx512", "avx2", "baseline") if cpu.set_variant(name)]
-    cpu.set_variant()
-    return results
+    return [compute() for _ in every_variant()]
 
 
 def check(compute, want, tolerance, dtype):

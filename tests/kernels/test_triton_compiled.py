@@ -50,31 +50,30 @@ print("specialized")
 """
 
 
-def run_without_interpreter(program):
+def skip_without_compiler(minversion):
+    triton = pytest.importorskip("triton", minversion=minversion)
+    if "nvidia" not in triton.backends.backends:
+        pytest.skip("this Triton has no compiler for NVIDIA GPUs")
+
+
+def run_without_interpreter(*arguments):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
 
 
 def test_no_size_of_map_compiles_kernels_again():
     """By Triton's own rule of what a kernel is compiled anew for; nothing is compiled or launched."""
-    triton = pytest.importorskip("triton", minversion="3.5")
-    if "nvidia" not in triton.backends.backends:
-        pytest.skip("this Triton has no compiler for NVIDIA GPUs")
-    done = run_without_interpreter(SPECIALIZE)
+    skip_without_compiler("3.5")
+    done = run_without_interpreter("-c", SPECIALIZE)
     assert done.stdout.endswith("specialized\n"), done.stderr
 
 
 @pytest.mark.slow
 def test_kernels_take_no_more_of_a_gpu_than_the_table_says():
     """Registers, spilled bytes and shared memory; of the scans of most models, on one target of the table."""
-    triton = pytest.importorskip("triton", minversion="3.6")
-    if "nvidia" not in triton.backends.backends:
-        pytest.skip("this Triton has no compiler for NVIDIA GPUs")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [sys.executable, str(COMPILED), "--check", "--only", "sm_100/N1 R6 bf16"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    skip_without_compiler("3.6")
+    done = run_without_interpreter(str(COMPILED), "--check", "--only", "sm_100/N1 R6 bf16")
     if "the table is that of Triton" in done.stderr:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -128,10 +127,8 @@ print("launched")
 
 def test_launches_that_are_kept_pass_what_tritons_own_passes():
     """With a driver that has no device: Triton compiles and launches as ever, but what is launched is only noted."""
-    triton = pytest.importorskip("triton", minversion="3.6")
-    if "nvidia" not in triton.backends.backends:
-        pytest.skip("this Triton has no compiler for NVIDIA GPUs")
-    done = run_without_interpreter(LAUNCH)
+    skip_without_compiler("3.6")
+    done = run_without_interpreter("-c", LAUNCH)
     assert done.stdout.endswith("launched\n"), done.stderr
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.kernels.test_cpu import needs_library
+from tests.kernels.test_cpu import every_variant, needs_library
 from tests.scan_2d import CROSS, NAMES_2D, VOLUME_ROUTES, assert_close_2d, expected_2d, gradient_2d, make_2d
 from vssm_kernels import (
     Route,
@@ -196,10 +196,8 @@ def test_compiled(name, merge, own_input):
     inputs = inputs_of(routes, 3, 2, 5, own_input=own_input, rank=3 if merge else None)
     grad = gradient_2d(inputs, routes, merge)
     want = expected_2d(inputs, routes, grad, merge=merge)
-    for variant in ("avx512", "avx2", "baseline"):
-        if cpu.set_variant(variant):
-            assert_close_2d(computed(inputs, routes, grad, merge=merge), want)
-    cpu.set_variant()
+    for _ in every_variant():
+        assert_close_2d(computed(inputs, routes, grad, merge=merge), want)
 
 
 @needs_library
