@@ -2,12 +2,14 @@
 
 import functools
 import io
+import json
 import logging
 import os
 import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -58,6 +60,25 @@ def require_file(path: str | os.PathLike, what: str = "File") -> Path:
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         raise DataError(f"{what} '{path}' is {kinds.get(stat.S_IFMT(mode), 'a device')}, not an ordinary file.")
     return path
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: It is no ordinary file, or no JSON.
+        FileNotFoundError: There is none.
+    """
+    if path.exists():
+        require_file(path)
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except RecursionError as error:
+        raise DataError(f"'{path}' cannot be read: its brackets are nested too deep.") from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise DataError(f"'{path}' cannot be read: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 
 @functools.cache

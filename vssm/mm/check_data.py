@@ -1,6 +1,5 @@
 """Check local copies of COCO and of sets of label maps, and report all problems at once."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import DataError
-from .._inputs import decode_image, require_file
+from .._inputs import decode_image, read_json
 from .._progress import Progress, quietly
 from .label_maps import MapLayout
 
@@ -39,25 +38,6 @@ class _Findings:
             f"{kind} ({len(examples)}): {', '.join(examples[:3])}{', ...' if len(examples) > 3 else ''}."
             for kind, examples in self._kinds.items()
         ]
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: It is no ordinary file, or no JSON.
-        FileNotFoundError: There is none.
-    """
-    if path.exists():
-        require_file(path)
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise
-    except RecursionError as error:
-        raise DataError(f"'{path}' cannot be read: its brackets are nested too deep.") from error
-    except (OSError, ValueError, MemoryError) as error:
-        raise DataError(f"'{path}' cannot be read: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 
 def check_coco(

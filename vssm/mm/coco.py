@@ -23,10 +23,9 @@ from pycocotools import mask as rle
 from torch import nn
 
 from .._errors import DataError, did_you_mean
-from .._inputs import warn_once
+from .._inputs import read_json, warn_once
 from ..engine.checks import register_check
 from ..engine.config import ConfigError
-from .check_data import read_json
 
 # Keys without which an entry means nothing, and what their values are.
 _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {

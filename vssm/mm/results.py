@@ -10,7 +10,7 @@ from PIL import Image
 
 from .._errors import DataError
 from .._files import write_beside
-from .check_data import read_json
+from .._inputs import read_json
 
 __all__ = ["CocoNumbers", "coco_results", "save_label_map"]
 

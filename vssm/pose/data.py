@@ -1,6 +1,5 @@
 """Crops of persons, or of handwritten digits, with their keypoints."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._errors import DataError
+from .._inputs import read_json
 from ..engine.config import check_options
 from ..engine.images import open_image
 from .codec import HeatmapCodec, box_to_region, crop_image, crop_matrix, map_points
@@ -249,11 +249,9 @@ class CocoKeypoints(_Crops):
 
 def _read(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_text())
-    except OSError as error:
+        return read_json(Path(path))
+    except FileNotFoundError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise DataError(f"'{path}' is no JSON: {error}.") from error
 
 
 def _labelled(one: Mapping[str, Any], names: Sequence[str]) -> Instance | None:

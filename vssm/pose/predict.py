@@ -1,6 +1,5 @@
 """Find keypoints in image files with a trained run."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from mmengine.device import get_device
 from PIL import Image, ImageDraw
 
 from .._errors import UserError
+from .._inputs import read_json, require_file
 from ..engine.images import open_image
 from ..engine.models import build_trained
 from .codec import box_to_region, crop_image, crop_matrix, region_to_points
@@ -121,10 +121,7 @@ def read_boxes(cfg: Mapping[str, Any]) -> dict[str, Any]:
     path = cfg.get("boxes")
     if not path:
         return {}
-    try:
-        found = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"The boxes '{path}' cannot be read: {error}.") from error
+    found = read_json(require_file(path))
     if not isinstance(found, dict):
         raise UserError(f"'{path}' should hold an object with a list of boxes for each image.")
     return found
