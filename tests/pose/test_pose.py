@@ -193,9 +193,13 @@ def test_run(tmp_path, capsys):
     Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
     (tmp_path / "boxes.json").write_text(json.dumps({"a.png": [[0, 0, 20, 20], [10, 5, 30, 30]]}))
     options = [*few, f"boxes={tmp_path / 'boxes.json'}"]
-    arguments = [config, checkpoint, str(tmp_path / "a.png")]
+    (tmp_path / "b").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "b" / "a.png")
+    arguments = [config, checkpoint, str(tmp_path / "a.png"), str(tmp_path / "b")]
     code = run.predict(arguments, out=str(tmp_path / "drawn"), json_file=str(tmp_path / "a.json"), options=options)
-    assert code == 0 and (tmp_path / "drawn" / "a.png").is_file()
+    assert code == 0
+    for name, size in (("a.png", (50, 40)), ("a_2.png", (30, 20))):
+        assert Image.open(tmp_path / "drawn" / name).size == size
     said = json.loads((tmp_path / "a.json").read_text())
     assert said["keypoints"] == ["top", "bottom", "crossing"] and len(said["images"][0]["poses"]) == 2
     run.check(config, few, samples=2)

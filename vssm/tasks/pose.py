@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from .._cli import say
-from .._files import write_atomically
+from .._files import FreeNames, write_atomically, write_beside
 from .._tasks import NamedModel, Run, Task, Wanted
 
 __all__ = ["Pose"]
@@ -40,7 +40,7 @@ class Pose(Task):
                 "Pose estimators answer with drawings and numbers: give --out DIR or --json FILE, no --csv."
             )
         predictor = PosePredictor(model.cfg, model.checkpoint, wanted.device, read_boxes(model.cfg))
-        answers = []
+        answers, free_name = [], FreeNames()
         for answer in predictor(find_images(paths)):
             answers.append(answer)
             if answer.error:
@@ -48,9 +48,9 @@ class Pose(Task):
                 continue
             target = ""
             if wanted.out:
-                path = Path(wanted.out) / f"{Path(answer.image).stem}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draw_poses(open_image(answer.image), answer.poses, wanted.score_threshold).save(path)
+                path = Path(wanted.out) / f"{free_name(Path(answer.image).stem)}.png"
+                drawing = draw_poses(open_image(answer.image), answer.poses, wanted.score_threshold)
+                write_beside(path, drawing.save)
                 target = f" -> {path}"
             say(f"{answer.image}{target}: {len(answer.poses)} poses of {len(predictor.names)} keypoints")
         if wanted.json_file:
