@@ -13,7 +13,16 @@ from torch import Tensor
 
 from .._errors import UserError
 
-__all__ = ["HeatmapCodec", "box_to_region", "crop_image", "crop_matrix", "flip_back", "map_points", "region_to_points"]
+__all__ = [
+    "HeatmapCodec",
+    "box_to_region",
+    "crop_image",
+    "crop_matrix",
+    "flip_back",
+    "map_points",
+    "mirrored_order",
+    "region_to_points",
+]
 
 
 def box_to_region(box: Sequence[float], size: Sequence[int], padding: float = 1.25) -> np.ndarray:
@@ -124,6 +133,14 @@ class HeatmapCodec:
         return (torch.stack([x, y], -1) + steps) * self.stride, scores
 
 
+def mirrored_order(count: int, pairs: Sequence[Sequence[int]]) -> list[int]:
+    """Say for each of ``count`` keypoints which one is in its place in a mirror, given those that change places."""
+    order = list(range(count))
+    for a, b in pairs:
+        order[a], order[b] = b, a
+    return order
+
+
 def flip_back(heatmaps: Tensor, pairs: Sequence[Sequence[int]], shift: bool = True) -> Tensor:
     """Heatmaps of a mirrored image as those of the image itself.
 
@@ -133,10 +150,7 @@ def flip_back(heatmaps: Tensor, pairs: Sequence[Sequence[int]], shift: bool = Tr
         shift: Move them by a pixel to the right: of an even number of pixels, the strided convolutions of a mirrored
             image see others.
     """
-    order = list(range(heatmaps.shape[1]))
-    for a, b in pairs:
-        order[a], order[b] = b, a
-    heatmaps = heatmaps[:, order].flip(-1)
+    heatmaps = heatmaps[:, mirrored_order(heatmaps.shape[1], pairs)].flip(-1)
     if shift:
         heatmaps = torch.cat([heatmaps[..., :1], heatmaps[..., :-1]], dim=-1)
     return heatmaps

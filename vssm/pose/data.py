@@ -13,12 +13,13 @@ from PIL import Image, ImageOps
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.functional import normalize, to_tensor
 
 from .._errors import DataError
 from .._inputs import read_json
 from ..engine.config import check_options
 from ..engine.images import open_image
-from .codec import HeatmapCodec, box_to_region, crop_image, crop_matrix, map_points
+from .codec import HeatmapCodec, box_to_region, crop_image, crop_matrix, map_points, mirrored_order
 from .digits import DIGIT_KEYPOINTS, digit_annotations
 
 __all__ = ["CocoKeypoints", "DigitKeypoints", "to_input"]
@@ -63,10 +64,7 @@ class Instance:
 
 def to_input(crop: Image.Image) -> Tensor:
     """An RGB crop as a tensor (3, H, W), normalised with ImageNet's mean and deviation."""
-    x = torch.from_numpy(np.array(crop, dtype=np.float32) / 255)
-    return (
-        ((x - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(IMAGENET_DEFAULT_STD)).permute(2, 0, 1).contiguous()
-    )
+    return normalize(to_tensor(crop), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 def _bounded_normal() -> float:
@@ -171,9 +169,7 @@ class _Crops(Dataset):
             one.visible,
         )
         if mirrored:
-            order = np.arange(len(visible))
-            for a, b in self.metainfo.get("flip_pairs", ()):
-                order[a], order[b] = b, a
+            order = mirrored_order(len(visible), self.metainfo.get("flip_pairs", ()))
             crop, visible = ImageOps.mirror(crop), visible[order]
             points = points[order] * [-1, 1] + [size[1] - 1, 0]
         heatmaps, weights = self.codec.encode(points, visible)
