@@ -7,6 +7,7 @@ from PIL import Image
 
 from tests.engine.conftest import REPO
 from vssm.engine import load_config
+from vssm.engine.config import image_size
 from vssm.engine.sections import check_sections
 from vssm.fewshot import IncrementalClassifier, Recipe
 from vssm.published import RUNS
@@ -35,6 +36,8 @@ def test_config(path):
     model.add_branch(recipe.layers)
     count.append(sum(p.numel() for p in model.model.projector.parameters()))
     assert tuple(count) == SIZES.get(path.stem, tuple(count))
+    side = cfg.test_dataloader.dataset.dataset.transform.input_size
+    assert image_size(cfg) == (side, side), "what is counted is what the run works at"
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         image = DATASETS.get(loader.dataset.type).transform_from(loader.dataset)(Image.new("RGB", (300, 240)))
         maps = model.model.backbone(image[None].to("meta"))

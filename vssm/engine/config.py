@@ -141,9 +141,15 @@ def test_data(cfg: Mapping[str, Any], method: str = "transform_from") -> tuple[t
 
 
 def image_size(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return (H, W) of the images that a run's transforms or its loop give the model; None: the config does not say."""
+    """Return (H, W) of the images that a run's transforms or its loop give the model; None: the config does not say.
+
+    Of a data set that wraps another the transform may stand with the inner one.
+    """
     for part in ("val", "test", "train"):
-        transform = ((cfg.get(f"{part}_dataloader") or {}).get("dataset") or {}).get("transform") or {}
+        dataset = (cfg.get(f"{part}_dataloader") or {}).get("dataset") or {}
+        while "transform" not in dataset and isinstance(dataset.get("dataset"), Mapping):
+            dataset = dataset["dataset"]
+        transform = dataset.get("transform") or {}
         loop = cfg.get(f"{part}_cfg") or {}
         side = transform.get("input_size") or transform.get("size") or loop.get("size")
         if side:
