@@ -157,7 +157,7 @@ class SessionClasses(Dataset):
     Args:
         dataset: Config of a data set that gives ``dict(inputs, labels)`` and knows its labels.
         split: Arguments of `make_split`.
-        session: The last session whose classes are there; 0: the base classes.
+        session: The last session whose classes are there; 0: the base classes; None: all sessions.
         of: Config of the training images that the split is made from; None: this data set. Needed with lists, and for
             test images, whose own numbers lists do not mean.
 
@@ -170,12 +170,14 @@ class SessionClasses(Dataset):
         self,
         dataset: Mapping[str, Any],
         split: Mapping[str, Any],
-        session: int = 0,
+        session: int | None = 0,
         of: Mapping[str, Any] | None = None,
     ):
         self.source = DATASETS.build(dataset)
         check_options(make_split, {"dataset": None, **split}, "dataset.split")
         self.split = make_split(self.source if of is None else DATASETS.build(of), **split)
+        if session is None:
+            session = len(self.split.sizes) - 1
         if not 0 <= session < len(self.split.sizes):
             raise ConfigError(f"dataset.session is 0 to {len(self.split.sizes) - 1}, not {session}.")
         self.number = {label: place for place, label in enumerate(self.split.order[: self.split.seen(session)])}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from .._errors import UserError
 from .._progress import Progress, quietly
@@ -145,7 +145,7 @@ class BaseSession:
 @torch.no_grad()
 def _maps(net: IncrementalNet, dataset: Dataset, workers: int, progress: Progress, title: str) -> Iterator[tuple]:
     device = net.head.etf_vec.device
-    loader = DataLoader(dataset, 64, num_workers=workers, collate_fn=default_collate)
+    loader = DataLoader(dataset, 64, num_workers=workers)
     for batch in progress(loader, title):
         maps = F.adaptive_avg_pool2d(net.backbone(batch["inputs"].to(device))[-1], net.projector.size)
         yield maps, batch["labels"].to(device)

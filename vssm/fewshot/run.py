@@ -111,15 +111,13 @@ def _data(cfg: Config, model: IncrementalClassifier) -> tuple[SessionClasses, Se
     train, test = (section.to_dict() for section in sections)
     train["dataset"]["transform"] = test["dataset"].get("transform")
     with explain_config_mistakes():
-        first = SessionClasses(**_without_type(train))
-        last = len(first.split.sizes) - 1
-        parts = [SessionClasses(**{**_without_type(section), "session": last}) for section in (train, test)]
-    sizes, count = first.split.sizes, model.model.head.etf_vec.shape[1]
-    if sizes[0] != model.base_classes or sum(sizes) > count or parts[1].split.order != first.split.order:
+        of_train, of_test = (SessionClasses(**{**_without_type(part), "session": None}) for part in (train, test))
+    sizes, count = of_train.split.sizes, model.model.head.etf_vec.shape[1]
+    if sizes[0] != model.base_classes or sum(sizes) > count or of_test.split.order != of_train.split.order:
         raise ConfigError(
             f"The data have {sizes[0]} base classes of {sum(sizes)}, but the model has {model.base_classes} of {count}."
         )
-    return parts[0], parts[1]
+    return of_train, of_test
 
 
 def _without_type(section: dict) -> dict:
