@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import timm
 import torch
-from gpu_run import CROSS, OPS, VMAMBA, Run, TimeUpError, as_tuple, attempt, differing, scan_inputs, short
+from gpu_report import VMAMBA
+from gpu_run import CROSS, OPS, Run, TimeUpError, as_tuple, attempt, differing, scan_inputs, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vssm_kernels import encode_routes

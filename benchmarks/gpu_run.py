@@ -12,7 +12,6 @@ from vssm_kernels.triton.clock import device_milliseconds
 
 CROSS, STAGES = selective_scan_2d.CROSS, selective_scan_2d.STAGES
 OPS = torch.ops.vssm
-SWIN, VMAMBA = "swin_tiny_patch4_window7_224", "vmamba_tiny_s1l8"
 
 
 class TimeUpError(Exception):

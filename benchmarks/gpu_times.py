@@ -11,12 +11,11 @@ import timm
 import torch
 import triton
 import triton.language as tl
+from gpu_report import SWIN, VMAMBA
 from gpu_run import (
     CROSS,
     OPS,
     STAGES,
-    SWIN,
-    VMAMBA,
     Run,
     SkippedError,
     as_tuple,

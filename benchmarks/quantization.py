@@ -169,7 +169,6 @@ def classifier(config: str, checkpoint: str, args: argparse.Namespace) -> list[s
 def segmentor(config: str, checkpoint: str, args: argparse.Namespace) -> list[str]:
     cfg = load_config(config)
     cfg.load_from, cfg.resume, cfg.launcher = checkpoint, False, "none"
-    cfg.setdefault("work_dir", tempfile.mkdtemp())
     cfg.work_dir = tempfile.mkdtemp()
     for loader in (cfg.test_dataloader, cfg.train_dataloader):
         loader.num_workers, loader.persistent_workers = 0, False
