@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.optim import param_groups_weight_decay
 
 from ..._errors import did_you_mean
 from ..._optional import require
@@ -128,11 +129,7 @@ class VSSMTrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW under nnU-Net's own schedule."""
         network = self._supervised()
-        spared = network.no_weight_decay()
-        decayed, plain = [], []
-        for name, parameter in network.named_parameters():
-            (plain if parameter.ndim <= 1 or name in spared else decayed).append(parameter)
-        groups = [dict(params=decayed), dict(params=plain, weight_decay=0.0)]
+        groups = param_groups_weight_decay(network, self.weight_decay, no_weight_decay_list=network.no_weight_decay())
         optimizer = torch.optim.AdamW(groups, self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
