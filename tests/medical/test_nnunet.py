@@ -109,6 +109,8 @@ def test_trainers_by_name():
     # Halved as planned; the third stage halves all, because the plans end.
     net = single.build_network_architecture(None, Settings(), 1, 2)
     assert net.net.stride == (4, 8, 8) and not net.heads
+    single.encoder_options = dict(depths=(1, 1))
+    assert single.build_network_architecture(None, Settings(), 1, 2).net.stride == (2, 4, 4)
     with pytest.raises(ValueError, match="an encoder of volumes"):
         single.build_network_architecture(None, Settings(patch_size=(24, 20)), 1, 2)
 

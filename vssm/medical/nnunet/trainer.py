@@ -1,5 +1,6 @@
 """The trainer that nnU-Net's own commands use, for any network of this package."""
 
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -106,7 +107,9 @@ class VSSMTrainer(nnUNetTrainer):
                 f"registry, such as '{DEFAULT_ENCODERS[2]}', or a configuration of volumes"
             )
         if dims == 3 and encoder in VOLUME_ENCODERS and "strides" not in options:
-            options["strides"] = _strides(len(VOLUME_ENCODERS[encoder]().stages), configuration.pool_op_kernel_sizes)
+            depths = inspect.signature(VOLUME_ENCODERS[encoder]).parameters["depths"].default
+            stages = len(options.get("depths", depths))
+            options["strides"] = _strides(stages, configuration.pool_op_kernel_sizes)
         return create_unet(
             cls.decoder,
             encoder,
