@@ -32,14 +32,8 @@ def read_nifti_pair(
     Raises:
         DataError: A file cannot be read, or the two do not belong together.
     """
-    volume, image = read_nifti(image_path)
-    truth, labelled = read_nifti_labels(label_path)
-    check_pair(volume, truth, f"{image_path}' with '{label_path}")
-    if not np.allclose(image.affine, labelled.affine, atol=1e-2):
-        raise DataError(f"'{image_path}' and '{label_path}' have different affines, so they do not lie on each other.")
-    pixels = window_intensities(to_slices(volume, image, axis), window)
-    label = remap(to_slices(truth, image, axis), mapping, str(label_path))
-    return pixels, label, slice_spacing(image, axis)
+    (pixels,), label, spacing = _read_labelled([image_path], label_path, mapping, axis, window)
+    return pixels, label, spacing
 
 
 def read_nifti_channels(
@@ -54,8 +48,27 @@ def read_nifti_channels(
     Raises:
         DataError: A file cannot be read, or they do not belong together.
     """
-    reads = [read_nifti_pair(path, label_path, mapping, axis, window) for path in image_paths]
-    return np.stack([pixels for pixels, _, _ in reads]), *reads[0][1:]
+    channels, label, spacing = _read_labelled(image_paths, label_path, mapping, axis, window)
+    return np.stack(channels), label, spacing
+
+
+def _read_labelled(
+    image_paths: Sequence[Path],
+    label_path: Path,
+    mapping: Mapping[int, int],
+    axis: int,
+    window: Sequence[float] | str | None,
+) -> tuple[list[np.ndarray], np.ndarray, tuple[float, float, float]]:
+    """The images, their one label, and the size of a voxel."""
+    images = [read_nifti(path) for path in image_paths]
+    truth, labelled = read_nifti_labels(label_path)
+    for path, (volume, image) in zip(image_paths, images, strict=True):
+        check_pair(volume, truth, f"{path}' with '{label_path}")
+        if not np.allclose(image.affine, labelled.affine, atol=1e-2):
+            raise DataError(f"'{path}' and '{label_path}' have different affines, so they do not lie on each other.")
+    pixels = [window_intensities(to_slices(volume, image, axis), window) for volume, image in images]
+    first = images[0][1]
+    return pixels, remap(to_slices(truth, first, axis), mapping, str(label_path)), slice_spacing(first, axis)
 
 
 def read_unlabelled(image_path: Path, axis: int = 2, window: Sequence[float] | str | None = None) -> Read:
