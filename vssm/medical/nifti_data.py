@@ -79,7 +79,7 @@ def read_unlabelled(image_path: Path, axis: int = 2, window: Sequence[float] | s
     """
     volume, image = read_nifti(image_path)
     pixels = window_intensities(to_slices(volume, image, axis), window)
-    return pixels, np.zeros(pixels.shape, dtype=np.int64), slice_spacing(image, axis)
+    return pixels, np.zeros(pixels.shape, dtype=np.uint8), slice_spacing(image, axis)
 
 
 def _slice_of(pixels: np.ndarray, label: np.ndarray, number: int) -> Read:

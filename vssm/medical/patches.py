@@ -115,10 +115,9 @@ class VolumePatches(Dataset):
         sample = self.volumes[number]
         label = sample["label"].numpy()
         places = []
-        for value in np.unique(label):
-            if value:
-                found = np.flatnonzero(label == value)
-                places.append(found[:: max(1, len(found) // _MOST_CENTRES)])
+        for value in np.unique(label[label != 0]):
+            found = np.flatnonzero(label == value)
+            places.append(found[:: max(1, len(found) // _MOST_CENTRES)])
         return normalize(sample["image"].numpy(), self.mean, self.std), label, places, sample["meta"]["case"]
 
     def _corner(self, shape: Sequence[int], places: list[np.ndarray], rng: np.random.Generator) -> list[int]:
