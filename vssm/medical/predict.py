@@ -120,14 +120,13 @@ def label_files(
     kind, dataset = test_data(cfg, "nifti_options")
     transform, windows = slice_transform(cfg), window_options(cfg)
     volumes = transform is not None or windows is not None
-    inputs: list[Any] = [Path(file) for file in find_images(paths)] if not volumes else find_volumes(paths)
-    names = [stem(file) for file in inputs]
-    if windows is not None:
-        channels = (cfg.model.get("network") or {}).get("in_chans") or 1
-        inputs = group_channels(inputs, channels)
+    if volumes:
+        channels = (cfg.model.get("network") or {}).get("in_chans") if windows is not None else None
+        inputs: list[Any] = group_channels(find_volumes(paths), channels or 1)
         names = [_case(files) for files in inputs]
-    elif volumes:
-        inputs = [[file] for file in inputs]
+    else:
+        inputs = [Path(file) for file in find_images(paths)]
+        names = [stem(file) for file in inputs]
     twice = min((name for name, count in Counter(names).items() if count > 1), default=None)
     if twice is not None:
         raise UserError(f"Two inputs are named '{twice}', and their labels would have the same name.")
