@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .._errors import DataError
@@ -43,16 +43,10 @@ def pair_files(images: Path, labels: Path, suffixes: Sequence[str]) -> list[tupl
     Raises:
         DataError: A folder is missing or empty, one of a pair is, or two files of a folder have the same name.
     """
-    found: list[dict[str, Path]] = []
-    for folder, ending in ((images, r"_0000$"), (labels, r"_(segmentation|mask|label)$")):
-        found.append(by_name(list_files(folder, suffixes), lambda path, ending=ending: re.sub(ending, "", stem(path))))
-    if not found[0]:
-        raise DataError(f"The folder '{images}' holds no file with the suffix {' or '.join(suffixes)}.")
-    lonely = [str(found[0][name]) for name in found[0] if name not in found[1]]
-    lonely += [str(found[1][name]) for name in found[1] if name not in found[0]]
-    if lonely:
-        raise DataError(_without_partner(lonely, images, labels))
-    return [(found[0][name], found[1][name]) for name in sorted(found[0])]
+    found = by_name(list_files(images, suffixes), lambda path: stem(path).removesuffix("_0000"))
+    truth = _labels_by_case(labels, suffixes)
+    _check_partners({case: [path] for case, path in found.items()}, truth, images, labels, suffixes)
+    return [(found[case], truth[case]) for case in sorted(found)]
 
 
 def pair_channels(images: Path, labels: Path, suffixes: Sequence[str]) -> dict[str, tuple[list[Path], Path]]:
@@ -71,7 +65,7 @@ def pair_channels(images: Path, labels: Path, suffixes: Sequence[str]) -> dict[s
         DataError: A folder is missing or empty, one of a pair or a channel is, two files are of one case and channel,
             or not all cases have as many channels.
     """
-    truth = by_name(list_files(labels, suffixes), lambda path: re.sub(r"_(segmentation|mask|label)$", "", stem(path)))
+    truth = _labels_by_case(labels, suffixes)
     found: dict[str, dict[int, Path]] = {}
     for name, path in by_name(list_files(images, suffixes)).items():
         numbered = None if name in truth else re.fullmatch(r"(.*)_(\d{4})", name)
@@ -80,12 +74,7 @@ def pair_channels(images: Path, labels: Path, suffixes: Sequence[str]) -> dict[s
         if channel in channels:
             raise DataError(f"'{channels[channel]}' and '{path.name}' are two files of the same case, '{case}'.")
         channels[channel] = path
-    if not found:
-        raise DataError(f"The folder '{images}' holds no file with the suffix {' or '.join(suffixes)}.")
-    lonely = [str(path) for case in found if case not in truth for path in found[case].values()]
-    lonely += [str(truth[case]) for case in truth if case not in found]
-    if lonely:
-        raise DataError(_without_partner(lonely, images, labels))
+    _check_partners({case: found[case].values() for case in found}, truth, images, labels, suffixes)
     most = 1 + max(max(channels) for channels in found.values())
     for case in sorted(found):
         absent = [number for number in range(most) if number not in found[case]]
@@ -97,12 +86,24 @@ def pair_channels(images: Path, labels: Path, suffixes: Sequence[str]) -> dict[s
     return {case: ([found[case][number] for number in range(most)], truth[case]) for case in sorted(found)}
 
 
-def _without_partner(lonely: Sequence[str], images: Path, labels: Path) -> str:
-    more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
-    return (
-        f"{len(lonely)} files in '{images}' and '{labels}' have no partner of the same name: "
-        f"{', '.join(lonely[:5])}{more}."
-    )
+def _labels_by_case(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    return by_name(list_files(folder, suffixes), lambda path: re.sub(r"_(segmentation|mask|label)$", "", stem(path)))
+
+
+def _check_partners(
+    found: Mapping[str, Iterable[Path]], truth: Mapping[str, Path], images: Path, labels: Path, suffixes: Sequence[str]
+) -> None:
+    """Refuse a folder without images, and images and labels of cases that the other folder lacks."""
+    if not found:
+        raise DataError(f"The folder '{images}' holds no file with the suffix {' or '.join(suffixes)}.")
+    lonely = [str(path) for case in found if case not in truth for path in found[case]]
+    lonely += [str(truth[case]) for case in truth if case not in found]
+    if lonely:
+        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
+        raise DataError(
+            f"{len(lonely)} files in '{images}' and '{labels}' have no partner of the same name: "
+            f"{', '.join(lonely[:5])}{more}."
+        )
 
 
 def by_name(paths: Sequence[Path], name: Callable[[Path], str] = stem) -> dict[str, Path]:
