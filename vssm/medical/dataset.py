@@ -13,7 +13,7 @@ from .._errors import DataError
 from ..engine.config import ConfigError
 from .transforms import SliceTransform, build_transform
 
-__all__ = ["Item", "MedicalDataset", "Read", "check_choice", "list_collate"]
+__all__ = ["Item", "MedicalDataset", "Read", "check_choice", "list_collate", "random_generator"]
 
 Read = tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]
 
@@ -39,6 +39,11 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
     """
     if value not in known:
         raise ConfigError(f"dataset.{name} is one of {tuple(known)}, not '{value}'.")
+
+
+def random_generator() -> np.random.Generator:
+    """Return a generator whose seed is drawn from torch, which EpochSeedHook and torch's data workers seed."""
+    return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
 @FUNCTIONS.register_module()
@@ -97,7 +102,5 @@ class MedicalDataset(Dataset):
             volume = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
             truth = torch.from_numpy(np.ascontiguousarray(label))
             return {"image": volume, "label": truth, "meta": {"case": item.case, "spacing": spacing}}
-        # Drawn from torch, which EpochSeedHook and torch's data workers seed.
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        image, label = self.transform(image, label, rng)
+        image, label = self.transform(image, label, random_generator())
         return {"image": image, "label": label, "meta": {"case": item.case}}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..engine.config import ConfigError
-from .dataset import MedicalDataset
+from .dataset import MedicalDataset, random_generator
 from .files import all_or_none
 
 __all__ = ["VolumePatches", "normalize", "patch_size"]
@@ -137,8 +137,7 @@ class VolumePatches(Dataset):
         """
         number = index % len(self.volumes)
         image, label, places, case = self.kept[number] if self.kept else self._read(number)
-        # Drawn from torch, which EpochSeedHook and torch's data workers seed.
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        rng = random_generator()
         corner = self._corner(label.shape, places, rng)
         cut = tuple(slice(first, first + side) for first, side in zip(corner, self.patch, strict=True))
         image, label = image[(slice(None), *cut)], label[cut]
