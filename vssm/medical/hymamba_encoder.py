@@ -22,7 +22,7 @@ from ..checkpoint import check_fit, rename, reshape_like, unwrap_state_dict
 from ..layers import ChannelNorm, ResidualUnit
 from ..scans import SS1D
 
-__all__ = ["DECODER_RENAMES", "ENCODER_RENAMES", "HyMambaEncoder", "grid_positions", "to_official"]
+__all__ = ["DECODER_RENAMES", "ENCODER_RENAMES", "HyMambaEncoder", "grid_positions", "to_official", "unwrap_official"]
 
 # Official name -> ours, in order. The official stages count from 2, and its skips and widenings from 1.
 ENCODER_RENAMES = (
@@ -65,6 +65,12 @@ _OFFICIAL = (
 )
 # Stacked over directions here, of which there is one.
 _STACKED = re.compile(r"\.mamba\.(x_proj\.weight|dt_proj\.(weight|bias))$")
+
+
+def unwrap_official(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Give the weights of a checkpoint; the official pre-training has them under "module", its settings beside them."""
+    inner = state_dict.get("module")
+    return unwrap_state_dict(inner if isinstance(inner, Mapping) else state_dict)
 
 
 def to_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,9 +206,7 @@ class HyMambaEncoder(nn.Module):
         Raises:
             CheckpointError: a parameter is missing, or a key is no encoder's.
         """
-        # The official pre-training stores its network under "module", with the settings beside the weights.
-        inner = state_dict.get("module")
-        weights = unwrap_state_dict(inner if isinstance(inner, Mapping) else state_dict)
+        weights = unwrap_official(state_dict)
         for prefix in ("sparse_encoder.", "encoder."):
             inner = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
             weights = inner or weights

@@ -12,13 +12,13 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .._errors import UserError
-from ..checkpoint import rename, unwrap_state_dict
+from ..checkpoint import rename, reshape_like
 from ..engine.config import ConfigError
 from ..layers import mask_at, sparse_form
 from ..models.create import ModelError
 from ..scans import interpolate_tokens
 from .encoders import create_encoder
-from .hymamba_encoder import HyMambaEncoder, to_official
+from .hymamba_encoder import HyMambaEncoder, to_official, unwrap_official
 from .light_decoder import LightDecoder, decoder_steps
 from .volume_encoders import create_volume_encoder
 
@@ -159,9 +159,7 @@ class MaskedPretraining(BaseModel):
         Raises:
             CheckpointError: The encoder's weights do not fit.
         """
-        inner = state_dict.get("module")
-        weights = unwrap_state_dict(inner if isinstance(inner, Mapping) else state_dict)
-        own = self.state_dict()
+        weights = unwrap_official(state_dict)
         encoder = {k: v for k, v in weights.items() if k.startswith("sparse_encoder.")}
         rest = rename({k: v for k, v in weights.items() if k not in encoder}, _RENAMES)
         unread = (
@@ -173,7 +171,8 @@ class MaskedPretraining(BaseModel):
         found = {k: v for k, v in rest.items() if not k.startswith(unread)}
         found["empty"] = weights["sparse_encoder.mae.mask_token"]
         found |= {f"encoder.{k}": v for k, v in self.encoder.convert_weights(encoder).items()}
-        return {k: v.reshape(own[k].shape) if k in own and v.numel() == own[k].numel() else v for k, v in found.items()}
+        reshape_like(found, self.state_dict())
+        return found
 
     def encoder_weights(self) -> tuple[dict[str, Tensor], list[str]]:
         """Weights of the encoder alone, as `pretrained` of the fine-tuning configs takes them.
