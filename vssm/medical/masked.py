@@ -22,7 +22,7 @@ from .hymamba_encoder import HyMambaEncoder, to_official, unwrap_official
 from .light_decoder import LightDecoder, decoder_steps
 from .volume_encoders import create_volume_encoder
 
-__all__ = ["MaskedPretraining", "draw_mask", "patchify"]
+__all__ = ["MaskedPretraining", "draw_mask", "patch_moments", "patchify"]
 
 TOKENS = ("interpolate", "learned")
 _RENAMES = (
@@ -71,6 +71,12 @@ def patchify(image: Tensor, patch: Sequence[int]) -> Tensor:
         image = image.unflatten(2 + 2 * axis, (-1, side))
     cells, inside = range(2, 2 + 2 * dims, 2), range(3, 3 + 2 * dims, 2)
     return image.permute(0, *cells, *inside, 1).flatten(1 + dims).flatten(1, dims)
+
+
+def patch_moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each patch (B, L, N), by which the network's targets are normalised: (B, L, 1) each."""
+    var, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (var + 1e-6).sqrt()
 
 
 @MODELS.register_module()
@@ -256,8 +262,8 @@ class MaskedPretraining(BaseModel):
         """Mean squared error of the masked patches of each sample, (B,), float32."""
         guess = patchify(self.reconstruct(image, visible).float(), self.stride)
         target = patchify(image.float(), self.stride)
-        var, mean = torch.var_mean(target, dim=-1, keepdim=True)
-        error = (guess - (target - mean) / (var + 1e-6).sqrt()).square().mean(-1)
+        mean, deviation = patch_moments(target)
+        error = (guess - (target - mean) / deviation).square().mean(-1)
         masked = ~visible.flatten(1)
         return (error * masked).sum(1) / (masked.sum(1) + 1e-8)
 

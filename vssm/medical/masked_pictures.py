@@ -15,7 +15,7 @@ from ..engine.models import build_trained
 from ..layers import mask_at
 from ..profiling.subjects import Subject, outline_of
 from ..viz import canvas
-from .masked import MaskedPretraining, patchify
+from .masked import MaskedPretraining, patch_moments, patchify
 
 __all__ = ["counted_encoder", "draw_masked", "fill_in"]
 
@@ -53,8 +53,8 @@ def fill_in(model: MaskedPretraining, image: Tensor, visible: Tensor) -> Tensor:
     The network guesses normalised patches; each gets the mean and deviation of the true one.
     """
     truth = patchify(image, model.stride)
-    var, mean = torch.var_mean(truth, dim=-1, keepdim=True)
-    guess = patchify(model.reconstruct(image, visible).float(), model.stride) * (var + 1e-6).sqrt() + mean
+    mean, deviation = patch_moments(truth)
+    guess = patchify(model.reconstruct(image, visible).float(), model.stride) * deviation + mean
     filled = torch.where(visible.flatten(1)[..., None], truth, guess)
     return unpatchify(filled, model.stride, visible.shape[2:])
 
