@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor
 
-from ..engine.config import ConfigError, explain_config_mistakes
+from ..engine.config import ConfigError, explain_config_mistakes, image_size
 from ..engine.models import build_trained
 from ..layers import mask_at
 from ..profiling.subjects import Subject, outline_of
@@ -29,9 +29,7 @@ def counted_encoder(cfg: Config, name: str) -> Subject:
         ConfigError: The model cannot be built.
     """
     network = outline_of(cfg)
-    dataset = cfg["train_dataloader"]["dataset"]
-    side = (dataset.get("transform") or {}).get("input_size", 224)
-    size = dataset.get("patch") or (side, side)
+    size = cfg["train_dataloader"]["dataset"].get("patch") or image_size(cfg) or (224, 224)
     return Subject(name, network.encoder, (network.in_chans, *size))
 
 
