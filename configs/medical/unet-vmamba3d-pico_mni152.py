@@ -1,6 +1,6 @@
 # A small 3-D U-Net learns the grey and white matter of the MNI152 brain template, on two CPU cores and from scratch.
 # The data come offline, out of nilearn's wheel: vssm prepare mni152 data/mni152
-_base_ = ["_base_/default_runtime.py"]
+_base_ = ["_base_/mni152.py"]
 
 model = dict(
     type="UNetSegmentor",
@@ -14,22 +14,10 @@ model = dict(
 # Axial slabs of 1 mm; the one that is held out has 16 slices.
 patch = (16, 64, 64)
 mean, std = 0.25, 0.25
-data = dict(
-    type="NiftiFolder",
-    root=None,
-    env="VSSM_MNI152",
-    default_root="data/mni152/nifti",
-    classes=("background", "grey matter", "white matter"),
-)
 train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="VolumePatches",
-        dataset=dict(**data, split="train", volumes=True),
+        dataset=dict(**_base_.data, split="train", volumes=True),
         patch=patch,
         per_volume=128,
         foreground=0.5,
@@ -40,23 +28,6 @@ train_dataloader = dict(
         std=std,
     ),
 )
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="list_collate"),
-    dataset=dict(**data, split="val"),
-)
-# The slab that nothing was trained or chosen on.
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="list_collate"),
-    dataset=dict(**data, split="test"),
-)
-val_evaluator = dict(type="VolumeMetric", measures=("dice",))
-test_evaluator = dict(type="VolumeMetric", measures=("dice", "hd95"))
 
 optim_wrapper = dict(
     type="OptimWrapper",
