@@ -26,6 +26,7 @@ from .._fvcore import HANDLES, traced_shape
 from .._optional import require
 from ..models import family_of
 from .cost import UNITS, Cost, ModuleCost
+from .repeats import NotRepeated, Repeats
 
 __all__ = ["count", "paper_flops"]
 
@@ -141,8 +142,8 @@ class _ShapesAlone(TorchDispatchMode):
         return call() if operator.is_view else self.thread.submit(torch.no_grad()(call)).result()
 
 
-def _traced(model: nn.Module, image: Tensor, operations: Mapping[str, Callable]) -> tuple[Counter, int]:
-    """Operations of each module by its name, and elements of the outputs of all convolutions and products.
+def _traced(model: nn.Module, image: Tensor, operations: Mapping[str, Callable]) -> tuple[Counter, Counter]:
+    """Operations of each module by its name, and elements of the outputs of its convolutions and products.
 
     Args:
         operations: fvcore's handles: by the name of an operator, functions of its traced inputs and outputs.
@@ -165,10 +166,11 @@ def _traced(model: nn.Module, image: Tensor, operations: Mapping[str, Callable])
         counts = analysis.by_module_and_operator()
     if shapes and shapes.convolved != counts[""]["convolved"]:
         raise RuntimeError("this version of PyTorch does not trace convolutions on the device meta as it did")
-    return Counter({name: int(count["operations"]) for name, count in counts.items()}), int(counts[""]["outputs"])
+    number = {what: Counter({name: int(n[what]) for name, n in counts.items()}) for what in ("operations", "outputs")}
+    return number["operations"], number["outputs"]
 
 
-def _paper(model: nn.Module, image: Tensor, uncounted: Sequence[str] | None) -> tuple[Counter, int]:
+def _paper(model: nn.Module, image: Tensor, uncounted: Sequence[str] | None) -> tuple[Counter, Counter]:
     """Operations of each module by its name, and activations."""
     handles = require("fvcore.nn.flop_count", "profile")._DEFAULT_SUPPORTED_OPS | _PAPER
     if uncounted is None:
@@ -234,9 +236,11 @@ def _count(
     forward: Forward | None,
     uncounted: Sequence[str] | None,
     meta: bool,
+    once: bool,
 ) -> Cost:
     modules_of = model
     model = _copy(model, meta)
+    repeats = Repeats(model) if once else None
     if forward is not None:
         model.forward = partial(forward, model)
     parameter = next(model.parameters(), torch.empty(0, device="meta" if meta else "cpu"))
@@ -246,8 +250,12 @@ def _count(
     if kind != "paper":
         per_unit = 2 if kind == "macs" else 1
         counts = Counter({name: n // per_unit for name, n in _torch(model, image, backward).items()})
+    if repeats:
+        repeats.check()
+        repeats.add(counts)
+        repeats.add(activations)
     modules = _modules(modules_of, counts)
-    return Cost(kind, backward, input_size, modules[0].params, counts[""], activations, modules)
+    return Cost(kind, backward, input_size, modules[0].params, counts[""], activations[""], modules)
 
 
 def count(
@@ -305,12 +313,16 @@ def count(
         raise ValueError("the model has no parameter that wants a gradient, so it has no backward pass")
     job = partial(_count, model, input_size, kind, backward, forward, uncounted)
     if execute:
-        return job(meta=False)
+        return job(meta=False, once=False)
     try:
-        return job(meta=True)
+        try:
+            # Not with a backward pass: the first of a chain may need no gradient of its input, the others do.
+            return job(meta=True, once=not backward)
+        except (NotRepeated, AttributeError):  # the second: a model that looks into its blocks
+            return job(meta=True, once=False)
     except (NotImplementedError, RuntimeError):
         # It reads a value, or has a tensor that is no parameter and no buffer.
-        return job(meta=False)
+        return job(meta=False, once=False)
 
 
 def paper_flops(

@@ -208,6 +208,10 @@ class _ScanOps(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+# Ops that run in PyTorch alone, whatever is asked for.
+_ONE_BACKEND = {"ssd"}
+
+
 @dataclass
 class _Candidate:
     """A model to be measured; `failed` says why it cannot be."""
@@ -222,9 +226,9 @@ class _Candidate:
 
     def backends(self, asked: Sequence[str]) -> list[str | None]:
         """The backends that it is measured with: None where nothing is scanned."""
-        if any(op.startswith("selective_scan") for op in self.ops):
+        if self.ops - _ONE_BACKEND:
             return list(asked)
-        return ["torch"] if self.ops else [None]  # the op `ssd` has no other
+        return ["torch"] if self.ops else [None]
 
 
 class _Job:
