@@ -4,7 +4,7 @@
 python docs/pictures.py                    all of them; those whose runs are not there are named and left as they are
 python docs/pictures.py scan_routes.png    one
 
-Runs are looked for in --runs, as the commands on the pages make them: demo (`make demo`), mni152, det and seg.
+Runs are looked for in --runs, as the commands on the pages make them: demo (`make demo`), mni152, det, seg and pose.
 """
 
 import argparse
@@ -22,6 +22,7 @@ CONFIGS = ROOT / "configs"
 DIGITS = CONFIGS / "classification/vmamba-pico_digits.py"
 VOLUME = CONFIGS / "medical/unet-vmamba-pico_mni152.py"
 DETECTOR = CONFIGS / "detection/mask-rcnn_vmamba-pico_digits-coco.py"
+POSE = CONFIGS / "pose/heatmap_hrvmamba-pico_digits.py"
 SEGMENTOR = CONFIGS / "segmentation/upernet_vmamba-pico_digits-ade.py"
 # The folder of a run in --runs, and how it is made.
 RUNS = {
@@ -29,6 +30,7 @@ RUNS = {
     "mni152": f"python tools/train.py {VOLUME.relative_to(ROOT)} --work-dir work_dirs/mni152",
     "det": f"python tools/train.py {DETECTOR.relative_to(ROOT)} --work-dir work_dirs/det",
     "seg": f"python tools/train.py {SEGMENTOR.relative_to(ROOT)} --work-dir work_dirs/seg",
+    "pose": f"python tools/train.py {POSE.relative_to(ROOT)} --work-dir work_dirs/pose",
 }
 
 Draw = Callable[..., object]
@@ -272,6 +274,47 @@ def objects(path: Path, det: Path) -> None:
         ],
         path,
     )
+
+
+@picture("digits_pose.jpg", "pose")
+def poses(path: Path, pose: Path) -> None:
+    """The first held-out scenes: what is true above, what was found below."""
+    import tempfile
+
+    import matplotlib.pyplot as plt
+
+    from vssm.engine import load_config
+    from vssm.pose import DigitKeypoints, PosePredictor
+    from vssm.pose.predict import COLOURS
+
+    data = DigitKeypoints("val", 4)
+    true = {number: [one for one in data.instances if one.image == number] for number in range(4)}
+    figure, axes = plt.subplots(2, 4, figsize=(6.88, 3.9), layout="constrained")
+    with tempfile.TemporaryDirectory() as folder:
+        boxes = {f"{number}.png": [one.box for one in there] for number, there in true.items()}
+        for number in true:
+            data.read(number).save(Path(folder) / f"{number}.png")
+        predictor = PosePredictor(load_config(str(POSE)), last_checkpoint(pose), "cpu", boxes)
+        answers = list(predictor([str(Path(folder) / name) for name in boxes]))
+    for column, (number, answer) in enumerate(zip(true, answers, strict=True)):
+        shown = [(one.points, one.visible) for one in true[number]]
+        found = [(one.points, [score >= 0.3 for score in one.scores]) for one in answer.poses]
+        for row, things in enumerate((shown, found)):
+            axes[row, column].imshow(data.read(number))
+            axes[row, column].set_axis_off()
+            for points, seen in things:
+                for (x, y), colour, there in zip(points, COLOURS, seen, strict=False):
+                    if there:
+                        axes[row, column].plot(x, y, "o", color=colour, markeredgecolor="black", markersize=5)
+    for row, title in enumerate(("truth", "prediction")):
+        axes[row, 0].set_title(title, loc="left", fontsize=9)
+    dots = [
+        plt.Line2D([], [], marker="o", linestyle="", color=colour, markeredgecolor="black", label=name)
+        for name, colour in zip(data.metainfo["keypoints"], COLOURS, strict=False)
+    ]
+    figure.legend(handles=dots, loc="outside lower center", ncols=len(dots), fontsize=9, frameon=False)
+    figure.savefig(path, dpi=200)
+    plt.close(figure)
 
 
 @picture("visualize_curves.png", "det")

@@ -21,7 +21,9 @@ from vssm import zoo  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 RECORD = max((REPO / "benchmarks" / "results").glob("*_parity_cpu.json"))
-DENSE = [config for config in RUNS if config.startswith(("configs/detection/", "configs/segmentation/"))]
+DENSE = [
+    config for config in RUNS if config.startswith(("configs/detection/", "configs/segmentation/", "configs/pose/"))
+]
 SPATIALMAMBA = json.loads((REPO / "tests" / "data" / "models" / "spatialmamba.json").read_text())
 
 

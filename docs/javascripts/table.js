@@ -14,7 +14,7 @@
     ["large", "40 to 70 M", (millions) => millions > 40 && millions <= 70],
     ["huge", "over 70 M", (millions) => millions > 70],
   ];
-  const TASKS = { classification: "classification", detection: "detection", segmentation: "segmentation", medical: "volumes and lesions" };
+  const TASKS = { classification: "classification", detection: "detection", segmentation: "segmentation", pose: "pose", medical: "volumes and lesions" };
   const NONE = "–";
   const state = { task: "classification", family: ALL, size: ALL, licence: ALL, weights: ALL, words: "", sort: "name", down: false };
 

@@ -1,6 +1,7 @@
 """Pose estimation: crops and heatmaps, the estimator, COCO's metric, and a run from training to prediction."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("pycocotools")
 pytest.importorskip("skimage")
 
 from tests import parity  # noqa: E402
+from vssm._errors import DataError  # noqa: E402
 from vssm.checkpoint import CheckpointError  # noqa: E402
 from vssm.engine import run  # noqa: E402
 from vssm.engine.config import ConfigError, load_config  # noqa: E402
@@ -123,6 +125,21 @@ def test_cocos_files(tmp_path):
         CocoKeypoints(str(tmp_path / "none.json"), str(tmp_path))
     with pytest.raises(ConfigError, match="flip_probability"):
         CocoKeypoints(file, str(tmp_path), augment=dict(flip_probability=1.0))
+
+
+def test_other_keypoints_say_what_a_mirror_does(tmp_path):
+    file, _ = coco_files(tmp_path)
+    content = json.loads(Path(file).read_text())
+    content["categories"][0]["keypoints"] = [f"joint {i}" for i in range(17)]
+    Path(file).write_text(json.dumps(content))
+    with pytest.raises(DataError, match="flip_pairs must say"):
+        CocoKeypoints(file, str(tmp_path), augment={})
+    CocoKeypoints(file, str(tmp_path), augment=dict(flip_prob=0.0))
+    data = CocoKeypoints(file, str(tmp_path), augment={}, flip_pairs=[[0, 1]], sigmas=[0.1] * 17)
+    assert data.metainfo["flip_pairs"] == ((0, 1),) and data.metainfo["sigmas"] == (0.1,) * 17
+    for wrong, part in ((dict(flip_pairs=[[0, 17]]), "below 17"), (dict(sigmas=[0.1]), "each of 17")):
+        with pytest.raises(DataError, match=part):
+            CocoKeypoints(file, str(tmp_path), **wrong)
 
 
 def test_mirrored_points_change_places(tmp_path):

@@ -197,9 +197,13 @@ class CocoKeypoints(_Crops):
         stride: Pixels of the crop to a pixel of the heatmap.
         sigma: Deviation of the Gaussians in pixels of the heatmaps.
         augment: Options of random changes, see `change`; None: no changes.
+        flip_pairs: Keypoints that change places in a mirror. None: those of COCO's persons; others have to be named
+            before anything is mirrored.
+        sigmas: How exactly each keypoint can be placed, as a share of the root of the object's area. None: those of
+            COCO's persons, 0.05 for other keypoints.
 
     Raises:
-        DataError: A file is missing or has not the form of COCO's.
+        DataError: A file is missing or has not the form of COCO's; `flip_pairs` or `sigmas` do not fit its keypoints.
     """
 
     def __init__(
@@ -211,6 +215,8 @@ class CocoKeypoints(_Crops):
         stride: int = 4,
         sigma: float = 2.0,
         augment: Mapping[str, Any] | None = None,
+        flip_pairs: Sequence[Sequence[int]] | None = None,
+        sigmas: Sequence[float] | None = None,
     ):
         super().__init__(size, stride, sigma, augment)
         self.folder = Path(images)
@@ -227,8 +233,12 @@ class CocoKeypoints(_Crops):
                 ]
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise DataError(f"'{ann_file}' is no file of COCO's keypoints: {error!r}.") from error
-        facts = COCO_PERSON if names == COCO_PERSON["keypoints"] else {"keypoints": names}
-        self.metainfo = dict(facts)
+        self.metainfo = _facts(names, flip_pairs, sigmas)
+        if "flip_pairs" not in self.metainfo and augment is not None and augment.get("flip_prob", 1) > 0:
+            raise DataError(
+                f"'{ann_file}' has other keypoints than COCO's persons: flip_pairs must say which change places in a "
+                "mirror, () if none do, or augment=dict(flip_prob=0.0) that nothing is mirrored."
+            )
 
     def read(self, image: int) -> Image.Image:
         """Read an image by its number.
@@ -241,6 +251,20 @@ class CocoKeypoints(_Crops):
     def ground_truth(self) -> dict[str, Any]:
         """All annotations in COCO's form."""
         return self.annotations
+
+
+def _facts(names: Sequence[str], flip_pairs: Sequence | None, sigmas: Sequence[float] | None) -> dict[str, Any]:
+    """What is known of keypoints of these names."""
+    facts = dict(COCO_PERSON) if tuple(names) == COCO_PERSON["keypoints"] else {"keypoints": tuple(names)}
+    if flip_pairs is not None:
+        facts["flip_pairs"] = tuple(map(tuple, flip_pairs))
+        if any(len(pair) != 2 or not all(0 <= i < len(names) for i in pair) for pair in facts["flip_pairs"]):
+            raise DataError(f"flip_pairs must be pairs of numbers below {len(names)}, got {flip_pairs!r}.")
+    if sigmas is not None:
+        if len(sigmas) != len(names) or min(sigmas) <= 0:
+            raise DataError(f"sigmas must be a positive number for each of {len(names)} keypoints, got {sigmas!r}.")
+        facts["sigmas"] = tuple(sigmas)
+    return facts
 
 
 def _read(path: str) -> Any:

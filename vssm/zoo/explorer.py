@@ -17,8 +17,8 @@ from .measured import Measured
 __all__ = ["as_json", "explorer_data", "license_of", "listed_families", "weights_of"]
 
 _LICENSES = {"mit": "MIT", "apache-2.0": "Apache-2.0"}
-# The folders of configs of dense tasks, and what a paper's GFLOPs of one are for.
-_SIZES = {"detection": "1280 x 800", "segmentation": "2048 x 512"}
+# The folders of configs of dense tasks, and what a paper's GFLOPs of one are for, unless its entry says it.
+_SIZES = {"detection": "1280 x 800", "segmentation": "2048 x 512", "pose": "192 x 256"}
 # The metrics of each task with the words that the explorer writes for them.
 _METRICS = {
     "classification": {"Top 1 Accuracy": "top-1 on ImageNet-1k, %"},
@@ -29,6 +29,7 @@ _METRICS = {
         "mIoU, Cityscapes": "mIoU on Cityscapes, %",
         "mIoU, COCO-Stuff": "mIoU on COCO-Stuff 164k, %",
     },
+    "pose": {"AP": "keypoint AP on COCO val2017"},
     "medical": {"Dice": "mean Dice of the config's data set, %", "mIoU": "mIoU of the config's data set, %"},
 }
 

@@ -23,6 +23,7 @@ __all__ = ["pages"]
 _DENSE = {
     "detection": {"box AP, published": "box AP", "mask AP, published": "mask AP"},
     "segmentation": {"mIoU, published": "mIoU", "mIoU with TTA, published": "mIoU (ms+flip)"},
+    "pose": {"AP, published": "AP"},
 }
 _SIDE = 224  # of the images that most figures of classifiers are for
 _MEDICAL = {"mean Dice, %": "Dice", "HD95": "HD95", "mIoU, %": "mIoU"}
@@ -60,6 +61,12 @@ _SEGMENTATION = """\
 
 Published for the validation set, per cent, not measured here; GFLOPs at 2048 x 512 pixels, or as a note says.
 [How to train and test](docs/segmentation.md).
+"""
+_POSE = """\
+## Pose estimation on COCO
+
+Published for val2017 and boxes of a detector, per cent, not measured here; GFLOPs of one box.
+[How to train and test](docs/pose.md).
 """
 _MEDICAL_NETWORKS = """\
 ## Medical networks
@@ -106,6 +113,11 @@ def _weights(cfg: PretrainedCfg, notes: _Notes) -> str:
 def _short(gflops: float) -> str:
     """With one decimal, small ones with two."""
     return f"{gflops:.{1 if gflops >= 1 else 2}f}"
+
+
+def _rough(gflops: float) -> str:
+    """Without decimals, small ones as `_short`."""
+    return f"{gflops:.0f}" if gflops >= 50 else _short(gflops)
 
 
 def _family(collection: Collection, cfgs: Mapping[str, DefaultCfg], measured: Measured) -> str:
@@ -212,7 +224,7 @@ def _dense(repo: Path, task: str, link: str = "") -> str:
             about = notes.mark(None if known.source == source else f"published figures: {known.source}", known.note)
             if known.input_size:
                 size = notes.mark("at {2} x {1} pixels".format(*known.input_size))
-        cells = [f"{cost.params:.1f}", f"{cost.gflops:.0f}{size}", *figures, weights]
+        cells = [f"{cost.params:.1f}", f"{_rough(cost.gflops)}{size}", *figures, weights]
         rows.append([f"[{path.stem}]({link}{path.name}){about}", *cells])
     return f"{_table(['config', 'M', 'GFLOPs', *_DENSE[task], 'weights'], rows)}{notes}"
 
@@ -285,8 +297,8 @@ def pages(repo: Path) -> dict[Path, str]:
         repo: A checkout of this repository.
 
     Returns:
-        The text of each page that has one, by its file: `model_zoo.md`, the README, the pages of `configs/detection`
-        and `configs/segmentation`, and that of the counts; and the data of the site's explorer.
+        The text of each page that has one, by its file: `model_zoo.md`, the README, the pages of `configs/detection`,
+        `configs/segmentation` and `configs/pose`, and that of the counts; and the data of the site's explorer.
 
     Raises:
         UserError: Something is missing or contradicts itself: an entry, a measurement, a reason.
@@ -299,6 +311,7 @@ def pages(repo: Path) -> dict[Path, str]:
         *(_family(collection, cfgs, measured) for collection, cfgs in families),
         f"{_DETECTION}\n{_dense(repo, 'detection', 'configs/detection/')}",
         f"{_SEGMENTATION}\n{_dense(repo, 'segmentation', 'configs/segmentation/')}",
+        f"{_POSE}\n{_dense(repo, 'pose', 'configs/pose/')}",
         f"{_MEDICAL_NETWORKS}\n{_medical(repo)}",
         f"{_CLOSENESS}{measured.about('parity')}\n\n{_closeness(checked, measured)}",
     ]
