@@ -58,6 +58,27 @@ def test_any_size_and_stride(strides, scan):
     assert stages[-1].shape[2:] == maps[0].shape[2:]
 
 
+def test_a_bottleneck_reads_slices_both_ways():
+    net = small(bottleneck="conv_ssm").eval()
+    channels = net.encoder.channels[-1]
+    x = torch.randn(1, channels, 5, 3, 4, requires_grad=True)
+    for given, seen in ((0, 4), (4, 0)):
+        (grad,) = torch.autograd.grad(net.bottleneck(x)[:, :, seen].sum(), x)
+        assert grad[:, :, given].abs().max() > 0
+    volume = torch.randn(1, 1, 17, 9, 13)
+    assert net(volume).shape == (1, 1, 17, 9, 13)
+    with torch.no_grad():
+        maps, _ = net.forward_intermediates(volume)
+        raw = net.encoder(net.prepare(volume))
+        assert torch.equal(maps[-1], net.bottleneck(raw[-1])) and torch.equal(maps[0], raw[0])
+        net.bottleneck.proj.weight.zero_(), net.bottleneck.proj.bias.zero_()
+        without = small().eval()
+        without.load_state_dict(net.state_dict(), strict=False)
+        assert torch.equal(net(volume), without(volume))
+    net.train()(volume).square().sum().backward()
+    assert all(p.grad is not None for p in net.bottleneck.parameters())
+
+
 def test_costs():
     """By the layers of a decoder's finest stage and a stem; a scan counts as in planes."""
     net = small(encoder_options=dict(dims=4, depths=(1,), mlp_ratio=0))
@@ -94,6 +115,7 @@ def test_weights_of_an_encoder(tmp_path):
         (dict(pretrained=True), "no weights of 'vmamba3d_pico' can be fetched"),
         (dict(spatial_dims=4), r"spatial_dims must be 2 \(images\) or 3 \(volumes\), got 4"),
         (dict(skip_stage_inputs=True), "skip_stage_inputs is for images"),
+        (dict(bottleneck="lstm"), "bottleneck must be None or conv_ssm, got 'lstm'"),
         (dict(encoder_options=dict(strides=[2, 2])), "for each of 3 stages a step along D, H and W"),
         (dict(encoder_options=dict(scan="spiral")), "scan must be one of cross, tri-oriented, got 'spiral'"),
         (dict(encoder_options=dict(sizes=2)), "the encoder 'vmamba3d_pico' does not take all of"),

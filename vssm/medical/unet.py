@@ -14,12 +14,13 @@ from ..layers import check_images
 from ..models import Backbone
 from .decoders import HyMambaDecoder, MHSDecoder, MSVMDecoder, UNetDecoder, VMDecoder, VolumeDecoder
 from .encoders import create_encoder
-from .volume_encoders import create_volume_encoder
+from .volume_encoders import SlicesSSM, create_volume_encoder
 
 __all__ = ["DECODERS", "UNet", "VolumeUNet", "create_unet"]
 
 DECODERS: dict[str, type[nn.Module]] = {"unet": UNetDecoder, "msvm": MSVMDecoder, "vm": VMDecoder, "mhs": MHSDecoder}
 VOLUME_DECODERS: dict[str, type[nn.Module]] = {"unet": VolumeDecoder, "hymamba": HyMambaDecoder}
+BOTTLENECKS: dict[str, type[nn.Module]] = {"conv_ssm": SlicesSSM}
 # Where none is named, by the number of dimensions.
 DEFAULT_ENCODERS = {2: "vmamba_tiny_s1l8", 3: "vmamba3d_tiny"}
 ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {
@@ -81,6 +82,10 @@ class UNet(nn.Module):
         bottom, right = -x.shape[2] % self.stride, -x.shape[3] % self.stride
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """The maps of the encoder, of the padded image."""
+        return self.encoder(self.prepare(x))
+
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """The state-space parameters, and what the encoder's backbone spares; the official recipes decay all."""
@@ -92,13 +97,13 @@ class UNet(nn.Module):
 
     def forward_intermediates(self, x: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The maps of the encoder, and those after the decoder's stages; NCHW, of the padded image."""
-        maps = self.encoder(self.prepare(x))
+        maps = self.encode(x)
         return maps, self.decoder.forward_stages(maps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans or 1, H, W) to (B, num_classes, H, W)."""
         height, width = x.shape[-2:]
-        x = self.head(self.decoder(self.encoder(self.prepare(x))))
+        x = self.head(self.decoder(self.encode(x)))
         return self.activation(x[:, :, :height, :width])
 
 
@@ -114,12 +119,30 @@ class VolumeUNet(UNet):
         num_classes: outputs at each voxel.
         in_chans: channels that the encoder takes.
         activation: None for logits, "sigmoid" or "softmax" (over the classes) for probabilities.
+        bottleneck: of the encoder's last map (B, C, D', H', W') to another of its shape; None: nothing.
 
     Raises:
         ValueError: an unknown activation, or no class.
     """
 
     spatial_dims = 3
+
+    def __init__(
+        self,
+        encoder: Any,
+        decoder: Any,
+        num_classes: int,
+        in_chans: int = 1,
+        activation: str | None = None,
+        bottleneck: nn.Module | None = None,
+    ):
+        super().__init__(encoder, decoder, num_classes, in_chans, activation)
+        self.bottleneck = nn.Identity() if bottleneck is None else bottleneck
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """The maps of the encoder, of the padded volume, the last one behind the bottleneck."""
+        *maps, last = self.encoder(self.prepare(x))
+        return [*maps, self.bottleneck(last)]
 
     def prepare(self, x: Tensor) -> Tensor:
         """The volume as the encoder takes it: its size padded.
@@ -139,7 +162,7 @@ class VolumeUNet(UNet):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, D, H, W) to (B, num_classes, D, H, W)."""
         depth, height, width = x.shape[-3:]
-        x = self.head(self.decoder(self.encoder(self.prepare(x))))
+        x = self.head(self.decoder(self.encode(x)))
         return self.activation(x[:, :, :depth, :height, :width])
 
 
@@ -153,6 +176,7 @@ def create_unet(
     skip_stage_inputs: bool = False,
     encoder_options: Mapping[str, Any] | None = None,
     spatial_dims: int = 2,
+    bottleneck: str | None = None,
     **decoder_options: Any,
 ) -> UNet:
     """Any backbone under any decoder, for images or for volumes.
@@ -170,6 +194,8 @@ def create_unet(
         encoder_options: more arguments of ``timm.create_model``, such as ``drop_path_rate``; of volumes' encoders, such
             as ``strides``.
         spatial_dims: 2 for images (B, C, H, W), 3 for volumes (B, C, D, H, W).
+        bottleneck: what the coarsest map of a volume goes through: None, or "conv_ssm"
+            (`vssm.medical.volume_encoders.SlicesSSM`).
         **decoder_options: arguments of the decoder's class, such as ``drop_path_rate``.
 
     Returns:
@@ -196,6 +222,11 @@ def create_unet(
             f"decoder must be one of {', '.join(decoders)}{' for volumes' if volumes else ''}, got {decoder!r}"
             f"{did_you_mean(decoder, decoders)}"
         )
+    if bottleneck is not None and (bottleneck not in BOTTLENECKS or not volumes):
+        raise ValueError(
+            f"bottleneck must be None{' for images' if not volumes else ' or ' + ', '.join(BOTTLENECKS)}, "
+            f"got {bottleneck!r}"
+        )
     encoder = encoder or ("hymamba" if decoder == "hymamba" else DEFAULT_ENCODERS[spatial_dims])
     in_chans = in_chans or (1 if volumes else 3)
     backbone: Any
@@ -213,4 +244,7 @@ def create_unet(
         if "unexpected keyword argument" not in str(error):
             raise
         raise ValueError(f"the decoder '{decoder}' does not take all of {sorted(decoder_options)}: {error}") from error
-    return (VolumeUNet if volumes else UNet)(backbone, head, num_classes, in_chans, activation)
+    if not volumes:
+        return UNet(backbone, head, num_classes, in_chans, activation)
+    between = None if bottleneck is None else BOTTLENECKS[bottleneck](backbone.channels[-1])
+    return VolumeUNet(backbone, head, num_classes, in_chans, activation, between)

@@ -11,6 +11,7 @@ from os import PathLike
 from typing import Any
 
 import torch.nn as nn
+import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor
 
@@ -18,10 +19,10 @@ from .._errors import did_you_mean
 from ..checkpoint import load_weights, read_checkpoint, unwrap_state_dict
 from ..layers import MixerBlock
 from ..models import Stage, drop_path_rates, init_weights, stage_dims
-from ..scans import CROSS_3D, SS3D, TRI_ORIENTED
+from ..scans import CROSS_3D, SS3D, TRI_ORIENTED, ConvSSM
 from .hymamba_encoder import HyMambaEncoder
 
-__all__ = ["VOLUME_ENCODERS", "VolumeMamba", "create_volume_encoder"]
+__all__ = ["VOLUME_ENCODERS", "SlicesSSM", "VolumeMamba", "create_volume_encoder"]
 
 SCANS = {"cross": CROSS_3D, "tri-oriented": TRI_ORIENTED}
 
@@ -119,6 +120,32 @@ class VolumeMamba(nn.Module):
         for stage in self.stages:
             maps.append(stage(maps[-1]).movedim(-1, 1))
         return maps
+
+
+class SlicesSSM(nn.Module):
+    """ConvSSM from slice to slice of a map, from the first to the last and back, added to the map.
+
+    To a state space over time, which ConvSSM (arXiv 2310.19694) is, the slices are frames. As a volume has no
+    first slice, another one reads them in reverse order.
+
+    Args:
+        dim: width of the map.
+        d_state: complex states of each direction.
+
+    (B, C, D, H, W) to the same, of any size.
+    """
+
+    def __init__(self, dim: int, d_state: int = 64):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.forth = ConvSSM(dim, d_state)
+        self.back = ConvSSM(dim, d_state)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        slices = self.norm(x.movedim(1, -1))
+        y = F.gelu(self.forth(slices) + self.back(slices.flip(1)).flip(1))
+        return x + self.proj(y).movedim(-1, 1)
 
 
 VOLUME_ENCODERS: dict[str, Callable[..., nn.Module]] = {
