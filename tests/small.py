@@ -1,6 +1,7 @@
 """Registered models with few blocks: more of the same show most tests nothing, and take most of the time."""
 
 import functools
+import re
 
 import timm
 from torch import nn
@@ -26,18 +27,25 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 # What each stage of a net has a number of besides its depth; the first two stages of others follow from their depths.
 _TWO_STAGES = {
+    "a2mamba_pico": dict(dims=(16, 32), num_heads=(2, 4), windows=(5, 3), mlp_ratios=(4, 3)),
     "efficientvmamba_pico": dict(depths=(1, 1, 1)),  # its convolutions begin in the third
     "groupmamba_pico": dict(dims=(16, 32)),
+    "hrvmamba_pico": dict(depths=(1, 1)),
     "segman_pico": dict(dims=(16, 32), num_heads=(1, 2), windows=(5, 3), mlp_ratios=(4, 3)),
     "vssd_pico": dict(num_heads=(1, 2)),
     "vssm_efficientvim_pico": dict(dims=(32, 48), d_state=(16, 9)),
 }
 
 
-def _kinds(name: str, options: dict) -> set[str]:
+def _kinds(name: str, options: dict) -> set[frozenset]:
+    """Of the blocks: their parts, however many of one kind."""
     model = timm.create_model(name, device="meta", **options)
     return {
-        str([(part, type(module).__name__) for part, module in block.named_modules() if part != "drop_path"])
+        frozenset(
+            (re.sub(r"\d+", "*", part), type(module).__name__)
+            for part, module in block.named_modules()
+            if not part.endswith("drop_path")
+        )
         for block in blocks_of(model)
     }
 

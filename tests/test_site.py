@@ -106,12 +106,10 @@ def look(browser, size, scheme="light", motion="no-preference"):
 def screenshot(browser, folder, name):
     whole = "VSSM_SCREENSHOTS" in os.environ
     folder = Path(os.environ.get("VSSM_SCREENSHOTS", folder))
-    options = {}
-    if whole:
-        height = min(browser.execute_script("return document.documentElement.scrollHeight"), 6000)
-        width = browser.execute_script("return innerWidth")
-        options = dict(captureBeyondViewport=True, clip=dict(x=0, y=0, width=width, height=height, scale=1))
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", options)
+    width, height, length = browser.execute_script("return [innerWidth, innerHeight, document.body.scrollHeight]")
+    # Otherwise small, as most of the time goes into the file.
+    clip = dict(x=0, y=0, width=width, height=min(length, 6000) if whole else height, scale=1 if whole else 0.25)
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", dict(captureBeyondViewport=whole, clip=clip))
     picture = base64.b64decode(shot["data"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.png").write_bytes(picture)

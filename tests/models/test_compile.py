@@ -6,7 +6,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import vssm
-from tests.small import few_blocks
+from tests.small import few_stages
 
 PICOS = [name for name in vssm.list_models() if name.endswith("_pico")]
 # No two sizes alike in the first, which the compiler would take for one; and no map of a single pixel, which it makes
@@ -21,16 +21,15 @@ def forget_graphs():
     torch._dynamo.reset()
 
 
-def create(name, **options):
-    """One block a stage: more of the same take the compiler longer and show nothing."""
+def create(name):
+    """All kinds of blocks once: more of the same take the compiler longer and show nothing."""
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=7, **{**few_blocks(name), **options}).eval()
+    return timm.create_model(name, num_classes=7, **few_stages(name)).eval()
 
 
 @torch.no_grad()
 def check_sizes(name, backend, sizes):
-    # Its last two stages are usual convolutions, and as dear to compile as the others.
-    model = create(name, **(dict(depths=(1, 1)) if name == "efficientvmamba_pico" else {}))
+    model = create(name)
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     graphs = []
