@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 __all__ = ["NotRepeated", "Repeats"]
 
-# They do nothing in eval mode, so their rates may differ.
-_INERT = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, DropPath)
+# They do nothing in eval mode, whatever their rates.
+_INERT = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, DropPath)
 _CONTENTS = ("_parameters", "_buffers", "_modules", "training")
 
 
@@ -31,10 +31,10 @@ def _equal(a: object, b: object) -> bool:
 
 def _alike(a: nn.Module, b: nn.Module) -> bool:
     """Whether two modules in eval mode do the same operations on inputs of the same shape."""
+    if isinstance(a, _INERT) and isinstance(b, _INERT):
+        return True
     if type(a) is not type(b):
         return False
-    if isinstance(a, _INERT):
-        return True
     own_a, own_b = ({k: v for k, v in vars(module).items() if k not in _CONTENTS} for module in (a, b))
     for mine, others in ((own_a, own_b), (a._parameters, b._parameters), (a._buffers, b._buffers)):
         if mine.keys() != others.keys() or not all(_equal(mine[name], others[name]) for name in mine):
