@@ -50,21 +50,21 @@ class Pyramid(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
 
     def forward(self, x):
         small = x[..., ::2, ::2]
-        return self.layers[0](x).sum() + self.layers[1](small).sum()
+        return self.blocks[0](x).sum() + self.blocks[1](small).sum()
 
 
 class Uncalled(Pyramid):
     def forward(self, x):
-        return self.layers[0](x)
+        return self.blocks[0](x)
 
 
 class LooksInside(Pyramid):
     def forward(self, x):
-        return self.layers[1](self.layers[0](x)) + self.layers[1].bias.sum()
+        return self.blocks[1](self.blocks[0](x)) + self.blocks[1].bias.sum()
 
 
 def strided():
@@ -98,10 +98,10 @@ def test_a_module_that_is_called_more_often_is_noticed():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(2))
+            self.blocks = nn.ModuleList(nn.Linear(3, 3) for _ in range(2))
 
         def forward(self, x):
-            return self.layers[1](self.layers[1](self.layers[0](x)))
+            return self.blocks[1](self.blocks[1](self.blocks[0](x)))
 
     model = Twice().eval()
     repeats = Repeats(model)

@@ -83,9 +83,9 @@ def _record(inputs: list[tuple], module: nn.Module, args: tuple, kwargs: dict, o
 class Repeats:
     """Takes the repeated modules out of a model.
 
-    Of the children of every `nn.Sequential` and `nn.ModuleList` that are alike and follow each other, the first alone
-    is left. Its output must have the form of its input, and the others must be called on inputs of the same forms:
-    otherwise a run of the model, or `check` after it, raises NotRepeated.
+    Of the children of every `nn.Sequential`, and of every `nn.ModuleList` called "blocks", that are alike and follow
+    each other, the first alone is left. Its output must have the form of its input, and the others must be called on
+    inputs of the same forms: otherwise a run of the model, or `check` after it, raises NotRepeated.
 
     Args:
         model: In eval mode. It is changed.
@@ -99,10 +99,13 @@ class Repeats:
             model.get_submodule(first).register_forward_hook(partial(_record, inputs), with_kwargs=True)
 
     def _fold(self, module: nn.Module, prefix: str) -> None:
+        in_turn = type(module) is nn.Sequential or (
+            type(module) is nn.ModuleList and prefix.rpartition(".")[0].endswith("blocks")
+        )
         first: tuple[str, nn.Module] | None = None
         for key, child in list(module.named_children()):
             name = prefix + key
-            if type(module) in (nn.Sequential, nn.ModuleList) and first and _alike(first[1], child):
+            if in_turn and first and _alike(first[1], child):
                 module._modules[key] = self.chains.setdefault(first[0], {})[name] = _Again()
                 continue
             first = (name, child) if any(True for _ in child.parameters()) else None
