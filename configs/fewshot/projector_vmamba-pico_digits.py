@@ -69,10 +69,10 @@ log_processor = dict(window_size=13)
 
 # The later sessions, see vssm.fewshot.Recipe.
 incremental = dict(
-    lr=0.03,
-    steps=100,
+    lr=0.05,
+    steps=150,
     batch_size=16,
     old_copies=5,
     separate_new=0.5,
-    mix_probability=0.3,
+    mix_probability=0.0,
 )
