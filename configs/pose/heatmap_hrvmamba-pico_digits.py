@@ -34,7 +34,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="KeypointAP", dataset=dict(type="DigitKeypoints", split="val", count=120))
 test_evaluator = val_evaluator
 
-epochs = 12
+epochs = 6
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="TimmOptimWrapperConstructor",

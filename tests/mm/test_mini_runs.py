@@ -54,6 +54,7 @@ def config(tmp_path_factory):
         path = folder / f"{task}_{os.getpid()}_{next(_numbers)}.py"
         path.write_text(
             f'_base_ = ["{CONFIGS[task]}"]\n'
+            "model = dict(backbone=dict(dims=16))\n"
             f"train_dataloader = dict(batch_size={batch_size}, num_workers=0)\n"
             "val_dataloader = dict(batch_size=2, num_workers=0)\n"
             "test_dataloader = val_dataloader\n"
@@ -89,7 +90,7 @@ EACH_EPOCH = "default_hooks['checkpoint']['interval'] = 1\n"
 # rounding errors of small gradients. Three images do not divide by 2.
 AS_ONE = """
 loss = dict(loss_decode=dict(class_weight=None))
-model = dict(decode_head=loss, auxiliary_head=loss)
+model.update(decode_head=loss, auxiliary_head=loss)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type="SGD", lr=0.01))
 steps = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
 train_dataloader["dataset"] = dict(indices=4, pipeline=steps)  # no random colours
