@@ -277,7 +277,7 @@ def objects(path: Path, det: Path) -> None:
 
 
 @picture("digits_pose.jpg", "pose")
-def poses(path: Path, pose: Path) -> None:
+def poses(path: Path, run: Path) -> None:
     """The first held-out scenes: what is true above, what was found below."""
     import tempfile
 
@@ -285,27 +285,22 @@ def poses(path: Path, pose: Path) -> None:
 
     from vssm.engine import load_config
     from vssm.pose import DigitKeypoints, PosePredictor
-    from vssm.pose.predict import COLOURS
+    from vssm.pose.predict import COLOURS, Pose, draw_poses
 
     data = DigitKeypoints("val", 4)
-    true = {number: [one for one in data.instances if one.image == number] for number in range(4)}
-    figure, axes = plt.subplots(2, 4, figsize=(6.88, 3.9), layout="constrained")
+    images = [data.read(number) for number in range(4)]
+    truth = [[Pose(a.box, a.points, a.visible) for a in data.instances if a.image == n] for n in range(4)]
     with tempfile.TemporaryDirectory() as folder:
-        boxes = {f"{number}.png": [one.box for one in there] for number, there in true.items()}
-        for number in true:
-            data.read(number).save(Path(folder) / f"{number}.png")
-        predictor = PosePredictor(load_config(str(POSE)), last_checkpoint(pose), "cpu", boxes)
-        answers = list(predictor([str(Path(folder) / name) for name in boxes]))
-    for column, (number, answer) in enumerate(zip(true, answers, strict=True)):
-        shown = [(one.points, one.visible) for one in true[number]]
-        found = [(one.points, [score >= 0.3 for score in one.scores]) for one in answer.poses]
-        for row, things in enumerate((shown, found)):
-            axes[row, column].imshow(data.read(number))
-            axes[row, column].set_axis_off()
-            for points, seen in things:
-                for (x, y), colour, there in zip(points, COLOURS, seen, strict=False):
-                    if there:
-                        axes[row, column].plot(x, y, "o", color=colour, markeredgecolor="black", markersize=5)
+        boxes = {f"{folder}/{number}.png": [pose.box for pose in there] for number, there in enumerate(truth)}
+        for image, file in zip(images, boxes, strict=True):
+            image.save(file)
+        predictor = PosePredictor(load_config(str(POSE)), last_checkpoint(run), "cpu", boxes)
+        found = [answer.poses for answer in predictor(list(boxes))]
+    figure, axes = plt.subplots(2, 4, figsize=(6.88, 3.9), layout="constrained")
+    for row, things in zip(axes, (truth, found), strict=True):
+        for axis, image, there in zip(row, images, things, strict=True):
+            axis.imshow(draw_poses(image, there, 0.3))
+            axis.set_axis_off()
     for row, title in enumerate(("truth", "prediction")):
         axes[row, 0].set_title(title, loc="left", fontsize=9)
     dots = [
