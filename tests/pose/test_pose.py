@@ -134,7 +134,7 @@ def test_other_keypoints_say_what_a_mirror_does(tmp_path):
     Path(file).write_text(json.dumps(content))
     with pytest.raises(DataError, match="flip_pairs must say"):
         CocoKeypoints(file, str(tmp_path), augment={})
-    CocoKeypoints(file, str(tmp_path), augment=dict(flip_prob=0.0))
+    assert CocoKeypoints(file, str(tmp_path), augment=dict(flip_prob=0.0)).metainfo["sigmas"] == (0.05,) * 17
     data = CocoKeypoints(file, str(tmp_path), augment={}, flip_pairs=[[0, 1]], sigmas=[0.1] * 17)
     assert data.metainfo["flip_pairs"] == ((0, 1),) and data.metainfo["sigmas"] == (0.1,) * 17
     for wrong, part in ((dict(flip_pairs=[[0, 17]]), "below 17"), (dict(sigmas=[0.1]), "each of 17")):

@@ -264,6 +264,7 @@ def _facts(names: Sequence[str], flip_pairs: Sequence | None, sigmas: Sequence[f
         if len(sigmas) != len(names) or min(sigmas) <= 0:
             raise DataError(f"sigmas must be a positive number for each of {len(names)} keypoints, got {sigmas!r}.")
         facts["sigmas"] = tuple(sigmas)
+    facts.setdefault("sigmas", (0.05,) * len(names))
     return facts
 
 

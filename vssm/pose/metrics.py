@@ -97,7 +97,7 @@ class KeypointAP(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the metrics of all poses."""
-        sigmas = np.asarray(self._dataset.metainfo.get("sigmas") or [0.05] * len(self._dataset.metainfo["keypoints"]))
+        sigmas = np.asarray(self._dataset.metainfo["sigmas"])
         by_image = defaultdict(list)
         for image, *pose in results:
             by_image[image].append(pose)
