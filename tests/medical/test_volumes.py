@@ -116,6 +116,10 @@ def test_weights_of_an_encoder(tmp_path):
         (dict(spatial_dims=4), r"spatial_dims must be 2 \(images\) or 3 \(volumes\), got 4"),
         (dict(skip_stage_inputs=True), "skip_stage_inputs is for images"),
         (dict(bottleneck="lstm"), "bottleneck must be None or conv_ssm, got 'lstm'"),
+        (
+            dict(bottleneck="conv_ssm", spatial_dims=2, encoder="vmamba_pico"),
+            "bottleneck is for volumes, and must be None for images, got 'conv_ssm'",
+        ),
         (dict(encoder_options=dict(strides=[2, 2])), "for each of 3 stages a step along D, H and W"),
         (dict(encoder_options=dict(scan="spiral")), "scan must be one of cross, tri-oriented, got 'spiral'"),
         (dict(encoder_options=dict(sizes=2)), "the encoder 'vmamba3d_pico' does not take all of"),

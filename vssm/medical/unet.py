@@ -222,11 +222,8 @@ def create_unet(
             f"decoder must be one of {', '.join(decoders)}{' for volumes' if volumes else ''}, got {decoder!r}"
             f"{did_you_mean(decoder, decoders)}"
         )
-    if bottleneck is not None and (bottleneck not in BOTTLENECKS or not volumes):
-        raise ValueError(
-            f"bottleneck must be None{' for images' if not volumes else ' or ' + ', '.join(BOTTLENECKS)}, "
-            f"got {bottleneck!r}"
-        )
+    if bottleneck is not None and bottleneck not in BOTTLENECKS:
+        raise ValueError(f"bottleneck must be None or {', '.join(BOTTLENECKS)}, got {bottleneck!r}")
     encoder = encoder or ("hymamba" if decoder == "hymamba" else DEFAULT_ENCODERS[spatial_dims])
     in_chans = in_chans or (1 if volumes else 3)
     backbone: Any
@@ -237,6 +234,8 @@ def create_unet(
             )
         backbone = create_volume_encoder(encoder, in_chans, pretrained, encoder_options)
     else:
+        if bottleneck is not None:
+            raise ValueError(f"bottleneck is for volumes, and must be None for images, got {bottleneck!r}")
         backbone = create_encoder(encoder, in_chans, pretrained, skip_stage_inputs, encoder_options)
     try:
         head = decoders[decoder](backbone.channels, backbone.reductions, **decoder_options)
