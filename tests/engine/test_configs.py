@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, PARAM_SCHEDULERS
 
+from vssm._errors import MissingExtraError
 from vssm.engine import TimmClassifier, load_config
 from vssm.engine.run import parse_options
 from vssm.models import families
@@ -177,3 +178,15 @@ def test_the_schedule_of_the_learning_rate(name, start, peak, end):
     assert rates[160 * per_epoch] == pytest.approx((peak + end) / 2, rel=0.02)
     # The last epochs of a longer run, if any, keep the rate.
     assert rates[300 * per_epoch - 1 :] == pytest.approx([end] * len(rates[300 * per_epoch - 1 :]), rel=0.06)
+
+
+def test_a_missing_extra_of_an_imported_module_is_named(tmp_path, monkeypatch):
+    """`custom_imports` is mmengine's, which speaks of PYTHONPATH instead."""
+    (tmp_path / "wants_more.py").write_text(
+        "from vssm._errors import MissingExtraError\nraise MissingExtraError('this needs the [mm] extra')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tmp_path / "config.py"
+    config.write_text("custom_imports = dict(imports=['wants_more'], allow_failed_imports=False)\n")
+    with pytest.raises(MissingExtraError, match=r"config.py' cannot be read: this needs the \[mm\] extra$"):
+        load_config(str(config))

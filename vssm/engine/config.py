@@ -92,6 +92,11 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
             raise ConfigError(f"Config '{path}' inherits from {package}, which is not installed.") from error
         raise MissingExtraError(f"Config '{path}' inherits from {package}, which {needs_extra(extra)}") from error
     except (ImportError, KeyError, NameError, TypeError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None:  # mmengine words what a module of `custom_imports` raises anew
+            if isinstance(cause, MissingExtraError):
+                raise MissingExtraError(f"Config '{path}' cannot be read: {cause}") from error
+            cause = cause.__cause__ or cause.__context__
         raise ConfigError(f"Config '{path}' cannot be read: {type(error).__name__}: {error}") from error
 
     remember_packages(cfg)
