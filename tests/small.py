@@ -25,15 +25,16 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [block for stage in model.stages for block in stage.blocks]
 
 
-# What each stage of a net has a number of besides its depth; the first two stages of others follow from their depths.
-_TWO_STAGES = {
-    "a2mamba_pico": dict(dims=(16, 32), num_heads=(2, 4), windows=(5, 3), mlp_ratios=(4, 3)),
-    "efficientvmamba_pico": dict(depths=(1, 1, 1)),  # its convolutions begin in the third
+# What stages of a net have besides a number of blocks; those of others follow from their depths. The second is empty
+# unless said otherwise, so that a net has each kind of block once, and a step between stages.
+_FEW_STAGES = {
+    "a2mamba_pico": dict(depths=(1, 1), dims=(16, 32), num_heads=(2, 4), windows=(3, 3), mlp_ratios=(4, 3)),
+    "efficientvmamba_pico": dict(depths=(1, 0, 1)),  # its convolutions begin in the third
     "groupmamba_pico": dict(dims=(16, 32)),
-    "hrvmamba_pico": dict(depths=(1, 1)),
-    "segman_pico": dict(dims=(16, 32), num_heads=(1, 2), windows=(5, 3), mlp_ratios=(4, 3)),
-    "vssd_pico": dict(num_heads=(1, 2)),
-    "vssm_efficientvim_pico": dict(dims=(32, 48), d_state=(16, 9)),
+    "hrvmamba_pico": dict(depths=(1,)),  # of two branches
+    "segman_pico": dict(depths=(1, 1), dims=(16, 32), num_heads=(1, 2), windows=(3, 3), mlp_ratios=(4, 3)),
+    "vssd_pico": dict(depths=(1, 1), num_heads=(1, 2)),
+    "vssm_efficientvim_pico": dict(depths=(1, 1), dims=(32, 48), d_state=(16, 9)),
 }
 
 
@@ -52,11 +53,9 @@ def _kinds(name: str, options: dict) -> set[frozenset]:
 
 @functools.cache
 def few_stages(name: str) -> dict:
-    """As `few_blocks`, and no more than two stages where these have all kinds of blocks of the net."""
+    """As `few_blocks`, but two stages, the second without blocks, or one block in all, if all kinds are in these."""
     whole = few_blocks(name)
-    if "depth" in whole:
-        return whole
-    options = dict(depths=(1, 1)) | _TWO_STAGES.get(name, {})
+    options = dict(depth=1) if "depth" in whole else dict(depths=(1, 0)) | _FEW_STAGES.get(name, {})
     try:
         return options if _kinds(name, options) == _kinds(name, whole) else whole
     except ValueError:  # a number for each stage that the table above lacks

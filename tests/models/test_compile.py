@@ -24,7 +24,7 @@ def forget_graphs():
 def create(name):
     """All kinds of blocks with a scan once: others are usual convolutions, and take the compiler longest."""
     torch.manual_seed(0)
-    options = dict(depths=(1, 1)) if name == "efficientvmamba_pico" else few_stages(name)
+    options = dict(depths=(1, 0)) if name == "efficientvmamba_pico" else few_stages(name)
     return timm.create_model(name, num_classes=7, **options).eval()
 
 
