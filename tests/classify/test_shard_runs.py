@@ -1,19 +1,16 @@
 """Two processes train on tar shards, lose one of them, and end where they would have ended without the loss."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests import processes
 from vssm.commands import main
 from vssm.engine import read_checkpoint
 
-from ..engine.conftest import BASE, REPO, logged_losses
+from ..engine.conftest import BASE, logged_losses
 
 pytestmark = pytest.mark.slow
 
@@ -86,15 +83,7 @@ def test_a_lost_process_is_replaced_and_the_run_ends_with_the_same_weights(tmp_p
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "shards_of_digits.py").write_text(CONFIG.format(base=BASE, root=tmp_path / "shards"))
 
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    search = os.pathsep.join(map(str, [tmp_path, REPO, REPO / "kernels"]))
-    run = subprocess.run(
-        [sys.executable, *command, str(tmp_path / "script.py")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
-    )
+    run = processes.start(tmp_path / "script.py", processes=2, options=["--max-restarts=1"], path=[tmp_path])
     assert run.returncode == 0, run.stderr[-3000:]
     assert "exitcode: -9" in run.stderr and (tmp_path / "killed").exists()
     # Five iterations an epoch: the eighth is in the middle of the second.

@@ -3,13 +3,13 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests import processes
 
 REPO = Path(__file__).parents[2]
 BASE = REPO / "configs" / "classification" / "_base_"
@@ -101,16 +101,10 @@ def make_config(tmp_path, image_folder):
 
 @pytest.fixture
 def run_tool():
-    """Run a tool as a person would, in a process of its own; returns the finished process."""
+    """Run a tool in a process of its own, see `processes.start`; returns the finished process."""
 
-    def start(*words, processes=1, path=(), env=None):
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += [str(REPO / "tools" / words[0]), *map(str, words[1:])]
-        search = os.pathsep.join(map(str, [*path, REPO, REPO / "kernels"]))
-        variables = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", **(env or {})}
-        return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
+    def start(name, *words, **options):
+        return processes.start(REPO / "tools" / name, *words, **options)
 
     return start
 

@@ -1,15 +1,12 @@
 """Sharded training: the config builds, and two processes train with it on a CPU."""
 
-import os
-import subprocess
-import sys
-
 import mmengine._strategy  # noqa: F401  (registers it)
 import pytest
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, STRATEGIES
 from torch import nn
 
+from tests import processes
 from vssm.engine import TimmClassifier, load_config, read_checkpoint
 
 from .conftest import REPO
@@ -58,15 +55,7 @@ def test_two_processes_share_a_model(tmp_path):
     config, script, work_dir = tmp_path / "sharded.py", tmp_path / "script.py", tmp_path / "run"
     config.write_text(CONFIG.format(digits=DIGITS, fsdp=FSDP))
     script.write_text(SCRIPT.format(config=str(config), work_dir=str(work_dir)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    search = os.pathsep.join([str(REPO), str(REPO / "kernels")])
-    run = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
-    )
+    run = processes.start(script, processes=2)
     assert run.returncode == 0, run.stderr[-3000:]
     own = [int(line.split()[1]) for line in run.stdout.splitlines() if line.startswith("own ")]
     weights = read_checkpoint(work_dir / "epoch_1.pth")["state_dict"]

@@ -1,10 +1,12 @@
 """The three tools from end to end, and what they say when something is wrong."""
 
 import csv
+import io
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -246,7 +248,7 @@ def test_tools_name_their_own_options(image_folder, capsys):
     assert caught.value.for_tools is None and "pretrained_cfg_overlay" in str(caught.value)
 
 
-def test_names_that_are_not_utf8(image_folder, tmp_path, run_tool):
+def test_names_that_are_not_utf8(image_folder, tmp_path, monkeypatch):
     """They are answered like others, on the terminal, in JSON, from which Python gets them back, and in CSV."""
     folder = tmp_path / "mixed"
     shutil.copytree(image_folder / "val" / "class_1", folder)
@@ -256,10 +258,12 @@ def test_names_that_are_not_utf8(image_folder, tmp_path, run_tool):
         file.write(b"no image")
     (folder / "film.mpg").write_bytes(b"\0\0\1\xb3")
     words = ["--model", "test_convnext", folder, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
-    done = run_tool("predict.py", *words, env={"PYTHONIOENCODING": "utf-8:strict"})
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert r"b\udcff.png' cannot be read" in done.stderr and "1 others are not (film.mpg)" in done.stderr
-    assert r"/a\udcff.png" in done.stdout
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
+    assert call(predict_tool, *words) == 1
+    out, err = (stream.buffer.getvalue().decode() for stream in (sys.stdout, sys.stderr))
+    assert r"b\udcff.png' cannot be read" in err and "1 others are not (film.mpg)" in err
+    assert r"/a\udcff.png" in out
     answers = json.loads((tmp_path / "a.json").read_text())
     assert len(answers) == 5 and sum(answer["error"] is None for answer in answers) == 4
     assert odd in {answer["image"] for answer in answers}
@@ -329,13 +333,21 @@ def test_foreign_checkpoints_are_one_sentence(trained, make_config, image_folder
     assert "weights.pth' cannot be resumed from, it lacks meta, optimizer, message_hub" in said
 
 
-def test_in_a_process_of_its_own(run_tool, tmp_path):
-    done = run_tool("train.py", tmp_path / "nowhere.py")
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("train.py: error: Config ") and done.stderr.count("\n") == 1
+@pytest.mark.slow
+def test_in_a_process_of_its_own(make_config, tmp_path):
+    """Started anew as a person would, where nothing has been imported; tests elsewhere save the time for that."""
+
+    def train(*words, path=()):
+        command = [sys.executable, REPO / "tools" / "train.py", *words]
+        search = os.pathsep.join(map(str, [*path, REPO, REPO / "kernels"]))
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": search})
+
+    done = train(make_config(), "--work-dir", tmp_path / "run")
+    assert done.returncode == 0 and "held-out top-1: " in done.stdout and done.stderr == ""
+    assert sorted(logged_losses(tmp_path / "run")) == [1, 2, 3]
     # A name that comes first on the path and fails to import stands for a package that is not installed.
     (tmp_path / "mmengine").mkdir()
     (tmp_path / "mmengine" / "__init__.py").write_text("raise ModuleNotFoundError('none', name='mmengine')")
-    done = run_tool("train.py", "a.py", path=[tmp_path])
-    assert done.returncode == 2
+    done = train("a.py", path=[tmp_path])
+    assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"train.py: error: mmengine needs the [train] extra: {how_to_install('train')}\n"
