@@ -1,4 +1,4 @@
-import functools
+import gc
 import json
 import os
 from datetime import date
@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from tests import parity  # noqa: E402
+from tests import parity, quick  # noqa: E402
 
 # Triton reads this when a kernel is decorated, so it has to be there before any kernel module is imported.
 if not torch.cuda.is_available():
@@ -43,6 +43,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_collection_finish():
+    """What is imported by now stays: it need not be gone through for garbage, as mmengine has it for each data set."""
+    gc.freeze()
+
+
 def pytest_runtest_setup(item):
     """Assigns what is measured from now on to the official model whose record the test takes, if any."""
     key = item.callspec.params.get("key") if hasattr(item, "callspec") else None
@@ -68,15 +73,9 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def read_indices_once():
-    """mmengine parses the index of all of mmdet's models, 300 files, for every config of mmdet's that one inherits."""
-    try:
-        from mmengine.config import utils
-    except ImportError:
-        yield
-        return
+def quick_mmengine():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "load", functools.cache(utils.load))
+        quick.patch_mmengine(patch)
         yield
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -12,6 +13,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pytest
+
+from tests import quick
 
 REPO = Path(__file__).parents[1]
 IMPORTED = ("torch.distributed.run", "vssm.engine.run", "vssm.mm")
@@ -56,7 +61,8 @@ def _ask(request: str, limit: float) -> int:
     if not _server:
         # What `is_available` of PyTorch does by default, no fork of a process can do again.
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-        command = [sys.executable, __file__]
+        variables["PYTHONPATH"] = os.pathsep.join([str(REPO), str(REPO / "kernels")])
+        command = [sys.executable, "-m", __name__]
         _server.append(
             subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, start_new_session=True
@@ -84,6 +90,8 @@ def _serve() -> None:
     for module in IMPORTED:
         with contextlib.suppress(ImportError):  # of a package that is not installed
             importlib.import_module(module)
+    quick.patch_mmengine(pytest.MonkeyPatch())
+    gc.freeze()  # so that no fork writes to what it shares with the others
     for line in sys.stdin:
         process = os.fork()
         if not process:

@@ -78,7 +78,7 @@ test_evaluator = dict(ann_file=_base_.data_root + "/annotations/instances_train2
 """,
     # Four images by heart: a segmentor from scratch says "photograph" everywhere for its first minutes otherwise.
     "segmentation": """
-train_dataloader = dict(dataset=dict(indices=4))
+train_dataloader["dataset"] = dict(indices=4)
 test_dataloader = dict(
     num_workers=0,
     dataset=dict(indices=4, data_prefix=dict(img_path="images/training", seg_map_path="annotations/training")),
