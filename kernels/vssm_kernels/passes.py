@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from . import cpu
 from .backends import choose_backend
 
-__all__ = ["conv_pass", "fusion_pass", "norm_pass"]
+__all__ = ["conv_pass", "fusion_pass", "norm_pass", "unwatched"]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _unwatched() -> bool:
+def unwatched() -> bool:
     """Whether nothing records, traces or differentiates what is computed now."""
     return not (
         torch.compiler.is_compiling()
@@ -66,7 +66,7 @@ def conv_pass(conv: nn.Module, x: Any, act: nn.Module) -> Tensor | None:
     Returns:
         (B, H', W', D), or None where the layers have to run.
     """
-    if not _unwatched() or not _plain(conv, nn.Conv2d) or not _plain(act, nn.SiLU):
+    if not unwatched() or not _plain(conv, nn.Conv2d) or not _plain(act, nn.SiLU):
         return None
     if not _runs_on(x, conv.weight, conv.bias):
         return None
@@ -113,7 +113,7 @@ def fusion_pass(
     Returns:
         (B, H, W, D), or None where the caller has to compute it. Summed in float32.
     """
-    if not _unwatched() or not _runs_on(h, scale, skip, other, *weights) or dtype not in _FLOATS:
+    if not unwatched() or not _runs_on(h, scale, skip, other, *weights) or dtype not in _FLOATS:
         return None
     offsets = []
     for weight, dilation in zip(weights, dilations, strict=True):
@@ -148,7 +148,7 @@ def norm_pass(
     """
     weight: Any = norm.weight
     bias: Any = norm.bias
-    if not _unwatched() or norm._forward_hooks or norm._forward_pre_hooks or not _runs_on(x, weight, bias, gate):
+    if not unwatched() or norm._forward_hooks or norm._forward_pre_hooks or not _runs_on(x, weight, bias, gate):
         return None
     if weight is None or bias is None or weight.dim() != 1 or weight.numel() != groups * x.shape[-1]:
         return None

@@ -24,9 +24,10 @@ from .high_resolution import (
     MultiScaleConv,
 )
 from .mixer_block import MixerBlock
-from .mlp import DepthwiseMlp
+from .mlp import DepthwiseMlp, add_mlp
 from .odss import YOLO_NORM, GatedConvFFN, LocalBlock, ODSSBlock
 from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, check_images
+from .pieces import split_batch, split_rows
 from .residual_unit import ChannelNorm, ResidualUnit
 from .sparse import mask_at, sparse_form
 
@@ -68,8 +69,11 @@ __all__ = [
     "ResidualConvStem",
     "ResidualUnit",
     "check_images",
+    "add_mlp",
     "deformable_attention",
     "mask_at",
     "raster_points",
     "sparse_form",
+    "split_batch",
+    "split_rows",
 ]

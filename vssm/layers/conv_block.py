@@ -11,6 +11,7 @@ import torch.nn as nn
 from timm.layers import ConvNormAct, DropPath, Mlp
 from torch import Tensor
 
+from .mlp import add_mlp
 from .patch import check_images
 
 __all__ = [
@@ -196,5 +197,9 @@ class ConvMixerBlock(nn.Module):
         y = self.mixer(self.norm1(x))
         x = self.scale1(x) + self.drop_path(y) if self.scales_residual else x + self.drop_path(self.scale1(y))
         x = x + self.pos_conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if not torch.jit.is_scripting() and isinstance(self.scale2, nn.Identity):
+            added = add_mlp(x, self.norm2, self.mlp, self.drop_path)
+            if added is not None:
+                return added
         y = self.mlp(self.norm2(x))
         return self.scale2(x) + self.drop_path(y) if self.scales_residual else x + self.drop_path(self.scale2(y))

@@ -1,8 +1,11 @@
 """The residual block that most of the families share. Channels-last (B, H, W, C)."""
 
+import torch
 import torch.nn as nn
 from timm.layers import DropPath
 from torch import Tensor
+
+from .mlp import add_mlp
 
 __all__ = ["MixerBlock"]
 
@@ -42,5 +45,9 @@ class MixerBlock(nn.Module):
         """Mix (B, H, W, dim)."""
         x = x + self.drop_path(self.mixer(self.norm1(x)))
         if self.mlp is not None:
+            if not torch.jit.is_scripting():
+                y = add_mlp(x, self.norm2, self.mlp, self.drop_path)
+                if y is not None:
+                    return y
             x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x

@@ -1,10 +1,42 @@
-"""Channel mixers that timm does not have. Channels-last (B, H, W, C)."""
+"""Channel mixers that timm does not have, and how its own goes over large maps. Channels-last (B, H, W, C)."""
 
+from typing import Any
+
+import torch
 import torch.nn as nn
 from timm.layers import Mlp
 from torch import Tensor
 
-__all__ = ["DepthwiseMlp"]
+from .pieces import split_rows
+
+__all__ = ["DepthwiseMlp", "add_mlp"]
+
+
+def add_mlp(x: Any, norm: nn.Module, mlp: nn.Module, drop_path: nn.Module) -> Tensor | None:
+    """Compute x + mlp(norm(x)) for some pixels after the others, so that what is in between stays in the caches.
+
+    Args:
+        x: (..., C).
+        norm: Before the MLP.
+        mlp: timm's `Mlp` with a GELU.
+        drop_path: Of the branch.
+
+    Returns:
+        As x; None where all pixels have to go together, see `split_rows`, and where the layers are others.
+    """
+    if type(mlp) is not Mlp or type(mlp.act) is not nn.GELU or mlp.act.approximate != "none":
+        return None
+    if not all(type(m) in (nn.LayerNorm, nn.Linear, nn.Identity) for m in (norm, mlp.fc1, mlp.norm, mlp.fc2)):
+        return None
+    hidden_dim: Any = mlp.fc2.in_features
+    pieces = split_rows(x, hidden_dim, (norm, mlp, drop_path))
+    if len(pieces) < 2:
+        return None
+    results = []
+    for piece in pieces:
+        hidden = torch.ops.aten.gelu_(mlp.fc1(norm(piece)))  # in place: nothing else holds it
+        results.append(piece + mlp.fc2(mlp.norm(hidden)))
+    return torch.cat(results).view(x.shape)
 
 
 class DepthwiseMlp(Mlp):

@@ -11,6 +11,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor
 
 from ..checkpoint import StateDictError, mismatch_advice
+from ..layers import split_batch
 
 __all__ = [
     "Backbone",
@@ -104,6 +105,10 @@ class Stage(nn.Module):
         self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            pieces = split_batch(x, self)
+            if len(pieces) > 1:
+                return torch.cat([self.forward_blocks(self.downsample(piece)) for piece in pieces])
         return self.forward_blocks(self.downsample(x))
 
     def forward_blocks(self, x: Tensor) -> Tensor:
