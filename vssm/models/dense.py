@@ -1,7 +1,7 @@
 """Models cut down to the feature maps that detectors and segmentors take, and weights for them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,17 +92,20 @@ def create_features(name: str, pretrained: bool = False, out_norm: bool = True, 
         ModelError: See :func:`~vssm.models.create.create_model`; or the model has no feature maps.
     """
 
-    def create(feature_cls: type, load: bool) -> FeatureGetterNet:
-        model: Any = create_model(name, pretrained=load, features_only=True, feature_cls=feature_cls, **options)
+    def extract(model: nn.Module, out_indices: Sequence[int], **_: Any) -> FeatureGetterNet:
+        """The model's class says which maps its detectors take; what timm adds is for extractors of other kinds."""
+        normed = out_norm and dense_maps_of(model) in (DenseMaps.OWN_NORM, DenseMaps.NEW_AND_OWN_NORMS)
+        return (_NormedFeatures if normed else FeatureGetterNet)(model, out_indices=out_indices)
+
+    def create(load: bool) -> FeatureGetterNet:
+        model: Any = create_model(name, pretrained=load, features_only=True, feature_cls=extract, **options)
         if not hasattr(model.model, "forward_intermediates"):
             raise ModelError(f"Model '{name}' has no feature maps to give (no forward_intermediates).")
         return model
 
-    # Only the class of the model says what its detectors do; the weights are fetched once that is known.
-    model = create(FeatureGetterNet, False)
-    if out_norm and dense_maps_of(model.model) in (DenseMaps.OWN_NORM, DenseMaps.NEW_AND_OWN_NORMS):
-        return create(_NormedFeatures, pretrained)
-    return create(FeatureGetterNet, True) if pretrained else model
+    # The weights are fetched once it is known that there are such maps.
+    model = create(False)
+    return create(True) if pretrained else model
 
 
 def convert_features(weights: Mapping[str, Tensor], features: FeatureGetterNet) -> dict[str, Tensor]:
