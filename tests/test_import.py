@@ -46,7 +46,9 @@ def test_import_is_cheap_silent_and_without_extras():
         cost, *extras = done.stderr.split()
         assert extras == []
         costs.append(float(cost))
-    assert min(costs) < 0.3  # seconds of processor time: other tests run at the same time
+        if costs[-1] < 0.3:
+            break
+    assert costs[-1] < 0.3  # seconds of processor time, at the third try at last: other tests run at the same time
 
 
 def test_models_are_registered_and_listed():

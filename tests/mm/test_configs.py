@@ -1,4 +1,4 @@
-"""Every config of a detector or segmentor builds and gives its heads' losses. tests/test_zoo.py has the sizes."""
+"""Every config of a detector or segmentor builds, each kind trains and predicts. tests/test_zoo.py has the sizes."""
 
 import copy
 import functools
@@ -97,7 +97,7 @@ def build_quickly(cfg, device="cpu"):
 
 @torch.no_grad()
 def _fill(tensor, *args, **kwargs):
-    return tensor.uniform_(-0.02, 0.02)
+    return tensor if tensor.is_meta else tensor.uniform_(-0.02, 0.02)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -109,21 +109,16 @@ def test_names(path):
 
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
-def test_model(path):
-    """Widths, and the losses of all heads."""
+def test_widths(path):
+    """At full size, without values: the losses of every family and head are in `test_trains_and_predicts`."""
     cfg = read(path)
-    model = build_quickly(limit(cfg))
+    model = build_quickly(cfg, "meta")
     widths = model.backbone.channels
     # A pyramid of maps of one width keeps them.
     reader = model.neck if hasattr(getattr(model, "neck", None), "in_channels") else model.decode_head
     assert list(reader.in_channels) == widths
     if "auxiliary_head" in cfg.model:
         assert model.auxiliary_head.in_channels == widths[model.auxiliary_head.in_index]
-
-    with torch.no_grad():
-        losses = training_losses(model, cfg, [sample(cfg.default_scope) for _ in range(2)])
-    assert set(losses) == LOSSES[path.stem.split("_")[0]]
-    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 # Epochs or steps, what resizes the images, and the sides of which batches have multiples.
