@@ -22,13 +22,11 @@ _STAGE = 2**19
 _HIDDEN = 2**20
 
 
-def _count(x: Any, numbers: int, parts: Sequence[nn.Module]) -> int:
-    """Into how many pieces of so many numbers to split; 1 where something has to see the whole."""
-    if type(x) is not Tensor or not x.is_cpu or x.numel() < 2 * numbers or not unwatched():
-        return 1
-    if any(m.training or m._forward_hooks or m._forward_pre_hooks for part in parts for m in part.modules()):
-        return 1
-    return x.numel() // numbers
+def _whole(x: Any, parts: Sequence[nn.Module]) -> bool:
+    """Whether something has to see the whole of x in these parts of a model."""
+    if type(x) is not Tensor or not x.is_cpu:
+        return True
+    return any(m.training or m._forward_hooks or m._forward_pre_hooks for part in parts for m in part.modules())
 
 
 def split_batch(x: Any, part: nn.Module) -> Sequence[Tensor]:
@@ -42,8 +40,10 @@ def split_batch(x: Any, part: nn.Module) -> Sequence[Tensor]:
         The pieces of x, in order. One alone where x is small; on other devices, where PyTorch keeps the memory; in
         training; and where a hook, a tracer, a compiler or a mode has to see the whole batch.
     """
-    count = _count(x, _STAGE * max(1, torch.get_num_threads() // 4), [part])
-    return [x] if count < 2 else x.chunk(count)
+    if not unwatched():
+        return [x]
+    count = x.numel() // (_STAGE * max(1, torch.get_num_threads() // 4))
+    return [x] if count < 2 or _whole(x, [part]) else x.chunk(count)
 
 
 def split_rows(x: Any, hidden: int, parts: Sequence[nn.Module]) -> Sequence[Tensor]:
@@ -57,7 +57,7 @@ def split_rows(x: Any, hidden: int, parts: Sequence[nn.Module]) -> Sequence[Tens
     Returns:
         The pieces of x in order, (pixels, C); one alone as in `split_batch`.
     """
-    if type(x) is not Tensor:
+    if not unwatched():
         return [x]
-    count = _count(x, _HIDDEN * torch.get_num_threads() * x.shape[-1] // hidden, parts)
-    return [x] if count < 2 else x.flatten(0, -2).chunk(count)
+    count = x.numel() // x.shape[-1] * hidden // (_HIDDEN * torch.get_num_threads())
+    return [x] if count < 2 or _whole(x, parts) else x.flatten(0, -2).chunk(count)
