@@ -1,5 +1,7 @@
 """Every config says what it means."""
 
+import copy
+import functools
 import re
 
 import pytest
@@ -19,17 +21,26 @@ CONFIGS = sorted((REPO / "configs" / "classification").glob("*.py"))
 IMAGENET = [path for path in CONFIGS if path.stem.endswith("_in1k")]
 
 
+@functools.cache
+def _load(path):
+    return load_config(str(path))
+
+
+def read(path):
+    return copy.deepcopy(_load(path))
+
+
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
 def test_every_classifier_has_one(family):
     """Models that are backbones of detectors alone have no classes."""
-    named = {load_config(str(path)).model.model.name for path in IMAGENET}
+    named = {read(path).model.model.name for path in IMAGENET}
     classifiers = {name for name in family.variants if timm.get_pretrained_cfg(name).num_classes}
     assert {name for name in classifiers if not name.endswith("_pico")} <= named
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_model(path):
-    cfg = load_config(str(path))
+    cfg = read(path)
     name = cfg.model.model.name
     assert path.stem.startswith(name.removeprefix("vssm_").replace("_", "-"))
     cfg.model.model.pretrained = False  # the recipe for fine-tuning starts from a download
@@ -39,7 +50,7 @@ def test_model(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_recipe(path):
-    cfg = load_config(str(path))
+    cfg = read(path)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         kind = DATASETS.get(loader.dataset.type)
         kind.transform_from(loader.dataset)

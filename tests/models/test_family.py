@@ -8,7 +8,16 @@ import vssm
 from vssm.models import DenseMaps, Family, families, family_of, register_family
 from vssm_kernels import encode_routes
 
-FAMILIES = pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+
+@pytest.fixture(scope="module", params=families(), ids=lambda family: family.name)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def models(family):
+    """All of a family, without values."""
+    return {name: timm.create_model(name, device="meta") for name in family.variants}
 
 
 def test_every_model_is_of_one_family():
@@ -16,23 +25,19 @@ def test_every_model_is_of_one_family():
     assert len({family.name for family in families()}) == len(families())
 
 
-@FAMILIES
-def test_a_family_is_found(family):
+def test_a_family_is_found(family, models):
     assert family.variants and family_of(family.name) is family
-    for name in family.variants:
-        model = timm.create_model(name, device="meta")
+    for name, model in models.items():
         assert isinstance(model, family.models)
         assert family_of(name) is family_of(f"{name}.tag") is family_of(model) is family_of(type(model)) is family
 
 
-@FAMILIES
-def test_declarations(family):
+def test_declarations(family, models):
     for pattern in family.scan_patterns.values():
         assert encode_routes(pattern)
     assert isinstance(family.dense_maps, DenseMaps)
-    models = [timm.create_model(name, device="meta") for name in family.variants]
     # As they are called in a detector.
-    names = [f"backbone.model.model.{name}" for model in models for name, _ in model.named_parameters()]
+    names = [f"backbone.model.model.{name}" for model in models.values() for name, _ in model.named_parameters()]
     for part in family.dense_decay:
         assert any(part in name for name in names)
 

@@ -73,6 +73,13 @@ def model(name, small):
     return timm.create_model(name, num_classes=42, **small).eval()
 
 
+@pytest.fixture(scope="module")
+def of_two_stages(name):
+    """For what takes long for each module: with all kinds of blocks, still."""
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=42, **few_stages(name)).eval()
+
+
 @pytest.fixture
 def x():
     return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -219,7 +226,8 @@ def test_forward_intermediates(model, x):
     assert [torch.equal(a, b) for a, b in zip(early, maps[:2], strict=True)] == [True, True]
 
 
-def test_fx_graph_is_bit_equal_and_differentiable(model, x):
+def test_fx_graph_is_bit_equal_and_differentiable(of_two_stages, x):
+    model = of_two_stages
     graph = torch.fx.symbolic_trace(model)
     y = graph(x)
     assert torch.equal(y, model(x))
@@ -229,13 +237,6 @@ def test_fx_graph_is_bit_equal_and_differentiable(model, x):
     missing = [n for n, p in graph.named_parameters() if p.grad is None]
     model.zero_grad(set_to_none=True)
     assert missing == []
-
-
-@pytest.fixture(scope="module")
-def of_two_stages(name):
-    """For what takes long for each module: with all kinds of blocks, still."""
-    torch.manual_seed(0)
-    return timm.create_model(name, num_classes=42, **few_stages(name)).eval()
 
 
 @torch.no_grad()

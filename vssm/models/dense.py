@@ -1,7 +1,7 @@
 """Models cut down to the feature maps that detectors and segmentors take, and weights for them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ def create_features(name: str, pretrained: bool = False, out_norm: bool = True, 
         ModelError: See :func:`~vssm.models.create.create_model`; or the model has no feature maps.
     """
 
-    def extract(model: nn.Module, out_indices: Sequence[int], **_: Any) -> FeatureGetterNet:
+    def extract(model: nn.Module, out_indices: Any, **_: Any) -> FeatureGetterNet:
         """The model's class says which maps its detectors take; what timm adds is for extractors of other kinds."""
         normed = out_norm and dense_maps_of(model) in (DenseMaps.OWN_NORM, DenseMaps.NEW_AND_OWN_NORMS)
         return (_NormedFeatures if normed else FeatureGetterNet)(model, out_indices=out_indices)
