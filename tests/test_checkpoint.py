@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vssm
+from tests.small import few_stages
 from vssm import checkpoint as checkpoints
 from vssm.checkpoint import (
     CheckpointError,
@@ -425,24 +426,25 @@ def create(name, path, **options):
 @pytest.mark.parametrize("name", PICOS)
 def test_a_file_of_ten_classes_loads_with_its_classifier(name, tmp_path):
     torch.manual_seed(0)
-    source = timm.create_model(name, num_classes=10)
+    few = few_stages(name)
+    source = timm.create_model(name, num_classes=10, **few)
     weights = {f"model.{k}": v for k, v in source.state_dict().items()}
     path = save(tmp_path / "x.pth", {"state_dict": weights, "meta": {}})
-    assert_same(create(name, path, num_classes=10).state_dict(), source.state_dict())
-    assert_same(create(name, path).state_dict(), source.state_dict())
-    other = create(name, path, num_classes=3)
+    assert_same(create(name, path, num_classes=10, **few).state_dict(), source.state_dict())
+    assert_same(create(name, path, **few).state_dict(), source.state_dict())
+    other = create(name, path, num_classes=3, **few)
     layers = other.pretrained_cfg["classifier"]
     fresh = tuple(f"{layer}." for layer in ([layers] if isinstance(layers, str) else layers))
     for key, value in other.state_dict().items():
         assert key.startswith(fresh) or torch.equal(value, source.state_dict()[key]), key
     with pytest.raises(CheckpointError, match="10 classes, not of 1000"):
-        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(path), num_classes=1000))
+        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(path), num_classes=1000), **few)
     with pytest.raises(StateDictError, match="other names.*load_checkpoint"):
-        timm.create_model(name, num_classes=10, checkpoint_path=str(path))
+        timm.create_model(name, num_classes=10, checkpoint_path=str(path), **few)
     with pytest.raises(StateDictError, match="of 10 classes.*num_classes=10"):
-        timm.create_model(name, num_classes=3, checkpoint_path=str(path))
+        timm.create_model(name, num_classes=3, checkpoint_path=str(path), **few)
     with pytest.raises(StateDictError):
-        timm.create_model(name, num_classes=10).load_state_dict(read_checkpoint(path), strict=False)
+        timm.create_model(name, num_classes=10, **few).load_state_dict(read_checkpoint(path), strict=False)
 
 
 def test_images_of_other_channels(tmp_path):
