@@ -1,3 +1,4 @@
+import functools
 import gc
 import json
 import os
@@ -103,7 +104,25 @@ def triton_device():
     if torch.cuda.is_available():
         return torch.device("cuda")
     _scan_by_slices_in_interpreter()
+    _patch_language_once_in_interpreter()
     return torch.device("cpu")
+
+
+def _patch_language_once_in_interpreter():
+    """The interpreter patches the language for a kernel, and does so again for each call of a function in it."""
+    from triton import language
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang
+
+    @functools.cache
+    def languages(fn):
+        return [value for value in fn.__globals__.values() if value is language or value is language.core]
+
+    def patch_once(fn):
+        return patch(fn) if any(language.core.is_builtin(module.load) for module in languages(fn)) else None
+
+    interpreter._patch_lang = patch_once
 
 
 def _scan_by_slices_in_interpreter():
