@@ -9,11 +9,18 @@ import torch
 from tests import parity
 from vssm.models import Family, PlainBackbone, quarter_indices
 
+_drawn: dict[tuple, torch.Tensor] = {}  # of the last record
 
-# Drawing them takes longer than most tests. tests/conftest.py sorts a family's tests by the record.
+
+# Drawing them takes longer than most tests. tests/conftest.py sorts a family's tests by the record; records of a family
+# share many weights.
 @functools.lru_cache(maxsize=1)
 def exact_weights(file: str, key: str, rules: str) -> dict[str, torch.Tensor]:
-    return parity.state_dict(parity.load(file)["variants"][key], rules, torch.float64)
+    names = {(name, *shape, rules): name for name, shape in parity.load(file)["variants"][key]["state_dict"].items()}
+    drawn = {k: _drawn[k] if k in _drawn else parity.weight(name, list(k[1:-1]), rules) for k, name in names.items()}
+    _drawn.clear()
+    _drawn.update(drawn)
+    return {names[k]: value for k, value in drawn.items()}
 
 
 def official_weights(file: str, key: str, rules: str, dtype: torch.dtype, damped: bool) -> dict[str, torch.Tensor]:
