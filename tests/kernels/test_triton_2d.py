@@ -300,6 +300,15 @@ def test_maps_too_large_for_32_bits_take_the_composed_scan(triton_device, monkey
     x = torch.empty(1, device="meta").expand(1, 5000, 5000, 96)
     assert not map_launch.fits(encode_routes(CROSS), x)
     assert map_launch.fits(encode_routes(CROSS), x[:, :1000, :1000])
+    # A gradient and an expanded step size in which the sequences lie outermost, over all images of the batch.
+    for images, small in ((1500, True), (4000, False)):
+        grad = torch.empty(4, images, 56, 56, 96, device="meta").permute(1, 2, 3, 0, 4)
+        assert map_launch.fits(encode_routes(CROSS), grad[..., 0, :], grad) == small
+        u, A = grad[..., 0, :], torch.empty(4, 96, 1, device="meta")
+        dt, weight = u.new_empty(*u.shape[:3], 4, 48), u.new_empty(4, 96, 48)
+        B = u.new_empty(*u.shape[:3], 4, 1)
+        launch = map_launch.Launch((u, dt, A, B, B, None, None, weight), encode_routes(CROSS), True, False)
+        assert launch.expands and launch.expanded_step_fits() == small
     with monkeypatch.context() as patch:
         patch.setattr(triton_scan, "fits", lambda *args: False)
         check_2d(triton_device, PAIR[:1], tolerance=1e-5, height=2)

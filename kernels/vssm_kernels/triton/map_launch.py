@@ -67,7 +67,13 @@ def map_strides(x: Tensor | None) -> tuple[int, int, int] | None:
 
 
 def fits(code: Sequence[int], u: Tensor, *maps: Tensor | None) -> bool:
-    """Tell whether offsets within an image stay below 32 bits, which halves the kernels' integer arithmetic."""
+    """Tell whether offsets within an image stay below 32 bits, which halves the kernels' integer arithmetic.
+
+    Args:
+        code: The routes, by `encode_routes`.
+        u: The input.
+        maps: All else that is read pixel by pixel; in the backward the gradient of the results, too.
+    """
     maps = (u, *(x for x in maps if x is not None))
     routes = sum(map(len, decode_routes(code)))
     written = u.shape[1] * u.shape[2] * routes * max(x.shape[-1] for x in maps)
@@ -147,6 +153,10 @@ class Launch:
         # The sizes that depend on the map, in the order of `SIZES`.
         self.sizes = (self.pixels, self.chunks, self.walk.tiles, self.tiles_per_chunk)
         self.compiled: dict[tuple, Callable] = {}
+
+    def expanded_step_fits(self) -> bool:
+        """Tell whether offsets in the step size stay below 32 bits where it is expanded: there K lies outermost."""
+        return not self.expands or (self.sequences - 1) * self.strides[5] < 2**31
 
     def hold(self) -> None:
         """Keep the tables for a graph that is captured."""

@@ -62,13 +62,14 @@ def _launches(
     def make() -> tuple[Launch | None, bool]:
         given = {"u": u, "dt": dt, "B": B, "C": C, "grad": grad}
         check_dtypes(**{name: x for name, x in given.items() if x is not None})
-        if not fits(code, u, dt, B, C):
+        if not fits(code, u, dt, B, C, grad):
             return None, True
         form, last_word = asked[0], True
         if asked == (None, None):
             kind = ("backward" if backward else "forward", dtype, merge)
             form, last_word = choose_map_form(tensors, code, kind, merge and not backward, call)
-        return Launch(tensors, code, softplus, backward, form, asked[1], grad), last_word
+        launch = Launch(tensors, code, softplus, backward, form, asked[1], grad)
+        return (launch if launch.expanded_step_fits() else None), last_word
 
     kind = kind_of_call((*tensors, grad), code, softplus, merge, dtype, asked, timed)
     return kept_launch(kind, u.device, make)
