@@ -3,7 +3,8 @@
 These are for inference without a graph: a layer is asked for its parameters, not called. So every function here
 returns None where the layers themselves have to run: under autograd, on another device, while something records or
 watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a layer is not exactly the one of
-PyTorch. Callers then run the layers, which give the same but for rounding.
+PyTorch. Callers then run the layers, which give the same but for rounding. `fusion_pass` alone is an op in models that
+are compiled for inference: compilers make a pass and a padded copy of each of its kernels.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from . import cpu
 from .backends import choose_backend
+from .ops import fuse_states
 
 __all__ = ["conv_pass", "fusion_pass", "norm_pass", "unwatched"]
 
@@ -36,12 +38,28 @@ def unwatched() -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
+def _has_library() -> bool:
+    return choose_backend("auto", torch.device("cpu"), torch.float32, 0) is cpu
+
+
+def _is_compiled_for_here() -> bool:
+    """Whether `torch.compile` follows inference: what it compiles runs in this process, and may hold ops of ours."""
+    exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch 2.7
+    return (
+        torch.compiler.is_dynamo_compiling()
+        and exporting is not None
+        and not exporting()
+        and not torch.is_grad_enabled()
+    )
+
+
 def _runs_on(*tensors: Tensor | None) -> bool:
     """Whether the library takes these tensors."""
     for x in tensors:
         if x is not None and not (type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype in _FLOATS and x.numel()):
             return False
-    return choose_backend("auto", torch.device("cpu"), torch.float32, 0) is cpu
+    return _has_library()
 
 
 def _plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
@@ -113,7 +131,8 @@ def fusion_pass(
     Returns:
         (B, H, W, D), or None where the caller has to compute it. Summed in float32.
     """
-    if not unwatched() or not _runs_on(h, scale, skip, other, *weights) or dtype not in _FLOATS:
+    compiled = _is_compiled_for_here()
+    if not (compiled or unwatched()) or not _runs_on(h, scale, skip, other, *weights) or dtype not in _FLOATS:
         return None
     offsets = []
     for weight, dilation in zip(weights, dilations, strict=True):
@@ -121,8 +140,10 @@ def fusion_pass(
         steps = [dilation * i for i in range(-reach, reach + 1)]
         offsets += [(i, j) for i in steps for j in steps]
     taps = torch.cat([w.flatten(1).float() for w in weights], dim=1).t().contiguous()
-    size = (h.shape[1], h.shape[2])
-    return cpu.depthwise(h, taps, None, offsets, size, dtype, replicate=True, scale=scale, skip=skip, other=other)
+    if compiled:
+        numbers = [number for offset in offsets for number in offset]
+        return torch.ops.vssm.state_fusion(h, taps, numbers, scale, skip, other, dtype)
+    return fuse_states(h, taps, offsets, scale, skip, other, dtype)
 
 
 def norm_pass(

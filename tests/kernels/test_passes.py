@@ -65,7 +65,7 @@ def test_autocast_decides_the_dtype(dtype):
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("size", [(1, 1), (3, 11), (14, 9)])
-def test_fusion_repeats_the_edge(dtype, size):
+def test_fusion_repeats_the_edge(dtype, size, monkeypatch):
     channels, dilations = 19, [1, 3, 5]
     h, other = rounded(2, *size, channels), rounded(2, *size, channels, dtype=dtype, seed=1)
     scale = rounded(2, *size, 3, dtype=dtype, seed=2)[..., 1]
@@ -77,7 +77,39 @@ def test_fusion_repeats_the_edge(dtype, size):
         for w, d in zip(weights, dilations, strict=True)
     ).permute(0, 2, 3, 1)
     want = scale.double().unsqueeze(-1) * want + skip.double() * other.double()
-    check(lambda: fusion_pass(h, weights, dilations, scale, skip, other, h.dtype), want, 1e-6, torch.float32)
+
+    def fused():
+        return fusion_pass(h, weights, dilations, scale, skip, other, h.dtype)
+
+    check(fused, want, 1e-6, torch.float32)
+    # Compiled for inference it is an op, which runs in PyTorch where the library is not asked for.
+    ops = []
+
+    def backend(graph, inputs):
+        ops.extend(node.target for node in graph.graph.nodes if "state_fusion" in str(node.target))
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(fused, fullgraph=True, backend=backend)
+    check(compiled, want, 1e-6, torch.float32)
+    assert ops == [torch.ops.vssm.state_fusion]
+    monkeypatch.setenv("VSSM_BACKEND", "torch")
+    check(compiled, want, 1e-6, torch.float32)
+    monkeypatch.undo()
+    with torch.enable_grad():  # with gradients the layers run
+        assert torch.compile(lambda: fused() is None, fullgraph=True, backend="eager")()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_op_of_compiled_models(dtype):
+    h, other = rounded(2, 3, 5, 4), rounded(2, 3, 5, 4, dtype=dtype)
+    offsets = [0, 0, -1, 2]
+    inputs = (h, rounded(2, 4), offsets, rounded(2, 3, 5), rounded(4), other, dtype)
+    torch.library.opcheck(torch.ops.vssm.state_fusion.default, inputs)
+    with pytest.raises(ValueError, match="pairs of a row and a column, got 3"):
+        torch.ops.vssm.state_fusion(h, rounded(2, 4), [0, 0, 1], *inputs[3:])
+    with pytest.raises(ValueError, match="other"):
+        torch.ops.vssm.state_fusion(*inputs[:5], other[:1], dtype)
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 `torch.ops.vssm.selective_scan`, `selective_scan_2d`, `mamba_inner`, `ssd`, `neighborhood_attention` with its halves
 `neighborhood_weights` and `neighborhood_sum`, `read_map` and `write_map` are what compilers, exporters, TorchScript and
-FLOP counters see, whichever backend runs. Call them by keyword; their defaults are in their schemas. The functions of
-this package are their documented Python faces.
+FLOP counters see, whichever backend runs; `state_fusion` is for compilers alone. Call them by keyword; their defaults
+are in their schemas. The functions of this package are their documented Python faces.
 """
 
 from .dual import ssd
@@ -14,9 +14,11 @@ from .neighborhood_weights import keeps_weights, neighborhood_sum, neighborhood_
 from .registration import arguments
 from .selective import gated_scan, selective_scan
 from .selective_2d import selective_scan_2d
+from .state_fusion import fuse_states
 
 __all__ = [
     "arguments",
+    "fuse_states",
     "gated_scan",
     "keeps_weights",
     "mamba_inner",

@@ -1,0 +1,86 @@
+"""The op `state_fusion`: the pass of Spatial-Mamba's states over their neighbours, for compiled models on CPUs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import cpu
+from ..backends import choose_backend
+from .registration import check_devices, check_nonempty, check_tensor, register
+
+__all__ = ["fuse_states"]
+
+
+def _composed(
+    h: Tensor, taps: Tensor, offsets: list[tuple[int, int]], scale: Tensor, skip: Tensor, other: Tensor
+) -> Tensor:
+    reach = max(abs(number) for offset in offsets for number in offset)
+    height, width = h.shape[1:3]
+    around = F.pad(h.permute(0, 3, 1, 2), [reach] * 4, mode="replicate").permute(0, 2, 3, 1)
+    y = torch.zeros_like(h)
+    for tap, (i, j) in zip(taps, offsets, strict=True):
+        y += tap * around[:, reach + i : reach + i + height, reach + j : reach + j + width]
+    return scale.unsqueeze(-1) * y + skip * other
+
+
+def fuse_states(
+    h: Tensor,
+    taps: Tensor,
+    offsets: list[tuple[int, int]],
+    scale: Tensor,
+    skip: Tensor,
+    other: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compute scale sum(taps h) + skip other, where pixels outside the map repeat its edge.
+
+    Args:
+        h: (B, H, W, D).
+        taps: (T, D).
+        offsets: Rows and columns from a pixel to what a tap reads, T of them.
+        scale: (B, H, W).
+        skip: (D,).
+        other: (B, H, W, D).
+        dtype: Of the result.
+
+    Returns:
+        (B, H, W, D), contiguous. Summed in float32 or better.
+    """
+    if choose_backend("auto", h.device, h.dtype, 0) is cpu:
+        size = (h.shape[1], h.shape[2])
+        return cpu.depthwise(h, taps, None, offsets, size, dtype, replicate=True, scale=scale, skip=skip, other=other)
+    wide = torch.promote_types(h.dtype, torch.float32)
+    h, taps, scale, skip, other = (x.to(wide) for x in (h, taps, scale, skip, other))
+    return _composed(h, taps, offsets, scale, skip, other).to(dtype).contiguous()
+
+
+def _check(h, taps, offsets, scale, skip, other) -> None:
+    op = "state_fusion"
+    check_tensor(op, "h", h, (None,) * 4)
+    check_nonempty(op, h)
+    if len(offsets) % 2 or not offsets:
+        raise ValueError(f"{op}: offsets must be pairs of a row and a column, got {len(offsets)} numbers")
+    check_tensor(op, "taps", taps, (len(offsets) // 2, h.shape[3]))
+    check_tensor(op, "scale", scale, tuple(h.shape[:3]))
+    check_tensor(op, "skip", skip, (h.shape[3],))
+    check_tensor(op, "other", other, tuple(h.shape))
+    check_devices(op, h=h, taps=taps, scale=scale, skip=skip, other=other)
+
+
+def _kernel(h, taps, offsets, scale, skip, other, dtype) -> Tensor:
+    _check(h, taps, offsets, scale, skip, other)
+    pairs = list(zip(offsets[::2], offsets[1::2], strict=True))
+    return fuse_states(h, taps, pairs, scale, skip, other, dtype)
+
+
+def _fake(h, taps, offsets, scale, skip, other, dtype) -> Tensor:
+    _check(h, taps, offsets, scale, skip, other)
+    return h.new_empty(h.shape, dtype=dtype)
+
+
+register(
+    "state_fusion(Tensor h, Tensor taps, int[] offsets, Tensor scale, Tensor skip, Tensor other, ScalarType dtype) "
+    "-> Tensor",
+    _kernel,
+    _fake,
+)
