@@ -7,6 +7,7 @@
 namespace {
 
 using vssm::Depthwise;
+using vssm::DepthwiseGrad;
 using vssm::Norm;
 
 // x sigmoid(x) of kWide vectors.
@@ -145,6 +146,68 @@ static void depthwise(const Depthwise &d, int64_t unit, void *memory) {
             DepthwiseRow<T, decltype(out)>{d, unit / d.out_height, unit % d.out_height, sources,
                                            reinterpret_cast<const T *>(zeros)}
                 .run();
+        });
+    });
+}
+
+// ---- the gradient of a depth-wise convolution's weight ---------------------------------------------------------------------
+
+// Adds what one row of the result's gradient gives, to the sums of kVectors vectors of channels, or to `lanes` of one vector.
+template <class T, class G>
+struct WeightGradient {
+    const DepthwiseGrad &d;
+    float *sums;
+
+    template <int kVectors, class Load>
+    VSSM_MEMBER void add(int64_t image, int64_t row, int64_t channel, int lanes, const Load &read) const {
+        const G *g = static_cast<const G *>(d.g) + image * d.g_image + row * d.g_row + channel;
+        const T *map = static_cast<const T *>(d.x) + image * d.x_image + channel;
+        for (int64_t tap = 0; tap < d.taps; ++tap) {
+            const int64_t y = row * d.stride + d.offsets[2 * tap], right = d.offsets[2 * tap + 1];
+            if (y < 0 || y >= d.height || right >= d.width) continue;
+            // The columns for which the tap reads a pixel of the map.
+            const int64_t first = right < 0 ? (d.stride - 1 - right) / d.stride : 0;
+            const int64_t last = (d.width - 1 - right) / d.stride, end = last < d.out_width ? last + 1 : d.out_width;
+            const T *x = map + y * d.x_row + right * d.x_column;
+            Vec sum[2][kVectors] = {};
+            const auto one = [&](int64_t column, Vec *to) {
+                for (int v = 0; v < kVectors; ++v)
+                    to[v] += read(g + column * d.g_column + v * kLanes) *
+                             read(x + column * d.stride * d.x_column + v * kLanes);
+            };
+            int64_t column = first;
+            for (; column + 1 < end; column += 2) {
+                one(column, sum[0]);
+                one(column + 1, sum[1]);
+            }
+            if (column < end) one(column, sum[0]);
+            float *to = sums + tap * d.channels + channel;
+            for (int v = 0; v < kVectors; ++v)
+                store_lanes(to + v * kLanes, lanes, load_lanes(to + v * kLanes, lanes) + sum[0][v] + sum[1][v]);
+        }
+    }
+
+    void run(int64_t first, int64_t end) const {
+        for (int64_t row = first; row < end; ++row) {
+            const int64_t image = row / d.out_height, y = row % d.out_height;
+            int64_t channel = 0;
+            for (; channel + 2 * kLanes <= d.channels; channel += 2 * kLanes)
+                add<2>(image, y, channel, kLanes, [](const auto *p) { return load(p); });
+            for (; channel < d.channels; channel += kLanes) {
+                const int lanes = d.channels - channel < kLanes ? static_cast<int>(d.channels - channel) : kLanes;
+                add<1>(image, y, channel, lanes, [lanes](const auto *p) { return load_lanes(p, lanes); });
+            }
+        }
+    }
+};
+
+// A unit is a part of the rows of all images.
+static void depthwise_grad(const DepthwiseGrad &d, int64_t unit, void *) {
+    const int64_t rows = d.images * d.out_height;
+    with_type(d.x_dtype, [&](auto in) {
+        with_type(d.g_dtype, [&](auto out) {
+            WeightGradient<decltype(in), decltype(out)>{d, d.sums + unit * d.taps * d.channels}
+                .run(unit * rows / d.parts, (unit + 1) * rows / d.parts);
         });
     });
 }

@@ -25,7 +25,7 @@ namespace vssm {
 namespace {
 
 // Raised whenever a signature or a meaning below changes; cpu.py refuses any other.
-constexpr int kAbiVersion = 5;
+constexpr int kAbiVersion = 6;
 
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
@@ -388,6 +388,13 @@ VSSM_EXPORT int vssm_depthwise(const Depthwise *args, int threads) {
     const Kernels &k = kernels();
     const auto work = [&](int64_t unit, void *scratch) { k.depthwise(*args, unit, scratch); };
     return !parallel(args->images * args->out_height, threads, k.depthwise_scratch_bytes(*args), work);
+}
+
+// Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_depthwise_grad(const DepthwiseGrad *args, int threads) {
+    const Kernels &k = kernels();
+    const auto work = [&](int64_t unit, void *scratch) { k.depthwise_grad(*args, unit, scratch); };
+    return !parallel(args->parts, threads, 0, work);
 }
 
 // Returns 0, or 1 when out of memory.

@@ -165,6 +165,20 @@ struct Depthwise {
     void *y;  // (images, out_height, out_width, channels)
 };
 
+// The gradient of a depth-wise convolution's weight: for each tap the sum of g x over all pixels, pixels outside the map being
+// zero. Handed over by cpu.py.
+struct DepthwiseGrad {
+    int64_t images, height, width, out_height, out_width, channels;
+    int64_t stride, taps, parts;
+    int64_t x_dtype, g_dtype;
+    const int32_t *offsets;  // as in Depthwise
+    const void *x;
+    int64_t x_image, x_row, x_column;
+    const void *g;
+    int64_t g_image, g_row, g_column;
+    float *sums;  // (parts, taps, channels): of a part of the rows each; zeros to begin with
+};
+
 // LayerNorm of rows, times a gate. A row of `groups` has weights of its own. Handed over by cpu.py.
 struct Norm {
     int64_t rows, groups, channels;  // rows: of all groups
@@ -199,6 +213,7 @@ struct Kernels {
     void (*mamba_gate)(const MambaTiles &, int64_t unit);
     size_t (*depthwise_scratch_bytes)(const Depthwise &);
     void (*depthwise)(const Depthwise &, int64_t unit, void *scratch);
+    void (*depthwise_grad)(const DepthwiseGrad &, int64_t unit, void *scratch);
     int64_t (*norm_units)(const Norm &);
     size_t (*norm_scratch_bytes)(const Norm &);
     void (*norm)(const Norm &, int64_t unit, void *scratch);

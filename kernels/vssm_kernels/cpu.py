@@ -16,12 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .cpu_structs import Depthwise, DepthwiseGrad, Mamba, Map, Norm, Scan2d
 from .install import how_to_build
 from .mamba import DIRECTIONS
 from .routes import route_table
 from .tables import keep_tables
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 _INSTALL = f"install a C++ compiler (GCC or Clang) and reinstall: {how_to_build()}"
 if sys.platform == "win32":
     _INSTALL = "it is not built on Windows"
@@ -32,69 +33,6 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _lock = threading.Lock()
 _library: ctypes.CDLL | None = None
 _reason: str | None = None
-
-
-class _Map(ctypes.Structure):
-    """`Map` of kernels/csrc/scan_args.h."""
-
-    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "position", "sequence"))]
-
-
-class _Scan2d(ctypes.Structure):
-    """`Scan2d` of kernels/csrc/scan_args.h, field for field."""
-
-    _sizes = ("batch", "positions", "channels", "sequences", "routes", "states", "rank")
-    _flags = ("softplus", "merge", "own_input", "dtype")
-    _tables = ("starts", "first_route", "visited", "route_rows", "covers")
-    _maps = ("u", "dt", "B", "C")
-    _parameters = ("A", "D", "delta_bias", "dt_weight")
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in _sizes + _flags),
-        *((name, ctypes.c_void_p) for name in _tables),
-        *((name, _Map) for name in _maps),
-        *((name, ctypes.c_void_p) for name in _parameters),
-    ]
-
-
-class _Mamba(ctypes.Structure):
-    """`Mamba` of kernels/csrc/scan_args.h, field for field."""
-
-    _fields_ = [
-        ("scan", ctypes.POINTER(_Scan2d)),
-        ("xz", ctypes.c_void_p),
-        ("taps", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("conv_weight", "conv_bias", "projection", "u", "projected")),
-        ("scale", ctypes.c_float),
-    ]
-
-
-class _Depthwise(ctypes.Structure):
-    """`Depthwise` of kernels/csrc/scan_args.h, field for field."""
-
-    _sizes = ("images", "height", "width", "out_height", "out_width", "channels", "stride", "taps")
-    _flags = ("dense3", "replicate", "silu", "x_dtype", "y_dtype")
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in _sizes + _flags),
-        *((name, ctypes.c_void_p) for name in ("offsets", "weight", "bias", "x")),
-        *((name, ctypes.c_int64) for name in ("x_image", "x_row", "x_column")),
-        *((name, ctypes.c_void_p) for name in ("scale", "skip", "other")),
-        *((name, ctypes.c_int64) for name in ("other_image", "other_row", "other_column")),
-        ("y", ctypes.c_void_p),
-    ]
-
-
-class _Norm(ctypes.Structure):
-    """`Norm` of kernels/csrc/scan_args.h, field for field."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "groups", "channels", "silu", "x_dtype", "y_dtype")),
-        ("x", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("x_row", "x_group")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "gate")),
-        *((name, ctypes.c_int64) for name in ("gate_row", "gate_group")),
-        ("y", ctypes.c_void_p),
-        ("eps", ctypes.c_double),
-    ]
 
 
 def _library_files() -> list[Path]:
@@ -122,11 +60,12 @@ def _open(path: Path) -> ctypes.CDLL:
         raise OSError(f"it has interface version {version} where this package needs {ABI_VERSION}")
     library.vssm_selective_scan_fwd.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
     library.vssm_selective_scan_bwd.argtypes = [ctypes.c_void_p] * 16 + [ctypes.c_int64] * 5 + [ctypes.c_int] * 2
-    library.vssm_scan_2d_fwd.argtypes = [ctypes.POINTER(_Scan2d), ctypes.c_void_p, ctypes.c_int]
-    library.vssm_scan_2d_bwd.argtypes = [ctypes.POINTER(_Scan2d)] + [ctypes.c_void_p] * 9 + [ctypes.c_int]
-    library.vssm_mamba_fwd.argtypes = [ctypes.POINTER(_Mamba), ctypes.c_void_p, ctypes.c_int]
-    library.vssm_depthwise.argtypes = [ctypes.POINTER(_Depthwise), ctypes.c_int]
-    library.vssm_norm.argtypes = [ctypes.POINTER(_Norm), ctypes.c_int]
+    library.vssm_scan_2d_fwd.argtypes = [ctypes.POINTER(Scan2d), ctypes.c_void_p, ctypes.c_int]
+    library.vssm_scan_2d_bwd.argtypes = [ctypes.POINTER(Scan2d)] + [ctypes.c_void_p] * 9 + [ctypes.c_int]
+    library.vssm_mamba_fwd.argtypes = [ctypes.POINTER(Mamba), ctypes.c_void_p, ctypes.c_int]
+    library.vssm_depthwise.argtypes = [ctypes.POINTER(Depthwise), ctypes.c_int]
+    library.vssm_depthwise_grad.argtypes = [ctypes.POINTER(DepthwiseGrad), ctypes.c_int]
+    library.vssm_norm.argtypes = [ctypes.POINTER(Norm), ctypes.c_int]
     library.vssm_set_gomp_parallel.argtypes = [ctypes.c_void_p]
     library.vssm_set_gomp_parallel.restype = None
     library.vssm_variant.restype = ctypes.c_char_p
@@ -284,10 +223,10 @@ def _walk(code: tuple[int, ...], height: int, width: int, device: torch.device) 
     )
 
 
-def _as_map(x: Tensor | None, height: int, width: int) -> tuple[Tensor | None, _Map]:
+def _as_map(x: Tensor | None, height: int, width: int) -> tuple[Tensor | None, Map]:
     """`x` (Bt, H, W, [K,] C) as the library reads it; copied only where rows and columns are no one stride apart."""
     if x is None:
-        return None, _Map()
+        return None, Map()
     if x.dtype not in _DTYPES or not x.is_cpu:
         x = _float32(x)  # refuses it
     batch, down, right, *_, last = x.stride()
@@ -297,7 +236,7 @@ def _as_map(x: Tensor | None, height: int, width: int) -> tuple[Tensor | None, _
         batch, _, position, *_ = x.stride()
         if width == 1:
             position = x.stride(1)
-    return x, _Map(x.data_ptr(), batch, position, x.stride(3) if x.dim() == 5 else 0)
+    return x, Map(x.data_ptr(), batch, position, x.stride(3) if x.dim() == 5 else 0)
 
 
 class _Inputs:
@@ -312,7 +251,7 @@ class _Inputs:
         sizes = (u.shape[0], height * width, u.shape[-1], A.shape[0], len(walk.covers), A.shape[2])
         rank = 0 if dt_weight is None else dt_weight.shape[2]
         flags = (delta_softplus, merge, u.dim() == 5, _DTYPES[u.dtype])
-        self.struct = _Scan2d(*sizes, rank, *flags, *_pointers(*walk), *(m for _, m in maps), *_pointers(*parameters))
+        self.struct = Scan2d(*sizes, rank, *flags, *_pointers(*walk), *(m for _, m in maps), *_pointers(*parameters))
 
 
 def selective_scan_2d_fwd(
@@ -389,13 +328,13 @@ def mamba_inner_fwd(
     y = torch.empty((batch, length, channels), dtype=torch.float32)
     walk = _walk(DIRECTIONS[sequences - 1], 1, length, x.device)
     strides = (length * sequences * outputs, sequences * outputs, outputs)
-    dt, B, C = (_Map(projected.data_ptr() + 4 * first, *strides) for first in (0, rank, rank + states))
-    maps = (_Map(u.data_ptr(), length * sequences * channels, sequences * channels, channels), dt, B, C)
+    dt, B, C = (Map(projected.data_ptr() + 4 * first, *strides) for first in (0, rank, rank + states))
+    maps = (Map(u.data_ptr(), length * sequences * channels, sequences * channels, channels), dt, B, C)
     sizes = (batch, length, channels, sequences, sequences, states, rank)
     flags = (True, True, True, _DTYPES[torch.float32])  # softplus, merged, inputs of their own
-    scan = _Scan2d(*sizes, *flags, *_pointers(*walk), *maps, *_pointers(A, D, dt_bias, dt_weight))
+    scan = Scan2d(*sizes, *flags, *_pointers(*walk), *maps, *_pointers(A, D, dt_bias, dt_weight))
     conv = (conv_weight.shape[-1], *_pointers(conv_weight, conv_bias, x_proj, u, projected))
-    _call(library.vssm_mamba_fwd, _Mamba(ctypes.pointer(scan), x.data_ptr(), *conv, scale), y.data_ptr())
+    _call(library.vssm_mamba_fwd, Mamba(ctypes.pointer(scan), x.data_ptr(), *conv, scale), y.data_ptr())
     return y.to(xz.dtype)
 
 
@@ -451,7 +390,7 @@ def depthwise(
         other = _columns(other.to(out_dtype))
     y = torch.empty((batch, *size, channels), dtype=out_dtype)
     dense = list(offsets) == [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    struct = _Depthwise(
+    struct = Depthwise(
         *(batch, height, width, *size, channels, stride, len(offsets)),
         *(dense, replicate, silu, _DTYPES[x.dtype], _DTYPES[out_dtype]),
         *_pointers(_places(tuple(offsets)), weight, bias, x),
@@ -462,6 +401,40 @@ def depthwise(
     )
     _call(library.vssm_depthwise, struct)
     return y
+
+
+# Parts of the rows whose sums are made apart: more than the threads of most machines; the sum does not depend on these.
+_PARTS = 32
+
+
+def depthwise_grad(x: Tensor, grad: Tensor, offsets: Sequence[tuple[int, int]], stride: int) -> Tensor:
+    """Give the gradient of a depth-wise convolution's weight.
+
+    Args:
+        x: What was convolved, (B, H, W, D), not empty; float32 or a half dtype. Pixels outside it are zero.
+        grad: Of the result, (B, H', W', D); float32 or a half dtype.
+        offsets: As in `depthwise`.
+        stride: As in `depthwise`.
+
+    Returns:
+        (T, D), float32.
+    """
+    library = _get_library()
+    batch, height, width, channels = x.shape
+    x, grad = _columns(x), _columns(grad)
+    rows = batch * grad.shape[1]
+    sums = torch.zeros(min(_PARTS, rows), len(offsets), channels)
+    struct = DepthwiseGrad(
+        *(batch, height, width, *grad.shape[1:3], channels, stride, len(offsets), len(sums)),
+        *(_DTYPES[x.dtype], _DTYPES[grad.dtype]),
+        *_pointers(_places(tuple(offsets)), x),
+        *x.stride()[:3],
+        grad.data_ptr(),
+        *grad.stride()[:3],
+        sums.data_ptr(),
+    )
+    _call(library.vssm_depthwise_grad, struct)
+    return sums.sum(0)
 
 
 def _row_strides(x: Tensor, groups: int) -> tuple[Tensor, int, int]:
@@ -507,7 +480,7 @@ def norm(
     gate, *gate_strides = (None, 0, 0) if gate is None else _row_strides(gate.to(out_dtype), groups)
     y = torch.empty(x.shape, dtype=out_dtype)
     channels = x.shape[-1]
-    struct = _Norm(
+    struct = Norm(
         *(x.numel() // channels, groups, channels, silu, _DTYPES[x.dtype], _DTYPES[out_dtype]),
         *(x.data_ptr(), row, group),
         *_pointers(weight, bias, gate),

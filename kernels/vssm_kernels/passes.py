@@ -12,35 +12,13 @@ from typing import Any
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from . import cpu
-from .backends import choose_backend
+from .depthwise import DepthwiseConv2d
 from .ops import fuse_states
+from .watch import FLOATS, runs_here, unwatched
 
-__all__ = ["conv_pass", "fusion_pass", "norm_pass", "unwatched"]
-
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def unwatched() -> bool:
-    """Whether nothing records, traces or differentiates what is computed now."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch.is_grad_enabled()
-        or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or _get_current_dispatch_mode_stack()
-        or torch.overrides._get_current_function_mode_stack()
-        or nn.modules.module._has_any_global_hook()
-    )
-
-
-@torch.compiler.assume_constant_result
-def _has_library() -> bool:
-    return choose_backend("auto", torch.device("cpu"), torch.float32, 0) is cpu
+__all__ = ["conv_pass", "fusion_pass", "norm_pass"]
 
 
 def _is_compiled_for_here() -> bool:
@@ -54,16 +32,8 @@ def _is_compiled_for_here() -> bool:
     )
 
 
-def _runs_on(*tensors: Tensor | None) -> bool:
-    """Whether the library takes these tensors."""
-    for x in tensors:
-        if x is not None and not (type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype in _FLOATS and x.numel()):
-            return False
-    return _has_library()
-
-
-def _plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+def _plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    return type(layer) in kinds and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _computed(x: Tensor, weight: Tensor) -> torch.dtype | None:
@@ -84,9 +54,9 @@ def conv_pass(conv: nn.Module, x: Any, act: nn.Module) -> Tensor | None:
     Returns:
         (B, H', W', D), or None where the layers have to run.
     """
-    if not unwatched() or not _plain(conv, nn.Conv2d) or not _plain(act, nn.SiLU):
+    if not unwatched() or not _plain(conv, nn.Conv2d, DepthwiseConv2d) or not _plain(act, nn.SiLU):
         return None
-    if not _runs_on(x, conv.weight, conv.bias):
+    if not runs_here(x, conv.weight, conv.bias):
         return None
     height, width = conv.kernel_size
     channels, (down, right) = conv.groups, conv.stride
@@ -100,7 +70,7 @@ def conv_pass(conv: nn.Module, x: Any, act: nn.Module) -> Tensor | None:
     ):
         return None
     dtype = _computed(x, conv.weight)
-    if dtype not in _FLOATS:
+    if dtype not in FLOATS:
         return None
     (top, left), (far, wide) = conv.padding, conv.dilation
     offsets = [(i * far - top, j * wide - left) for i in range(height) for j in range(width)]
@@ -132,7 +102,7 @@ def fusion_pass(
         (B, H, W, D), or None where the caller has to compute it. Summed in float32.
     """
     compiled = _is_compiled_for_here()
-    if not (compiled or unwatched()) or not _runs_on(h, scale, skip, other, *weights) or dtype not in _FLOATS:
+    if not (compiled or unwatched()) or not runs_here(h, scale, skip, other, *weights) or dtype not in FLOATS:
         return None
     offsets = []
     for weight, dilation in zip(weights, dilations, strict=True):
@@ -169,11 +139,11 @@ def norm_pass(
     """
     weight: Any = norm.weight
     bias: Any = norm.bias
-    if not unwatched() or norm._forward_hooks or norm._forward_pre_hooks or not _runs_on(x, weight, bias, gate):
+    if not unwatched() or norm._forward_hooks or norm._forward_pre_hooks or not runs_here(x, weight, bias, gate):
         return None
     if weight is None or bias is None or weight.dim() != 1 or weight.numel() != groups * x.shape[-1]:
         return None
-    if dtype not in _FLOATS or (gate is not None and gate.dtype != dtype):
+    if dtype not in FLOATS or (gate is not None and gate.dtype != dtype):
         return None
     silu = act is not None and _plain(act, nn.SiLU)
     if gate is not None and act is not None and not silu:

@@ -79,6 +79,8 @@ def test_inference_takes_one_operator_with_the_same_result(options):
         traced = torch.jit.trace(mixer, x)
     assert "mamba_inner" not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(x), want, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():  # transforms need rules, which the one operator has not
+        torch.testing.assert_close(torch.func.jvp(mixer, (x,), (x,))[0], want, rtol=1e-5, atol=1e-6)
 
 
 def test_mixers_without_a_projection_back_end_at_the_gate():

@@ -11,6 +11,8 @@ import torch.nn as nn
 from timm.layers import ConvNormAct, DropPath, Mlp
 from torch import Tensor
 
+from vssm_kernels.depthwise import DepthwiseConv2d
+
 from .mlp import add_mlp
 from .patch import check_images
 
@@ -98,7 +100,7 @@ class InvertedDownsample(nn.Module):
         hidden = 4 * dim_out
         self.expand = nn.Conv2d(dim, hidden, 1, **dd)
         self.act1 = nn.ReLU()
-        self.conv = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1, groups=hidden, **dd)
+        self.conv = DepthwiseConv2d(hidden, 3, stride=2, padding=1, **dd)
         self.act2 = nn.ReLU()
         self.project = ConvNormAct(hidden, dim_out, 1, bias=True, apply_act=False, **dd)
 

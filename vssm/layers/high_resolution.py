@@ -11,6 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.depthwise import DepthwiseConv2d
+
 from .conv_norm import ConvNorm, LinearNorm
 
 __all__ = [
@@ -234,7 +236,7 @@ class MultiScaleConv(nn.Module):
         part = dim // 4
         kernels = (3, 5, 7, 9)
         self.convs = nn.ModuleList(
-            [nn.Conv2d(part, part, k, padding=k // 2, groups=part, device=device, dtype=dtype) for k in kernels]
+            [DepthwiseConv2d(part, k, padding=k // 2, device=device, dtype=dtype) for k in kernels]
         )
         self.act = nn.GELU()
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from vssm_kernels.passes import unwatched
+from vssm_kernels.watch import unwatched
 
 __all__ = ["split_batch", "split_rows"]
 

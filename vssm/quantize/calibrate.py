@@ -166,8 +166,9 @@ def _observe(mixer: nn.Module, plan: Plan) -> dict[str, AbsMax]:
 def _point_quantizers(mixer: nn.Module, seen: Mapping[str, AbsMax], plan: Plan) -> Iterator[tuple[str, nn.Module]]:
     for name, observer in seen.items():
         yield name, TensorQuantizer(observer.scale(plan.input_bits), plan.input_bits)
-    weight = mixer.dt_projs_weight.detach()
-    yield "dt_weight", QuantWeight(weight, _weight_step(weight, plan), plan.weight_bits)
+    if hasattr(mixer, "dt_projs_weight"):  # those with one scalar step a head have none
+        weight = mixer.dt_projs_weight.detach()
+        yield "dt_weight", QuantWeight(weight, _weight_step(weight, plan), plan.weight_bits)
 
 
 def _weight_step(weight: Tensor, plan: Plan) -> Tensor:

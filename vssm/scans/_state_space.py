@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
+from vssm_kernels.watch import unwatched
+
 from .linear import repeat_batch
 from .pruning import scan_over_gaps
 
@@ -88,22 +90,17 @@ def no_maps(x: Tensor) -> bool:
 def runs_in_one_call(x: Tensor) -> bool:
     """Tell whether one operator may stand for those of a mixer: on CPUs, where nothing is recorded.
 
-    Compilers, exporters and tracers follow those operators, and training keeps their results.
+    Compilers, exporters and tracers follow those operators, transforms have rules for them, and training keeps their
+    results.
 
     Args:
         x: What the projection in gives.
     """
-    if torch.jit.is_scripting() or torch.compiler.is_compiling():
+    if torch.jit.is_scripting():
         return False
     else:  # TorchScript compiles one of the two
-        return (
-            isinstance(x, Tensor)
-            and not torch.jit.is_tracing()
-            and not torch.is_grad_enabled()
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and x.numel() > 0
-        )
+        followed = not isinstance(x, Tensor) or not unwatched()
+        return not followed and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
 def inner_width(dim: int, ratio: float, out_proj: bool) -> int:

@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor
 
 from vssm_kernels import keeps_weights
+from vssm_kernels.depthwise import DepthwiseConv2d
 
 from ._state_space import at_least_float32, outside_autocast
 from .cross import CrossScan
@@ -75,7 +76,7 @@ class FusedStates(CrossScan):
     def __init__(self, dim: int, num_heads: int, A_init: str | float = -1.0, device=None, dtype=None):
         dd = {"device": device, "dtype": dtype}
         super().__init__(dim, routes=(Route(),), A_init=A_init, **dd)
-        self.conv = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)
+        self.conv = DepthwiseConv2d(dim, 5, padding=2, **dd)
         self.act = nn.SiLU()
         self.fusion = nn.Linear(num_heads, num_heads, **dd)
 

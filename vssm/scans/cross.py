@@ -328,6 +328,8 @@ class SSD2D(nn.Module):
         ValueError: The heads do not divide the inner width.
     """
 
+    quant_points = ("u", "dt", "B", "C")
+
     def __init__(
         self,
         dim: int,
@@ -387,11 +389,11 @@ class SSD2D(nn.Module):
         along = torch.ops.vssm.read_map(projected, routes=self.route_code, per_sequence=True)
         return split_projection(along, self.num_heads, self.d_state)
 
-    def scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, merge: bool = True, skip: bool = True) -> Tensor:
+    def scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, merge: bool = True, skip: bool = True) -> Tensor:
         """Scan along the routes.
 
         Args:
-            x: The input (B, H, W, D).
+            u: The input (B, H, W, D).
             dt: What `project` gave, as B and C.
             B: See dt.
             C: See dt.
@@ -401,7 +403,7 @@ class SSD2D(nn.Module):
         Returns:
             (B, H, W, D), or one result for each route, (B, H, W, K, D), if they are not merged.
         """
-        along = torch.ops.vssm.read_map(x, routes=self.route_code)
+        along = torch.ops.vssm.read_map(u, routes=self.route_code)
         y = torch.ops.vssm.ssd(
             along.unflatten(-1, (self.num_heads, self.head_dim)).flatten(2, 3),
             dt=dt.flatten(2),
@@ -414,7 +416,7 @@ class SSD2D(nn.Module):
             chunk_size=self.chunk_size,
         )
         y = y.unflatten(2, (self.num_routes, self.num_heads)).flatten(3)  # (B, L, K, D)
-        height, width = x.shape[1], x.shape[2]
+        height, width = u.shape[1], u.shape[2]
         return torch.ops.vssm.write_map(y, routes=self.route_code, height=height, width=width, merge=merge)
 
     def mix(self, x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vssm_kernels.depthwise import DepthwiseConv2d
+
 from ._state_space import at_least_float32
 from .cross import CrossScan
 
@@ -126,7 +128,7 @@ class MapAttention(nn.Module):
         self.num_heads = num_heads
         self.window = window
         self.qkv = nn.Linear(dim, 3 * dim, **dd)
-        self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)
+        self.lepe = DepthwiseConv2d(dim, 5, padding=2, **dd)
         self.angle: Tensor
         self.register_buffer("angle", torch.empty(dim // num_heads // 2, **dd))
         table = None if biased_heads is None else torch.empty(biased_heads, 2 * window - 1, 2 * window - 1, **dd)

@@ -7,11 +7,11 @@ the step size.
 from typing import List, Tuple
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from torch import Tensor
 
+from vssm_kernels.depthwise import DepthwiseConv2d
 from vssm_kernels.passes import conv_pass
 
 from ._state_space import init_linear, split_projection
@@ -85,7 +85,7 @@ class MultiScaleSS2D(SS2D):
         self.full_code: List[int] = encode_routes(MULTISCALE[:1])
         self.half_code: List[int] = encode_routes(MULTISCALE[1:])
         inner = self.d_inner
-        self.conv_half = nn.Conv2d(inner, inner, 7, stride=2, padding=3, groups=inner, **dd)
+        self.conv_half = DepthwiseConv2d(inner, 7, stride=2, padding=3, **dd)
         self.se = SqueezeExcite(inner, rd_channels=max(inner // 8, 1), bias=False, **dd)
         self.init_weights()
 

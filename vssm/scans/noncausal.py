@@ -72,6 +72,8 @@ class NonCausalSSD2D(nn.Module):
         ValueError: The heads do not divide the inner width.
     """
 
+    quant_points = ("u", "B", "C")
+
     def __init__(
         self,
         dim: int,
@@ -134,6 +136,10 @@ class NonCausalSSD2D(nn.Module):
                 return y
         return self.act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
+    def scan(self, u: Tensor, weight: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        """Make the state of all positions and read it, see `noncausal_ssd`: values u, keys B, queries C."""
+        return noncausal_ssd(u, weight, B, C, self.D)
+
     def normalise(self, y: Tensor, z: Tensor) -> Tensor:
         """Normalise the result and gate it, (B, H, W, D) each."""
         if not torch.jit.is_scripting():
@@ -150,7 +156,7 @@ class NonCausalSSD2D(nn.Module):
         height = x.shape[1]
         width = x.shape[2]
         z, v, weight, k, q = self.project(x)
-        y = noncausal_ssd(v, weight, k, q, self.D).unflatten(1, (height, width))
+        y = self.scan(v, weight, k, q).unflatten(1, (height, width))
         return self.out_proj(self.normalise(y, z))
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.depthwise import depthwise_conv2d
 from vssm_kernels.passes import fusion_pass
 
 from ._state_space import at_least_float32, outside_autocast
@@ -42,7 +43,7 @@ def replicate_conv(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         x = F.conv2d(x, weight, dilation=dilation, groups=x.shape[1])
     else:
         with outside_autocast(x):
-            x = F.conv2d(x, weight, dilation=dilation, groups=x.shape[1])
+            x = depthwise_conv2d(x, weight, dilation=(dilation, dilation))
     return x.permute(0, 2, 3, 1)
 
 

@@ -1,0 +1,49 @@
+"""Whether something looks on while a model runs, so that its layers have to run as they are."""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from . import cpu
+from .backends import choose_backend
+
+__all__ = ["FLOATS", "is_followed", "runs_here", "unwatched"]
+
+# What the compiled library takes.
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def is_followed() -> bool:
+    """Whether something but autograd and compilers records, transforms or traces what is computed now."""
+    return (
+        torch.jit.is_tracing()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or bool(_get_current_dispatch_mode_stack())
+        or bool(torch.overrides._get_current_function_mode_stack())
+    )
+
+
+def unwatched() -> bool:
+    """Whether nothing records, traces or differentiates what is computed now."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or is_followed()
+        or nn.modules.module._has_any_global_hook()
+    )
+
+
+@torch.compiler.assume_constant_result
+def _has_library() -> bool:
+    return choose_backend("auto", torch.device("cpu"), torch.float32, 0) is cpu
+
+
+def runs_here(*tensors: Tensor | None) -> bool:
+    """Whether the library takes these tensors."""
+    for x in tensors:
+        if x is not None and not (type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype in FLOATS and x.numel()):
+            return False
+    return _has_library()
