@@ -1,5 +1,6 @@
-"""What other packages do over and over in a run, done once or not at all; nothing that a test is about."""
+"""What is done over and over in a run, done once or not at all; nothing that a test is about."""
 
+import copy
 import functools
 
 import pytest
@@ -21,3 +22,15 @@ def patch_mmengine(patch: pytest.MonkeyPatch) -> None:
 def _leave_as_it_is(text: str, **options) -> tuple[str, bool]:
     compile(text, "config", "exec")  # the formatter, too, would raise a SyntaxError
     return text, False
+
+
+@functools.cache
+def _read(path: str):
+    from vssm.engine import load_config
+
+    return load_config(path)
+
+
+def read_config(path):
+    """A config to change as one likes; its file is read once, however many tests look at it."""
+    return copy.deepcopy(_read(str(path)))

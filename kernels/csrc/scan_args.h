@@ -54,8 +54,8 @@ struct Map {
 };
 
 // A scan of maps along routes: sequence k joins the routes first_route[k] up to first_route[k + 1], and its steps are the
-// entries starts[k] up to starts[k + 1] of the two tables. A route visits no position twice. Handed over by cpu.py, which
-// declares the same fields.
+// entries starts[k] up to starts[k + 1] of the two tables. A route visits no position twice. Handed over by cpu.py;
+// cpu_structs.py declares the same fields.
 struct Scan2d {
     int64_t batch, positions, channels, sequences, routes, states;
     int64_t rank;                // of the step size; 0 when it is given in full
@@ -84,8 +84,8 @@ struct Scan2d {
 };
 
 // What a Mamba mixer does between its projections in and out: the causal convolutions, SiLU, the projection to step size, B
-// and C, the scan, the gate. Sequence 0 looks at earlier tokens, sequence 1 at later ones. Handed over by cpu.py, which
-// declares the same fields.
+// and C, the scan, the gate. Sequence 0 looks at earlier tokens, sequence 1 at later ones. Handed over by cpu.py;
+// cpu_structs.py declares the same fields.
 struct Mamba {
     const Scan2d *scan;        // of what is computed here: u, and dt, B and C side by side in `projected`
     const float *xz;           // (batch, positions, 2 channels): the input, then that of the gate
@@ -144,7 +144,7 @@ struct Backward2d {
     }
 };
 
-// A depth-wise convolution of a channels-last map. Handed over by cpu.py, which declares the same fields.
+// A depth-wise convolution of a channels-last map. Handed over by cpu.py; cpu_structs.py declares the same fields.
 //     y = scale silu(bias + sum over taps of weight x) + skip other
 struct Depthwise {
     int64_t images, height, width, out_height, out_width, channels;

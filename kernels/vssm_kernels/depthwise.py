@@ -15,7 +15,14 @@ from torch import Tensor
 from . import cpu
 from .watch import is_followed, runs_here
 
-__all__ = ["DepthwiseConv2d", "depthwise_conv2d"]
+__all__ = ["DepthwiseConv2d", "depthwise_conv2d", "tap_offsets"]
+
+
+def tap_offsets(size: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """Give rows and columns from the pixel at the output's place to what each tap reads, row by row of the kernel."""
+    taps = zip(size, padding, dilation, strict=True)
+    rows, columns = ([i * far - outside for i in range(length)] for length, outside, far in taps)
+    return [(row, column) for row in rows for column in columns]
 
 
 class _Convolution(torch.autograd.Function):
@@ -43,8 +50,7 @@ class _Convolution(torch.autograd.Function):
         elif wanted[0]:
             grad_x = _input_gradient(grad, weight, x.shape[2:], stride, reaches, dilation)
         if wanted[1]:
-            rows, columns = ([i * far - outside for i in range(size)] for size, outside, far in taps)
-            offsets = [(row, column) for row in rows for column in columns]
+            offsets = tap_offsets(weight.shape[2:], padding, dilation)
             sums = cpu.depthwise_grad(x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1), offsets, stride)
             grad_weight = sums.t().reshape(weight.shape).to(weight.dtype)
         if wanted[2]:

@@ -14,7 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from . import cpu
-from .depthwise import DepthwiseConv2d
+from .depthwise import DepthwiseConv2d, tap_offsets
 from .ops import fuse_states
 from .watch import FLOATS, runs_here, unwatched
 
@@ -73,7 +73,7 @@ def conv_pass(conv: nn.Module, x: Any, act: nn.Module) -> Tensor | None:
     if dtype not in FLOATS:
         return None
     (top, left), (far, wide) = conv.padding, conv.dilation
-    offsets = [(i * far - top, j * wide - left) for i in range(height) for j in range(width)]
+    offsets = tap_offsets(conv.kernel_size, conv.padding, conv.dilation)
     size = (
         (x.shape[1] + 2 * top - far * (height - 1) - 1) // down + 1,
         (x.shape[2] + 2 * left - wide * (width - 1) - 1) // right + 1,
@@ -106,9 +106,8 @@ def fusion_pass(
         return None
     offsets = []
     for weight, dilation in zip(weights, dilations, strict=True):
-        reach = weight.shape[-1] // 2
-        steps = [dilation * i for i in range(-reach, reach + 1)]
-        offsets += [(i, j) for i in steps for j in steps]
+        reach = dilation * (weight.shape[-1] // 2)
+        offsets += tap_offsets(weight.shape[2:], (reach, reach), (dilation, dilation))
     taps = torch.cat([w.flatten(1).float() for w in weights], dim=1).t().contiguous()
     if compiled:
         numbers = [number for offset in offsets for number in offset]

@@ -1,7 +1,5 @@
 """Every config says what it means."""
 
-import copy
-import functools
 import re
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, PARAM_SCHEDULERS
 
+from tests.quick import read_config
 from vssm._errors import MissingExtraError
 from vssm.engine import TimmClassifier, load_config
 from vssm.engine.run import parse_options
@@ -21,26 +20,17 @@ CONFIGS = sorted((REPO / "configs" / "classification").glob("*.py"))
 IMAGENET = [path for path in CONFIGS if path.stem.endswith("_in1k")]
 
 
-@functools.cache
-def _load(path):
-    return load_config(str(path))
-
-
-def read(path):
-    return copy.deepcopy(_load(path))
-
-
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
 def test_every_classifier_has_one(family):
     """Models that are backbones of detectors alone have no classes."""
-    named = {read(path).model.model.name for path in IMAGENET}
+    named = {read_config(path).model.model.name for path in IMAGENET}
     classifiers = {name for name in family.variants if timm.get_pretrained_cfg(name).num_classes}
     assert {name for name in classifiers if not name.endswith("_pico")} <= named
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_model(path):
-    cfg = read(path)
+    cfg = read_config(path)
     name = cfg.model.model.name
     assert path.stem.startswith(name.removeprefix("vssm_").replace("_", "-"))
     cfg.model.model.pretrained = False  # the recipe for fine-tuning starts from a download
@@ -50,7 +40,7 @@ def test_model(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_recipe(path):
-    cfg = read(path)
+    cfg = read_config(path)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         kind = DATASETS.get(loader.dataset.type)
         kind.transform_from(loader.dataset)

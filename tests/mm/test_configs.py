@@ -1,7 +1,6 @@
 """Every config of a detector or segmentor builds, each kind trains and predicts. tests/test_zoo.py has the sizes."""
 
 import copy
-import functools
 import importlib
 import re
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from mmseg.structures import SegDataSample  # noqa: E402
 from timm.layers import weight_init  # noqa: E402
 from torch import nn  # noqa: E402
 
+from tests.quick import read_config  # noqa: E402
 from vssm._errors import MissingExtraError  # noqa: E402
 from vssm.engine import load_config  # noqa: E402
 from vssm.mm import fill_widths  # noqa: E402
@@ -68,13 +68,8 @@ DATA = {
 }
 
 
-@functools.cache
-def _load(path):
-    return load_config(str(path))
-
-
 def read(path):
-    cfg = copy.deepcopy(_load(path))
+    cfg = read_config(path)
     cfg.model.backbone.pretrained = False
     init_default_scope(cfg.default_scope)
     return cfg
@@ -103,7 +98,7 @@ def _fill(tensor, *args, **kwargs):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_names(path):
     """The name of a config says its backbone; training starts from published weights, a YOLO's from scratch."""
-    backbone = _load(path).model.backbone
+    backbone = read_config(path).model.backbone
     assert backbone.pretrained is (not path.stem.startswith("yolo_"))
     assert path.stem.split("_")[1] == backbone.model_name.removeprefix("vssm_").replace("_", "-")
 
