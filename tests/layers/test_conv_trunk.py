@@ -24,9 +24,10 @@ def test_head_comes_and_goes():
     assert head(x) is x and not list(head.parameters())
     head.reset(7)
     assert head(x).shape == (2, 7) and not head.hidden.training
-    with pytest.raises(ValueError, match="'avg' or '', got 'max'"):
-        head.reset(7, "max")
-    with pytest.raises(ValueError, match="takes no classes, got 7"):
+    head.reset(7, "max")
+    want = torch.nn.functional.silu(head.hidden.linear(x) / (1 + 1e-5) ** 0.5).amax((1, 2))
+    assert torch.allclose(head(x, pre_logits=True), want, atol=1e-6)
+    with pytest.raises(ValueError, match="num_classes=0, got 7"):
         head.reset(7, "")
 
 

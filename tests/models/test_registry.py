@@ -17,6 +17,7 @@ from timm.models import group_parameters
 
 import vssm
 from tests.small import few_blocks, few_stages
+from vssm.layers.classifier import POOLS
 from vssm.models import PlainBackbone
 
 NAMES = vssm.list_models()
@@ -312,6 +313,33 @@ def test_contract(name):
     assert set(groups) == set(names)
     for pattern in whole.no_weight_decay():
         assert any(fnmatch.fnmatch(n, pattern) for n in names), pattern
+
+
+# The others' heads begin with more than a pooling of the last map.
+OF_ANY_POOLING = [n for n in vssm.list_models("*pico") if "groupmamba" not in n and "efficientvim" not in n]
+
+
+@pytest.mark.parametrize("pico", OF_ANY_POOLING)
+@torch.no_grad()
+def test_poolings(pico, x):
+    model, seen = timm.create_model(pico, num_classes=5, **few_stages(pico)).eval(), {}
+    features = model.forward_features(x)
+    for pool in POOLS:
+        model.reset_classifier(5, pool)
+        assert model.forward_head(features).shape == (len(x), 5)
+        made = share_weights(model, pico, num_classes=5, global_pool=pool, **few_stages(pico))
+        assert torch.equal(made(x), model(x))
+        seen[pool] = model.forward_head(features, pre_logits=True)
+    assert (seen["avg"] <= seen["max"]).all() and (seen["avg"] < seen["max"]).any()
+    assert torch.allclose(seen["avgmax"], (seen["avg"] + seen["max"]) / 2)
+    assert torch.equal(seen["catavgmax"], torch.cat([seen["avg"], seen["max"]], dim=1))
+    model.reset_classifier(5)
+    assert model(x).shape == (len(x), 5)
+    with pytest.raises(ValueError, match="'avg', 'max', 'avgmax', 'catavgmax'.*, got 'mean'"):
+        timm.create_model(pico, num_classes=5, global_pool="mean")
+    if not isinstance(model, PlainBackbone):  # which classify each token then
+        with pytest.raises(ValueError, match="num_classes=0, got 5"):
+            model.reset_classifier(5, "")
 
 
 def test_names_do_not_shadow_timm():

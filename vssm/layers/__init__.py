@@ -1,5 +1,6 @@
 """Parts that several families share; timm.layers has the rest."""
 
+from .classifier import POOLS, ClassifierHead, check_pool, next_pool, pool_tokens, pooled_width
 from .conv_block import (
     CONV_BLOCK_NORMS,
     CONV_BLOCK_RENAMES,
@@ -34,11 +35,13 @@ from .sparse import mask_at, sparse_form
 __all__ = [
     "CONV_BLOCK_NORMS",
     "CONV_BLOCK_RENAMES",
+    "POOLS",
     "YOLO_NORM",
     "AddBranch",
     "Bottleneck",
     "ChannelNorm",
     "ChannelScale",
+    "ClassifierHead",
     "ConvDownsample",
     "ConvFFN",
     "ConvMixerBlock",
@@ -68,10 +71,14 @@ __all__ = [
     "PatchStem",
     "ResidualConvStem",
     "ResidualUnit",
-    "check_images",
     "add_mlp",
+    "check_images",
+    "check_pool",
     "deformable_attention",
     "mask_at",
+    "next_pool",
+    "pool_tokens",
+    "pooled_width",
     "raster_points",
     "sparse_form",
     "split_batch",

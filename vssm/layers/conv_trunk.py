@@ -3,6 +3,7 @@
 import torch.nn as nn
 from torch import Tensor
 
+from .classifier import check_pool, next_pool, pool_tokens, pooled_width
 from .conv_norm import ConvNorm, LinearNorm
 from .patch import check_images
 
@@ -39,21 +40,22 @@ class DeepConvStem(nn.Module):
 
 
 class HiddenHead(nn.Module):
-    """A classifier with a hidden layer before the pooling: 1 x 1 convolution, BatchNorm, SiLU, average, linear layer.
+    """A classifier with a hidden layer before the pooling: 1 x 1 convolution, BatchNorm, SiLU, pooling, linear layer.
 
-    (B, H, W, dim) to (B, num_classes); to (B, hidden_dim) without classes; the map as it is without pooling.
+    (B, H, W, dim) to (B, num_classes); to (B, hidden_dim) without classes, twice as many with the pooling
+    "catavgmax"; the map as it is without pooling.
 
     Args:
         dim: Width of the map.
         num_classes: 0 for none.
         hidden_dim: Width of the hidden layer.
-        pool_type: "avg", or "" for none, which takes no classes.
+        pool_type: See `pool_tokens`; "" for none, which takes no classes.
         drop_rate: Dropout before the last layer.
         device: Of the parameters.
         dtype: Of the parameters.
 
     Raises:
-        ValueError: Another pooling, or none with classes.
+        ValueError: An unknown pooling, or none with classes.
     """
 
     def __init__(
@@ -75,31 +77,28 @@ class HiddenHead(nn.Module):
         self.pooled = False
         self.hidden: nn.Module = nn.Identity()
         self.fc: nn.Module = nn.Identity()
+        check_pool(pool_type, num_classes)
         self._rebuild(num_classes, pool_type, **dd)
 
     def _rebuild(self, num_classes: int, pool_type: str, **dd) -> None:
-        if pool_type not in ("avg", ""):
-            raise ValueError(f"global_pool must be 'avg' or '', got {pool_type!r}")
-        if not pool_type and num_classes > 0:
-            raise ValueError(f"global_pool='' takes no classes, got {num_classes} classes")
         if pool_type and not self.pooled:
             self.hidden = LinearNorm(self.dim, self.hidden_dim, act=True, act_layer=nn.SiLU, bias=True, **dd)
         elif not pool_type:  # nothing would use it
             self.hidden = nn.Identity()
         self.pool_type = pool_type
         self.pooled = bool(pool_type)
-        self.fc = nn.Linear(self.hidden_dim, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        width = pooled_width(self.hidden_dim, pool_type)
+        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
         self.train(self.training)
 
     def reset(self, num_classes: int, pool_type: str | None = None) -> None:
-        """Make a new classifier; classes bring back the pooling that was taken away."""
-        kept = "avg" if num_classes > 0 else self.pool_type
-        self._rebuild(num_classes, kept if pool_type is None else pool_type)
+        """Make a new classifier; for `pool_type` see `next_pool`."""
+        self._rebuild(num_classes, next_pool(self.pool_type, pool_type, num_classes))
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Classify (B, H, W, dim)."""
         if self.pooled:
-            x = self.drop(self.hidden(x).mean((1, 2)))
+            x = self.drop(pool_tokens(self.hidden(x).flatten(1, 2), self.pool_type))
             if not pre_logits:
                 x = self.fc(x)
         return x

@@ -11,6 +11,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor
 
+from ..layers import POOLS, check_pool, pool_tokens, pooled_width
 from ._backbone import Backbone
 from ._pruning import PrunedWalk, TokenPruning
 
@@ -160,8 +161,8 @@ class PlainBackbone(Backbone):
     Args:
         in_chans: channels of the image.
         num_classes: outputs of the classifier; 0 for none.
-        global_pool: what the classifier looks at: "token", the class token; "avg", the mean of the patches; "" for all
-            tokens.
+        global_pool: what the classifier looks at: "token", the class token; a pooling of the patches, see
+            `vssm.layers.pool_tokens`; "" for all tokens.
         drop_rate: dropout before the classifier.
     """
 
@@ -259,7 +260,7 @@ class PlainBackbone(Backbone):
         if self.global_pool == "token":
             return self.tokens.class_token(x)
         patches, _ = self.tokens.split(x)
-        return patches.flatten(1, -2).mean(1)
+        return pool_tokens(patches.flatten(1, -2), self.global_pool)
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -279,16 +280,15 @@ class PlainBackbone(Backbone):
 
     def checked_pool(self, global_pool: str) -> str:
         """The pooling, if this net has it."""
-        known = ["token", "avg", ""] if self.tokens.cls_token is not None else ["avg", ""]
-        if global_pool not in known:
-            raise ValueError(f"{type(self).__name__}: global_pool must be one of {known}, got {global_pool!r}")
+        check_pool(global_pool, known=POOLS if self.tokens.cls_token is None else ("token", *POOLS))
         return global_pool
 
     def make_head(self, device=None, dtype=None) -> nn.Module:
         """A classifier of as many classes as the net has."""
         if self.num_classes <= 0:
             return nn.Identity()
-        return nn.Linear(self.num_features, self.num_classes, device=device, dtype=dtype)
+        width = pooled_width(self.num_features, self.global_pool)
+        return nn.Linear(width, self.num_classes, device=device, dtype=dtype)
 
     @torch.jit.ignore
     def set_input_size(self, img_size: Union[int, Tuple[int, int]]) -> None:

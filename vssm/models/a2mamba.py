@@ -45,7 +45,7 @@ class A2Mamba(WindowedBackbone):
     Args:
         in_chans: channels of the image.
         num_classes: outputs of the classifier; 0 for none.
-        global_pool: "avg", or "" for none, which takes num_classes=0.
+        global_pool: pooling of the head, timm's names; "" for none.
         depths: blocks in each stage; the last stage attends to all pixels, the others scan.
         dims: width of each stage; a single number is the first one's, doubled by every further stage.
         num_heads: heads in each stage, even numbers.

@@ -27,7 +27,16 @@ from timm.models._manipulate import checkpoint
 from torch import Tensor
 
 from ..checkpoint import build_filter, new_name
-from ..layers import ConvNorm, ConvNormDownsample, ConvNormStem, FusedHead, LinearNorm, LinearNormMlp
+from ..layers import (
+    ConvNorm,
+    ConvNormDownsample,
+    ConvNormStem,
+    FusedHead,
+    LinearNorm,
+    LinearNormMlp,
+    check_pool,
+    next_pool,
+)
 from ..scans import HiddenStateMixer
 from ._backbone import StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -197,10 +206,7 @@ class EfficientViM(StagedBackbone):
         return ["head"]
 
     def _set_pool(self, global_pool: str) -> None:
-        if global_pool not in ("avg", ""):
-            raise ValueError(f"{type(self).__name__}: global_pool must be 'avg' or '', got {global_pool!r}")
-        if not global_pool and self.num_classes > 0:
-            raise ValueError(f"{type(self).__name__}: global_pool='' takes num_classes=0, got {self.num_classes}")
+        check_pool(global_pool, self.num_classes, known=("avg",))
         self.global_pool = global_pool
         self.pooled = bool(global_pool)  # type: ignore[misc]
 
@@ -210,9 +216,7 @@ class EfficientViM(StagedBackbone):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         self.num_classes = num_classes
-        # New classifiers bring the pooling back that an earlier call took away.
-        kept = "avg" if num_classes > 0 else self.global_pool
-        self._set_pool(kept if global_pool is None else global_pool)
+        self._set_pool(next_pool(self.global_pool, global_pool, num_classes, known=("avg",)))
         for name in self._heads():
             getattr(self, name).reset(num_classes)
 

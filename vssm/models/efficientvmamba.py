@@ -20,12 +20,12 @@ official weight decay spares 1-D tensors and biases, so it decays A_logs and the
 from typing import List, Tuple, Union
 
 import torch.nn as nn
-from timm.layers import ClassifierHead, ConvNormAct, DropPath, Mlp, SqueezeExcite
+from timm.layers import ConvNormAct, DropPath, Mlp, SqueezeExcite
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import PatchMerging, PatchStem
+from ..layers import ClassifierHead, PatchMerging, PatchStem
 from ..scans import ATROUS, AtrousSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -162,9 +162,7 @@ class EfficientVMamba(StagedBackbone):
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
         self.norm = nn.LayerNorm(dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
-        )
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import ConvDownsample, DepthwiseMlp, check_images
+from ..layers import ConvDownsample, DepthwiseMlp, check_images, check_pool, next_pool
 from ..scans import CROSS, GroupedSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -156,10 +156,7 @@ class GroupMamba(StagedBackbone):
         self.init_weights()
 
     def _build_classifiers(self, num_classes: int, global_pool: str, distillation: bool, device, dtype) -> None:
-        if global_pool not in ("avg", ""):
-            raise ValueError(f"{type(self).__name__}: global_pool must be 'avg' or '', got {global_pool!r}")
-        if num_classes > 0 and not global_pool:
-            raise ValueError(f"{type(self).__name__}: {num_classes} classes need global_pool='avg', got ''")
+        check_pool(global_pool, num_classes, known=("avg",))
         self.num_classes = num_classes
         self.global_pool = global_pool
 
@@ -194,9 +191,7 @@ class GroupMamba(StagedBackbone):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         like = next(self.parameters())
-        # New classifiers bring the pooling back that an earlier call took away.
-        kept = "avg" if num_classes > 0 else self.global_pool
-        pool = kept if global_pool is None else global_pool
+        pool = next_pool(self.global_pool, global_pool, num_classes, known=("avg",))
         self._build_classifiers(num_classes, pool, self.dist_head is not None, like.device, like.dtype)
 
     def prune_intermediate_layers(

@@ -25,7 +25,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.layers import ClassifierHead, DropPath, Mlp
+from timm.layers import DropPath, Mlp
 from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor
@@ -35,6 +35,7 @@ from ..checkpoint import CheckpointError, build_filter
 from ..layers import (
     AddBranch,
     Bottleneck,
+    ClassifierHead,
     ConvNorm,
     FuseBranches,
     HighResolutionNeck,
@@ -267,9 +268,7 @@ class HRVMamba(StagedBackbone):
             info["module"] = "neck" if self.neck_maps else f"stages.{len(stages) - 1}"
         self.num_features = self.head_hidden_size = num_features
         self.norm = nn.Identity()
-        self.head = ClassifierHead(
-            num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
-        )
+        self.head = ClassifierHead(num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
 
     @torch.jit.ignore

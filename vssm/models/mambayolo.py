@@ -21,12 +21,11 @@ from typing import Any, Mapping, Tuple, Union
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import ClassifierHead
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import YOLO_NORM, ConvNorm, LinearNorm, ODSSBlock, check_images
+from ..layers import YOLO_NORM, ClassifierHead, ConvNorm, LinearNorm, ODSSBlock, check_images
 from ..scans import CROSS, SS2D, init_state_matrix
 from ._backbone import Stage, StagedBackbone, drop_path_rates, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -195,9 +194,7 @@ class MambaYOLO(StagedBackbone):
         self.num_features = self.head_hidden_size = dims[-1]
         # Where other families have their last norm: behind the last map, before the head.
         self.norm = PoolPyramid(dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
-        )
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:

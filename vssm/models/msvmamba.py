@@ -22,12 +22,12 @@ included; `no_weight_decay()` follows the usual practice of the state-space lite
 from typing import Any, Dict, Tuple, Union
 
 import torch.nn as nn
-from timm.layers import ClassifierHead, DropPath
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter, rename
-from ..layers import ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem
+from ..layers import ClassifierHead, ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem
 from ..scans import MULTISCALE, MultiScaleSS2D
 from . import vmamba
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
@@ -145,9 +145,7 @@ class MSVMamba(StagedBackbone):
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
         self.norm = nn.LayerNorm(dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
-        )
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:

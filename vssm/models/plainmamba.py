@@ -107,7 +107,7 @@ class PlainMamba(PlainBackbone):
     Args:
         in_chans: channels of the image.
         num_classes: outputs of the classifier; 0 for none.
-        global_pool: what the classifier looks at: "avg", the mean of the patches, or "" for the map.
+        global_pool: how the map is pooled for the classifier, see `vssm.layers.pool_tokens`; "" for the map itself.
         img_size: whose grid the position embeddings are stored for; they are resized for any other.
         dynamic_img_size: take images of any size; False: of `img_size` alone.
         dim: width.

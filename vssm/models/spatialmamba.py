@@ -19,12 +19,18 @@ Both decay the fusion kernels.
 from typing import Tuple, Union
 
 import torch.nn as nn
-from timm.layers import ClassifierHead
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import CONV_BLOCK_NORMS, CONV_BLOCK_RENAMES, ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..layers import (
+    CONV_BLOCK_NORMS,
+    CONV_BLOCK_RENAMES,
+    ClassifierHead,
+    ConvMixerBlock,
+    InvertedDownsample,
+    ResidualConvStem,
+)
 from ..scans import Route, SpatialFusionSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -85,9 +91,7 @@ class SpatialMamba(StagedBackbone):
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
         self.norm = nn.LayerNorm(dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
-        )
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:

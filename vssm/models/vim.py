@@ -144,8 +144,8 @@ class Vim(PlainBackbone):
     Args:
         in_chans: channels of the image.
         num_classes: outputs of the classifier; 0 for none.
-        global_pool: what the classifier looks at: "token", "avg", the mean of the patches, or "" for all tokens; None:
-            the class token if there is one.
+        global_pool: what the classifier looks at: "token"; a pooling of the patches, see `vssm.layers.pool_tokens`; ""
+            for all tokens; None: the class token if there is one, otherwise "avg".
         img_size: whose grid the position embeddings are stored for; they are resized for any other.
         dynamic_img_size: take images of any size; False: of `img_size` alone.
         patch_size: sides of a patch.

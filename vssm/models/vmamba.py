@@ -18,12 +18,12 @@ and spares those as well.
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import torch.nn as nn
-from timm.layers import ClassifierHead, Mlp
+from timm.layers import Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter, new_name
-from ..layers import ConvDownsample, ConvStem, MixerBlock, PatchMerging, PatchStem
+from ..layers import ClassifierHead, ConvDownsample, ConvStem, MixerBlock, PatchMerging, PatchStem
 from ..scans import BIDIRECTIONAL, CROSS, S4D2D, SS2D, SSD2D, UNIDIRECTIONAL, CascadeSS2D, Roesser2D, RowsColumnsSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -159,9 +159,7 @@ class VMamba(StagedBackbone):
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
         self.norm = nn.LayerNorm(dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
-        )
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from typing import Any, Dict, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.layers import ClassifierHead
 from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Attention
 from torch import Tensor
@@ -33,7 +32,14 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..checkpoint import build_filter
-from ..layers import CONV_BLOCK_NORMS, CONV_BLOCK_RENAMES, ConvMixerBlock, InvertedDownsample, ResidualConvStem
+from ..layers import (
+    CONV_BLOCK_NORMS,
+    CONV_BLOCK_RENAMES,
+    ClassifierHead,
+    ConvMixerBlock,
+    InvertedDownsample,
+    ResidualConvStem,
+)
 from ..scans import NonCausalSSD2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -127,9 +133,7 @@ class VSSD(StagedBackbone):
         self.feature_info = stage_info(dims)
         self.num_features = self.head_hidden_size = dims[-1]
         self.norm = nn.LayerNorm(dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=self.output_fmt, **dd
-        )
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:
