@@ -1,6 +1,7 @@
 """From maps or tokens to logits: the poolings that all families share, and timm's head with their names checked."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.layers import ClassifierHead as TimmClassifierHead
@@ -94,6 +95,6 @@ class ClassifierHead(TimmClassifierHead):
             in_features, num_classes, pool_type, drop_rate=drop_rate, input_fmt="NHWC", device=device, dtype=dtype
         )
 
-    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
-        """Make a new classifier; for `pool_type` see `next_pool`."""
-        super().reset(num_classes, next_pool(self.global_pool.pool_type, pool_type, num_classes))
+    def reset(self, num_classes: int, pool_type: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Make a new classifier; for `pool_type` see `next_pool`, for all else timm."""
+        super().reset(num_classes, next_pool(self.global_pool.pool_type, pool_type, num_classes), *args, **kwargs)
