@@ -1,16 +1,19 @@
-"""Layers that follow one another on a channels-last map, run in one pass of the compiled CPU library.
+"""Layers that follow one another on a channels-last map, run in one pass of the compiled CPU library, or of oneDNN.
 
-These are for inference without a graph: a layer is asked for its parameters, not called. So every function here
-returns None where the layers themselves have to run: under autograd, on another device, while something records or
-watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a layer is not exactly the one of
-PyTorch. Callers then run the layers, which give the same but for rounding. `fusion_pass` alone is an op in models that
-are compiled for inference: compilers make a pass and a padded copy of each of its kernels.
+These are for inference without a graph: a layer is asked for its parameters, not called. Where the layers have to run
+themselves, `run_linear` runs them, and every other function here returns None: under autograd, on another device, while
+something records or watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a layer is not
+exactly the one of PyTorch. Callers then run the layers, which give the same but for rounding. `fusion_pass` alone is an
+op in models that are compiled for inference: compilers make a pass and a padded copy of each of its kernels.
 """
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import cpu
@@ -18,7 +21,7 @@ from .depthwise import DepthwiseConv2d, tap_offsets
 from .ops import fuse_states
 from .watch import FLOATS, runs_here, unwatched
 
-__all__ = ["conv_pass", "fusion_pass", "norm_pass"]
+__all__ = ["conv_pass", "fusion_pass", "norm_pass", "run_linear"]
 
 
 def _is_compiled_for_here() -> bool:
@@ -33,7 +36,8 @@ def _is_compiled_for_here() -> bool:
 
 
 def _plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
-    return type(layer) in kinds and not layer._forward_hooks and not layer._forward_pre_hooks
+    changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+    return type(layer) in kinds and not changed
 
 
 def _computed(x: Tensor, weight: Tensor) -> torch.dtype | None:
@@ -148,3 +152,64 @@ def norm_pass(
     if gate is not None and act is not None and not silu:
         gate = act(gate)
     return cpu.norm(x, weight, bias, norm.eps, dtype, groups=groups, gate=gate, silu=silu)
+
+
+def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor:
+    """Run a linear layer, and the activation behind it.
+
+    Large float32 products are oneDNN's here, with the activation: PyTorch takes another pass for that, and multiplies
+    by MKL, which is slow on processors of AMD. Under autocast PyTorch keeps the half weights of all layers until the
+    context ends, so that each forward waits for new pages of memory; here they are gone after the layer.
+
+    Args:
+        layer: In place of an `nn.Linear` there may be anything, such as an adapter or a quantised layer; it is called.
+        x: (..., K).
+        act: As for the layer; None: no activation.
+
+    Returns:
+        (..., M).
+    """
+    if type(x) is Tensor and x.is_cpu and _plain(layer, nn.Linear) and unwatched():
+        weight: Any = layer.weight
+        bias: Any = layer.bias
+        if type(weight) is nn.Parameter and x.dtype in FLOATS and weight.dtype in FLOATS:
+            if torch.is_autocast_enabled("cpu"):
+                dtype = torch.get_autocast_dtype("cpu")
+                return _activated(
+                    F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)), act
+                )
+            if x.dtype == weight.dtype == torch.float32 and _is_for_onednn(x, weight, act):
+                name, form = _NAMES[type(act)], getattr(act, "approximate", "none")
+                return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, name, [], form)
+    return _activated(layer(x), act)
+
+
+# The activations that oneDNN is given, and its names.
+_NAMES: dict[type, str] = {type(None): "none", nn.GELU: "gelu", nn.SiLU: "swish", nn.ReLU: "relu"}
+# Multiplications of numbers below which the call of oneDNN's op, 15 microseconds, takes more than it spares.
+_LARGE = 2**23
+
+
+def _activated(x: Tensor, act: nn.Module | None) -> Tensor:
+    return x if act is None else act(x)
+
+
+def _is_for_onednn(x: Tensor, weight: Tensor, act: nn.Module | None) -> bool:
+    """Whether oneDNN's op takes this product, with its activation, and is the quicker one."""
+    if x.dim() < 2 or x.shape[-1] != weight.shape[1] or x.numel() * weight.shape[0] < _LARGE:
+        return False
+    if not _has_onednn() or not torch._C._get_mkldnn_enabled():
+        return False
+    return _is_amd() if act is None else _plain(act, *_NAMES)
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    capable = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return capable and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@functools.cache
+def _is_amd() -> bool:
+    file = Path("/proc/cpuinfo")
+    return file.is_file() and "AuthenticAMD" in file.read_text()

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.kernels.test_cpu import every_variant, needs_library
-from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass
+from vssm_kernels import passes
+from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass, run_linear
 
 pytestmark = needs_library
 SILU = nn.SiLU()
@@ -193,3 +194,90 @@ def test_the_backend_that_was_asked_for(monkeypatch):
     conv, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.randn(1, 4, 4, 8)
     monkeypatch.setenv("VSSM_BACKEND", "torch")
     assert conv_pass(conv, x, SILU) is None
+
+
+LINEAR_ACTS = [None, nn.GELU(), nn.GELU(approximate="tanh"), SILU, nn.ReLU(), nn.Tanh()]
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The layers that are called."""
+    found, forward = [], nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: found.append(self) or forward(self, x))
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 2**60])
+@pytest.mark.parametrize("act", LINEAR_ACTS, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers(size, act, bias, monkeypatch):
+    """By oneDNN, and of products that are too small for it."""
+    monkeypatch.setattr(passes, "_LARGE", size)
+    monkeypatch.setattr(passes, "_is_amd", lambda: True)
+    layer = nn.Linear(24, 40, bias=bias)
+    double = nn.Linear(24, 40, bias=bias).double()
+    double.load_state_dict(layer.state_dict())
+    whole = rounded(2, 5, 7, 48)
+    for x in (whole[..., 24:], whole[..., :24].transpose(1, 2), whole[0, 0, :, :24], whole[:, :0, :, :24]):
+        want = double(x.double()) if act is None else act(double(x.double()))
+        torch.testing.assert_close(run_linear(layer, x, act).double(), want, rtol=1e-5, atol=1e-6)
+    assert run_linear(layer, whole[0, 0, 0, :24], act).shape == (40,)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", HALVES)
+def test_linear_layers_in_half(dtype, called):
+    layer, x = nn.Linear(24, 40), rounded(3, 24)
+    with torch.autocast("cpu", dtype):
+        want = layer(x)
+        called.clear()
+        assert torch.equal(run_linear(layer, x), want) and torch.equal(run_linear(layer, x.to(dtype)), want)
+        assert not called
+        assert run_linear(layer.double(), x.double()).dtype == layer(x.double()).dtype == torch.float64
+    with pytest.raises(RuntimeError):  # as the layer says it
+        run_linear(layer.float(), x.to(dtype))
+
+
+def test_linear_layers_are_called_where_something_looks_at_them(called, monkeypatch):
+    monkeypatch.setattr(passes, "_LARGE", 1)
+    monkeypatch.setattr(passes, "_is_amd", lambda: True)
+    layer, x = nn.Linear(8, 8), torch.randn(4, 8)
+
+    def calls(layer=layer, x=x):
+        called.clear()
+        run_linear(layer, x, SILU)
+        return bool(called)
+
+    assert calls()  # autograd
+    with torch.no_grad():
+        assert not calls()
+        assert calls(layer.to("meta"), x.to("meta")) and calls(layer.to_empty(device="cpu").double(), x.double())
+        layer.float()
+        with FlopCounterMode(display=False):
+            assert calls()
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert calls()
+        hook = layer.register_forward_pre_hook(lambda *args: None)
+        assert calls()
+        hook.remove()
+        layer.forward = lambda x: nn.Linear.forward(layer, x)  # as accelerate's hooks do
+        assert calls()
+        del layer.forward
+        adapter = type("Adapter", (nn.Linear,), {})(8, 8)
+        assert calls(adapter) and not calls()
+        monkeypatch.setattr(passes, "_is_amd", lambda: False)
+        assert not calls()  # with its activation
+        called.clear()
+        assert torch.equal(run_linear(layer, x), layer(x)) and len(called) == 2
+    graph = torch.fx.symbolic_trace(Linear())
+    assert [node.op for node in graph.graph.nodes] == ["placeholder", "call_module", "output"]
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return run_linear(self.layer, x)

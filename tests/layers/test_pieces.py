@@ -73,7 +73,8 @@ def test_what_looks_at_a_model_sees_the_whole(small):
     part, x = nn.Sequential(nn.Linear(8, 8), nn.Dropout()).eval(), torch.randn(4, 3, 8)
 
     def count(x=x):
-        assert len(split_batch(x, part)) == min(4, len(split_rows(x, 32, [part])))
+        rows = split_rows(x, 32, [part])
+        assert len(split_batch(x, part)) == min(4, 1 if rows is None else len(rows))
         return len(split_batch(x, part))
 
     assert count() == 1  # autograd
@@ -94,6 +95,6 @@ def test_what_looks_at_a_model_sees_the_whole(small):
 @torch.no_grad()
 def test_small_maps_go_whole():
     part = nn.Identity().eval()
-    assert len(split_batch(torch.empty(1, 3, 600, 600), part)) == 1
+    assert len(split_batch(torch.empty(1, 3, 600, 600), part)) == len(split_rows(torch.empty(49, 8), 32, [part])) == 1
     assert len(split_batch(torch.empty(2, 56, 56, 96), part)) == 1
     assert len(split_batch(torch.empty(8, 56, 56, 96), part)) == 4

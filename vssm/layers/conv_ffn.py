@@ -1,7 +1,10 @@
 """A feed-forward layer that also looks at a pixel's neighbours. Channels-last (B, H, W, C)."""
 
+import torch
 import torch.nn as nn
 from torch import Tensor
+
+from vssm_kernels.passes import run_linear
 
 __all__ = ["ConvFFN"]
 
@@ -35,8 +38,11 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
-        x = self.fc1(x)
-        if self.act_first:
-            x = self.act(x)
+        if torch.jit.is_scripting():
+            x = self.act(self.fc1(x)) if self.act_first else self.fc1(x)
+        else:
+            x = run_linear(self.fc1, x, self.act if self.act_first else None)
         x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(x if self.act_first else self.act(x))
+        if not self.act_first:
+            x = self.act(x)
+        return self.fc2(x) if torch.jit.is_scripting() else run_linear(self.fc2, x)

@@ -8,6 +8,8 @@ from timm.layers import BatchNormAct2d, SqueezeExcite
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from vssm_kernels.passes import run_linear
+
 from .patch import check_images
 
 __all__ = ["ConvNorm", "ConvNormDownsample", "ConvNormStem", "LinearNorm", "LinearNormMlp"]
@@ -123,7 +125,8 @@ class LinearNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (B, H, W, dim)."""
-        return self.norm(self.linear(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = self.linear(x) if torch.jit.is_scripting() else run_linear(self.linear, x)
+        return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ConvNormStem(nn.Module):

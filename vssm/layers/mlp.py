@@ -7,13 +7,17 @@ import torch.nn as nn
 from timm.layers import Mlp
 from torch import Tensor
 
+from vssm_kernels.passes import run_linear
+
 from .pieces import split_rows
 
 __all__ = ["DepthwiseMlp", "add_mlp"]
 
 
 def add_mlp(x: Any, norm: nn.Module, mlp: nn.Module, drop_path: nn.Module) -> Tensor | None:
-    """Compute x + mlp(norm(x)) for some pixels after the others, so that what is in between stays in the caches.
+    """Compute x + mlp(norm(x)) in fewer passes, and for some pixels after the others where the map is large.
+
+    What is in between stays in the caches then.
 
     Args:
         x: (..., C).
@@ -22,21 +26,18 @@ def add_mlp(x: Any, norm: nn.Module, mlp: nn.Module, drop_path: nn.Module) -> Te
         drop_path: Of the branch.
 
     Returns:
-        As x; None where all pixels have to go together, see `split_rows`, and where the layers are others.
+        As x; None where the layers have to run themselves, see `split_rows`, and where they are others.
     """
-    if type(mlp) is not Mlp or type(mlp.act) is not nn.GELU or mlp.act.approximate != "none":
+    if type(mlp) is not Mlp or type(mlp.act) is not nn.GELU:
         return None
     if not all(type(m) in (nn.LayerNorm, nn.Linear, nn.Identity) for m in (norm, mlp.fc1, mlp.norm, mlp.fc2)):
         return None
     hidden_dim: Any = mlp.fc2.in_features
     pieces = split_rows(x, hidden_dim, (norm, mlp, drop_path))
-    if len(pieces) < 2:
+    if pieces is None:
         return None
-    results = []
-    for piece in pieces:
-        hidden = torch.ops.aten.gelu_(mlp.fc1(norm(piece)))  # in place: nothing else holds it
-        results.append(piece + mlp.fc2(mlp.norm(hidden)))
-    return torch.cat(results).view(x.shape)
+    results = [piece + run_linear(mlp.fc2, mlp.norm(run_linear(mlp.fc1, norm(piece), mlp.act))) for piece in pieces]
+    return torch.cat(results).view(x.shape) if len(pieces) > 1 else results[0]
 
 
 class DepthwiseMlp(Mlp):
@@ -58,5 +59,6 @@ class DepthwiseMlp(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
-        x = self.dwconv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(self.act(x))
+        x = self.fc1(x) if torch.jit.is_scripting() else run_linear(self.fc1, x)
+        x = self.act(self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.fc2(x) if torch.jit.is_scripting() else run_linear(self.fc2, x)

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import torch
 import torch.nn as nn
 from timm.layers import DropPath
 from torch import Tensor
+
+from vssm_kernels.passes import run_linear
 
 from .conv_norm import LinearNorm
 
@@ -43,7 +46,9 @@ class LocalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
         y = self.norm(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        return x + self.fc2(self.act(self.fc1(y)))
+        y = self.act(self.fc1(y)) if torch.jit.is_scripting() else run_linear(self.fc1, y, self.act)
+        y = self.fc2(y) if torch.jit.is_scripting() else run_linear(self.fc2, y)
+        return x + y
 
 
 class GatedConvFFN(nn.Module):
@@ -74,9 +79,11 @@ class GatedConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
-        gate, value = self.fc1(x).chunk(2, dim=-1)
+        x = self.fc1(x) if torch.jit.is_scripting() else run_linear(self.fc1, x)
+        gate, value = x.chunk(2, dim=-1)
         gate = gate + self.conv(gate.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(self.act(gate) * value)
+        x = self.act(gate) * value
+        return self.fc2(x) if torch.jit.is_scripting() else run_linear(self.fc2, x)
 
 
 class ODSSBlock(nn.Module):

@@ -5,6 +5,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.passes import run_linear
+
 __all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem", "check_images"]
 
 
@@ -110,7 +112,8 @@ class PatchMerging(nn.Module):
         """Downsample (B, H, W, dim)."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         phases = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
-        return self.reduction(self.norm(torch.cat(phases, dim=-1)))
+        x = self.norm(torch.cat(phases, dim=-1))
+        return self.reduction(x) if torch.jit.is_scripting() else run_linear(self.reduction, x)
 
 
 class ConvDownsample(nn.Module):

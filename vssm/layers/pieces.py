@@ -46,7 +46,7 @@ def split_batch(x: Any, part: nn.Module) -> Sequence[Tensor]:
     return [x] if count < 2 or _whole(x, [part]) else x.chunk(count)
 
 
-def split_rows(x: Any, hidden: int, parts: Sequence[nn.Module]) -> Sequence[Tensor]:
+def split_rows(x: Any, hidden: int, parts: Sequence[nn.Module]) -> Sequence[Tensor] | None:
     """Split the pixels of a map for layers that treat every pixel by itself.
 
     Args:
@@ -55,9 +55,10 @@ def split_rows(x: Any, hidden: int, parts: Sequence[nn.Module]) -> Sequence[Tens
         parts: The layers.
 
     Returns:
-        The pieces of x in order, (pixels, C); one alone as in `split_batch`.
+        The pieces of x in order, (pixels, C); x alone where it is small. None where the whole of it is wanted, for what
+        see `split_batch`.
     """
-    if not unwatched():
-        return [x]
+    if not unwatched() or _whole(x, parts):
+        return None
     count = x.numel() // x.shape[-1] * hidden // (_HIDDEN * torch.get_num_threads())
-    return [x] if count < 2 or _whole(x, parts) else x.flatten(0, -2).chunk(count)
+    return [x] if count < 2 else x.flatten(0, -2).chunk(count)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vssm_kernels import keeps_weights
 from vssm_kernels.depthwise import DepthwiseConv2d
+from vssm_kernels.passes import run_linear
 
 from ._state_space import at_least_float32, outside_autocast
 from .cross import CrossScan
@@ -171,7 +172,8 @@ class AttentionFusionSS2D(MapAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C)."""
-        gate = self.gate_norm(self.gate(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        gate = self.gate(x) if torch.jit.is_scripting() else run_linear(self.gate, x)
+        gate = self.gate_norm(gate.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         q, k, v, lepe = self.project(x)
         o, weights1, weights2 = self.attend_in_windows(q, k, v)
         if self.ssm is not None:
@@ -183,7 +185,8 @@ class AttentionFusionSS2D(MapAttention):
         else:
             y = self.attend_to_all(q, k, o)
         y = (self.norm(y.to(self.norm.weight.dtype)) + lepe) * gate
-        return self.proj(self.out_norm(y.to(self.out_norm.weight.dtype)))
+        y = self.out_norm(y.to(self.out_norm.weight.dtype))
+        return self.proj(y) if torch.jit.is_scripting() else run_linear(self.proj, y)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

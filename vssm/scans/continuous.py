@@ -10,6 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from vssm_kernels.passes import run_linear
 from vssm_kernels.tables import keep_tables
 
 from ._state_space import StateSpaceMixer, init_linear, split_projection, state_matrix
@@ -142,7 +143,7 @@ class ContinuousSS2D(StateSpaceMixer):
         """Project (B, H, W, D) to the low-rank step (B, H, W, 4, R), B and C (B, H, W, 4, N) of each route."""
         height, width = u.shape[1], u.shape[2]
         steps, moves = snake_tables(height, width, u.device)
-        projected = self.x_proj(u)
+        projected = self.x_proj(u) if torch.jit.is_scripting() else run_linear(self.x_proj, u)
         if self.align_projections:
             projected = projected.unsqueeze(3).expand(-1, -1, -1, self.num_routes, -1)
         else:
@@ -160,7 +161,8 @@ class ContinuousSS2D(StateSpaceMixer):
 
     def gated(self, x: Tensor) -> Tensor:
         """Give the input of the output projection: (B, H, W, C) to (B, H, W, D)."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+        xz = self.in_proj(x) if torch.jit.is_scripting() else run_linear(self.in_proj, x)
+        x, z = xz.chunk(2, dim=-1)
         return self.mix(self.convolve(x)).to(x.dtype) * self.act(z)
 
     def forward(self, x: Tensor, kept: KeptTokens | None = None, outputs: List[Tensor] | None = None) -> Tensor:
@@ -174,7 +176,7 @@ class ContinuousSS2D(StateSpaceMixer):
         y = self.gated(x) if kept is None else self.gated_kept(x, kept)
         if outputs is not None:
             outputs.append(y.detach().flatten(1, -2))
-        return self.out_proj(y)
+        return self.out_proj(y) if torch.jit.is_scripting() else run_linear(self.out_proj, y)
 
     @torch.jit.ignore
     def keep_tokens(self, places: Tensor, height: int, width: int, decay: bool) -> KeptTokens:

@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from vssm_kernels.passes import conv_pass, norm_pass
+from vssm_kernels.passes import conv_pass, norm_pass, run_linear
 from vssm_kernels.routes import map_rank
 
 from ._state_space import (
@@ -59,7 +59,8 @@ class _ProjectedScan(StateSpaceMixer):
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Project (B, H, W, D) to the low-rank step (B, H, W, K, R), B and C (B, H, W, K, N)."""
-        projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
+        projected = self.x_proj(x) if torch.jit.is_scripting() else run_linear(self.x_proj, x)
+        projected = projected.unflatten(-1, (self.num_routes, self.dt_rank + 2 * self.d_state))
         return split_projection(projected, self.dt_rank, self.d_state)
 
     def mix(self, x: Tensor) -> Tensor:
@@ -213,11 +214,13 @@ class SS2D(_ProjectedScan):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C)."""
-        x = self.in_proj(x)
-        if not self.gate:
-            return self.out_proj(self.core(x, None))
-        x, z = x.chunk(2, dim=-1)
-        return self.out_proj(self.core(x, z))
+        x = self.in_proj(x) if torch.jit.is_scripting() else run_linear(self.in_proj, x)
+        if self.gate:
+            x, z = x.chunk(2, dim=-1)
+            x = self.core(x, z)
+        else:
+            x = self.core(x, None)
+        return self.out_proj(x) if torch.jit.is_scripting() else run_linear(self.out_proj, x)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:
@@ -385,7 +388,8 @@ class SSD2D(nn.Module):
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Project (B, H, W, D) to the steps (B, L, K, M), B and C (B, L, K, N), along their routes."""
-        projected = self.x_proj(x).unflatten(-1, (self.num_routes, self.num_heads + 2 * self.d_state))
+        projected = self.x_proj(x) if torch.jit.is_scripting() else run_linear(self.x_proj, x)
+        projected = projected.unflatten(-1, (self.num_routes, self.num_heads + 2 * self.d_state))
         along = torch.ops.vssm.read_map(projected, routes=self.route_code, per_sequence=True)
         return split_projection(along, self.num_heads, self.d_state)
 
@@ -434,9 +438,10 @@ class SSD2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C)."""
-        x = self.convolve(self.in_proj(x))
+        x = self.in_proj(x) if torch.jit.is_scripting() else run_linear(self.in_proj, x)
+        x = self.convolve(x)
         y = self.out_norm(self.mix(x)).to(x.dtype)
-        return self.out_proj(y)
+        return self.out_proj(y) if torch.jit.is_scripting() else run_linear(self.out_proj, y)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor
 
-from vssm_kernels.passes import conv_pass, norm_pass
+from vssm_kernels.passes import conv_pass, norm_pass, run_linear
 
 from ._state_space import StateSpaceMixer, init_linear, split_projection
 from .linear import LinearScan, route_names
@@ -165,7 +165,8 @@ class GroupedSS2D(StateSpaceMixer):
         skip = x * (self.skip_scale * gate)
         # The map first: its strides, not those of the stacked groups, are the product's, and flatten copies nothing.
         y = skip.unflatten(-1, (self.groups, self.group_dim)) * self.mix(x)
-        return self.proj(self.norm(y.flatten(3)))
+        y = self.norm(y.flatten(3))
+        return self.proj(y) if torch.jit.is_scripting() else run_linear(self.proj, y)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

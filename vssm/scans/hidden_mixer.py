@@ -10,6 +10,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.passes import run_linear
+
 from ._state_space import at_least_float32
 from .linear import LinearScan
 
@@ -71,7 +73,8 @@ class HiddenStateMixer(nn.Module):
 
     def positions(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """Compute of (B, H, W, C) what every position gives to the states and takes from them, (B, L, N) each."""
-        bcdt = self.conv(self.bcdt_proj(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        bcdt = self.bcdt_proj(x) if torch.jit.is_scripting() else run_linear(self.bcdt_proj, x)
+        bcdt = self.conv(bcdt.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         B, C, dt = bcdt.flatten(1, 2).split(self.d_state, dim=-1)
         weights = (dt + at_least_float32(self.A)).softmax(dim=1).to(B.dtype)
         return weights * B, C
@@ -80,8 +83,10 @@ class HiddenStateMixer(nn.Module):
         """Mix (B, H, W, C) to a map (B, H, W, C), and give its states (B, N, C) too."""
         given, C = self.positions(x)
         h = given.transpose(1, 2) @ x.flatten(1, 2)
-        h, z = self.hz_proj(h).chunk(2, dim=-1)
-        h = self.out_proj(h * (F.silu(z) + self.D))
+        hz = self.hz_proj(h) if torch.jit.is_scripting() else run_linear(self.hz_proj, h)
+        h, z = hz.chunk(2, dim=-1)
+        h = h * (F.silu(z) + self.D)
+        h = self.out_proj(h) if torch.jit.is_scripting() else run_linear(self.out_proj, h)
         y = C @ h
         return y.view(x.shape), h
 

@@ -10,6 +10,8 @@ import torch.nn as nn
 from timm.layers import ConvNormAct
 from torch import Tensor
 
+from vssm_kernels.passes import run_linear
+
 from .cross import CrossScan
 from .linear import LinearScan, repeat_batch
 from .map_attention import MapAttention
@@ -77,7 +79,8 @@ class LocalAttentionSS2D(MapAttention):
             y = r + self.norm(self.ssm(self.convolve(r))).to(r.dtype)
         else:
             y = self.attend_to_all(q, k, r)
-        return self.proj(y + lepe)
+        y = y + lepe
+        return self.proj(y) if torch.jit.is_scripting() else run_linear(self.proj, y)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

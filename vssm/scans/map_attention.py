@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vssm_kernels.depthwise import DepthwiseConv2d
+from vssm_kernels.passes import run_linear
 
 from ._state_space import at_least_float32
 from .cross import CrossScan
@@ -154,7 +155,8 @@ class MapAttention(nn.Module):
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """Project (B, H, W, C) to queries, keys and values (B, H, W, n, E), and convolve the values (B, H, W, C)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.dim // self.num_heads))
+        qkv = self.qkv(x) if torch.jit.is_scripting() else run_linear(self.qkv, x)
+        qkv = qkv.unflatten(-1, (3, self.num_heads, self.dim // self.num_heads))
         v = qkv[:, :, :, 2]
         q, k = rotate(qkv[:, :, :, :2], self.angle).unbind(3)
         lepe = self.lepe(v.flatten(3).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

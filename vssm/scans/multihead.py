@@ -11,6 +11,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from vssm_kernels.passes import run_linear
+
 from ._state_space import StateSpaceMixer, init_linear, split_projection
 from .linear import LinearScan, route_names
 from .routes import DIAGONAL, RASTER, SNAKE, SPIRAL, Route, encode_routes
@@ -113,7 +115,8 @@ class MultiHeadSS2D(StateSpaceMixer):
         Returns:
             The input of every walk (B, H, W, n m, S), its low-rank step (B, H, W, n m, R), B and C (B, H, W, n m, N).
         """
-        u = self.head_proj(x).unflatten(-1, (self.num_heads, self.head_dim))  # (B, H, W, n, S)
+        u = self.head_proj(x) if torch.jit.is_scripting() else run_linear(self.head_proj, x)
+        u = u.unflatten(-1, (self.num_heads, self.head_dim))  # (B, H, W, n, S)
         weight = self.x_proj_weight.unflatten(0, (self.num_heads, self.num_walks))
         projected = torch.einsum("bhwns,nmps->bhwnmp", u, weight).flatten(3, 4)
         dt, B, C = split_projection(projected, self.dt_rank, self.d_state)
@@ -125,11 +128,13 @@ class MultiHeadSS2D(StateSpaceMixer):
         u, dt, B, C = self.project(x)
         y = self.scan(u, dt, B, C, self.route_code, merge=False, out_dtype=self.merge_norm.weight.dtype)
         y = scan_route_attention(y.unflatten(3, (self.num_heads, self.num_walks)), self.threshold)
-        return self.merge_proj(self.merge_norm(y.flatten(3)).to(x.dtype))
+        y = self.merge_norm(y.flatten(3)).to(x.dtype)
+        return self.merge_proj(y) if torch.jit.is_scripting() else run_linear(self.merge_proj, y)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix (B, H, W, C) to (B, H, W, C)."""
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+        xz = self.in_proj(x) if torch.jit.is_scripting() else run_linear(self.in_proj, x)
+        x, z = xz.chunk(2, dim=-1)
         return self.out_norm(self.mix(self.convolve(x))) * self.act(z)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from vssm_kernels.passes import conv_pass, norm_pass
+from vssm_kernels.passes import conv_pass, norm_pass, run_linear
 
 from ._state_space import at_least_float32, init_linear, init_state_matrix, init_step_bias, outside_autocast
 from .linear import LinearScan
@@ -121,7 +121,8 @@ class NonCausalSSD2D(nn.Module):
             k and the queries q (B, L, N).
         """
         convolved = self.d_inner + 2 * self.d_state
-        z, x, dt = self.in_proj(x).split([self.d_inner, convolved, self.num_heads], dim=-1)
+        x = self.in_proj(x) if torch.jit.is_scripting() else run_linear(self.in_proj, x)
+        z, x, dt = x.split([self.d_inner, convolved, self.num_heads], dim=-1)
         x = self.convolve(x).flatten(1, 2)
         v, k, q = x.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         weight = F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias)).flatten(1, 2)
@@ -157,7 +158,8 @@ class NonCausalSSD2D(nn.Module):
         width = x.shape[2]
         z, v, weight, k, q = self.project(x)
         y = self.scan(v, weight, k, q).unflatten(1, (height, width))
-        return self.out_proj(self.normalise(y, z))
+        y = self.normalise(y, z)
+        return self.out_proj(y) if torch.jit.is_scripting() else run_linear(self.out_proj, y)
 
     @torch.no_grad()
     def linear_scans(self, x: Tensor) -> List[LinearScan]:

@@ -11,6 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.passes import run_linear
+
 from ._state_space import StateSpaceMixer, inner_width, runs_in_one_call, split_projection
 from .linear import LinearScan, route_names
 from .pruning import KeptTokens, gaps_along
@@ -160,10 +162,13 @@ class SS1D(StateSpaceMixer):
                 last direction, as ToP-ViM has it (arXiv 2409.18962).
         """
         shape = x.shape
-        xz = self.in_proj(x.flatten(1, -2))
+        x = x.flatten(1, -2)
+        xz = self.in_proj(x) if torch.jit.is_scripting() else run_linear(self.in_proj, x)
         gaps = kept.gaps if kept is not None else None
         if outputs is None and gaps is None and self.runs_at_once(xz):
-            return self.out_proj(self.gated_at_once(xz)).view(shape)
+            y = self.gated_at_once(xz)
+            y = self.out_proj(y) if torch.jit.is_scripting() else run_linear(self.out_proj, y)
+            return y.view(shape)
         x, z = xz.chunk(2, dim=-1)
         gate = F.silu(z)
         if outputs is None:
@@ -172,7 +177,8 @@ class SS1D(StateSpaceMixer):
             y = self.mix(x, merge=False, gaps=gaps)
             outputs.append((y[:, :, -1].to(gate.dtype) * gate).detach())
             y = y.sum(2)
-        y = self.out_proj(y.to(x.dtype) * gate)
+        y = y.to(x.dtype) * gate
+        y = self.out_proj(y) if torch.jit.is_scripting() else run_linear(self.out_proj, y)
         return (y * 0.5 if self.halve else y).view(shape)
 
     @torch.jit.ignore
