@@ -344,8 +344,9 @@ def _columns(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _places(offsets: tuple[tuple[int, int], ...]) -> Tensor:
-    return torch.tensor(offsets, dtype=torch.int32)
+def _places(offsets: tuple[tuple[int, int], ...]) -> tuple[Tensor, bool]:
+    """The offsets as a table, and whether they are those of a 3 x 3 kernel around the pixel, row by row."""
+    return torch.tensor(offsets, dtype=torch.int32), offsets == tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
 
 
 def depthwise(
@@ -389,11 +390,11 @@ def depthwise(
     if other is not None:
         other = _columns(other.to(out_dtype))
     y = torch.empty((batch, *size, channels), dtype=out_dtype)
-    dense = list(offsets) == [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    places, dense = _places(tuple(offsets))
     struct = Depthwise(
         *(batch, height, width, *size, channels, stride, len(offsets)),
         *(dense, replicate, silu, _DTYPES[x.dtype], _DTYPES[out_dtype]),
-        *_pointers(_places(tuple(offsets)), weight, bias, x),
+        *_pointers(places, weight, bias, x),
         *x.stride()[:3],
         *_pointers(scale, skip, other),
         *((0, 0, 0) if other is None else other.stride()[:3]),
@@ -427,7 +428,7 @@ def depthwise_grad(x: Tensor, grad: Tensor, offsets: Sequence[tuple[int, int]], 
     struct = DepthwiseGrad(
         *(batch, height, width, *grad.shape[1:3], channels, stride, len(offsets), len(sums)),
         *(_DTYPES[x.dtype], _DTYPES[grad.dtype]),
-        *_pointers(_places(tuple(offsets)), x),
+        *_pointers(_places(tuple(offsets))[0], x),
         *x.stride()[:3],
         grad.data_ptr(),
         *grad.stride()[:3],

@@ -4,6 +4,7 @@ PyTorch's gradients of them are slow: that of the weight unless the kernel is 3 
 where the kernel is dilated, or has a stride and the map is bfloat16. Some take a hundred times as long as the forward.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +19,14 @@ from .watch import is_followed, runs_here
 __all__ = ["DepthwiseConv2d", "depthwise_conv2d", "tap_offsets"]
 
 
-def tap_offsets(size: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+@functools.lru_cache(maxsize=64)
+def tap_offsets(
+    size: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[tuple[int, int], ...]:
     """Give rows and columns from the pixel at the output's place to what each tap reads, row by row of the kernel."""
     taps = zip(size, padding, dilation, strict=True)
     rows, columns = ([i * far - outside for i in range(length)] for length, outside, far in taps)
-    return [(row, column) for row in rows for column in columns]
+    return tuple((row, column) for row in rows for column in columns)
 
 
 class _Convolution(torch.autograd.Function):
@@ -50,7 +54,7 @@ class _Convolution(torch.autograd.Function):
         elif wanted[0]:
             grad_x = _input_gradient(grad, weight, x.shape[2:], stride, reaches, dilation)
         if wanted[1]:
-            offsets = tap_offsets(weight.shape[2:], padding, dilation)
+            offsets = tap_offsets(tuple(weight.shape[2:]), tuple(padding), tuple(dilation))
             sums = cpu.depthwise_grad(x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1), offsets, stride)
             grad_weight = sums.t().reshape(weight.shape).to(weight.dtype)
         if wanted[2]:

@@ -19,9 +19,10 @@ from torch import Tensor
 from . import cpu
 from .depthwise import DepthwiseConv2d, tap_offsets
 from .ops import fuse_states
+from .routes import on_flat_maps
 from .watch import FLOATS, runs_here, unwatched
 
-__all__ = ["conv_pass", "fusion_pass", "norm_pass", "run_linear"]
+__all__ = ["conv_pass", "fusion_pass", "is_plain", "norm_pass", "run_linear", "scan_pass"]
 
 
 def _is_compiled_for_here() -> bool:
@@ -35,7 +36,8 @@ def _is_compiled_for_here() -> bool:
     )
 
 
-def _plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a layer is exactly of one of these kinds, and nothing has been hung on it."""
     changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
     return type(layer) in kinds and not changed
 
@@ -58,7 +60,7 @@ def conv_pass(conv: nn.Module, x: Any, act: nn.Module) -> Tensor | None:
     Returns:
         (B, H', W', D), or None where the layers have to run.
     """
-    if not unwatched() or not _plain(conv, nn.Conv2d, DepthwiseConv2d) or not _plain(act, nn.SiLU):
+    if not unwatched() or not is_plain(conv, nn.Conv2d, DepthwiseConv2d) or not is_plain(act, nn.SiLU):
         return None
     if not runs_here(x, conv.weight, conv.bias):
         return None
@@ -108,10 +110,11 @@ def fusion_pass(
     compiled = _is_compiled_for_here()
     if not (compiled or unwatched()) or not runs_here(h, scale, skip, other, *weights) or dtype not in FLOATS:
         return None
-    offsets = []
+    offsets: tuple[tuple[int, int], ...] = ()
     for weight, dilation in zip(weights, dilations, strict=True):
-        reach = dilation * (weight.shape[-1] // 2)
-        offsets += tap_offsets(weight.shape[2:], (reach, reach), (dilation, dilation))
+        size = weight.shape[-1]
+        reach = dilation * (size // 2)
+        offsets += tap_offsets((size, size), (reach, reach), (dilation, dilation))
     taps = torch.cat([w.flatten(1).float() for w in weights], dim=1).t().contiguous()
     if compiled:
         numbers = [number for offset in offsets for number in offset]
@@ -148,10 +151,54 @@ def norm_pass(
         return None
     if dtype not in FLOATS or (gate is not None and gate.dtype != dtype):
         return None
-    silu = act is not None and _plain(act, nn.SiLU)
+    silu = act is not None and is_plain(act, nn.SiLU)
     if gate is not None and act is not None and not silu:
         gate = act(gate)
     return cpu.norm(x, weight, bias, norm.eps, dtype, groups=groups, gate=gate, silu=silu)
+
+
+_scan = on_flat_maps(cpu.selective_scan_2d_fwd, ("u", "dt", "B", "C"))
+
+
+def scan_pass(
+    u: Any,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    routes: list[int],
+    merge: bool,
+    out_dtype: torch.dtype | None,
+) -> Tensor | None:
+    """Scan a map as the op `selective_scan_2d` does with a softplus, without its way through PyTorch and its checks.
+
+    These take 60 microseconds, and several times that behind a layer whose weights have filled the caches.
+
+    Args:
+        u: As of the op; so are all others.
+        dt: See there.
+        A: See there.
+        B: See there.
+        C: See there.
+        D: See there.
+        delta_bias: See there.
+        dt_weight: See there.
+        routes: See there.
+        merge: See there.
+        out_dtype: See there.
+
+    Returns:
+        What the op gives, or None where the op has to run.
+    """
+    if not unwatched() or not runs_here(u, dt, A, B, C, D, delta_bias, dt_weight):
+        return None
+    if dt.dtype != u.dtype or B.dtype != u.dtype or (C is not None and C.dtype != u.dtype):
+        return None
+    how: Any = dict(code=routes, delta_softplus=True, merge=merge, out_dtype=out_dtype or u.dtype)
+    return _scan(u=u, dt=dt, A=A, B=B, C=C, D=D, delta_bias=delta_bias, dt_weight=dt_weight, **how)
 
 
 def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor:
@@ -169,7 +216,7 @@ def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor
     Returns:
         (..., M).
     """
-    if type(x) is Tensor and x.is_cpu and _plain(layer, nn.Linear) and unwatched():
+    if type(x) is Tensor and x.is_cpu and is_plain(layer, nn.Linear) and unwatched():
         weight: Any = layer.weight
         bias: Any = layer.bias
         if type(weight) is nn.Parameter and x.dtype in FLOATS and weight.dtype in FLOATS:
@@ -200,7 +247,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor, act: nn.Module | None) -> bool:
         return False
     if not _has_onednn() or not torch._C._get_mkldnn_enabled():
         return False
-    return _is_amd() if act is None else _plain(act, *_NAMES)
+    return _is_amd() if act is None else is_plain(act, *_NAMES)
 
 
 @functools.cache

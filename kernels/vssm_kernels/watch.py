@@ -1,5 +1,7 @@
 """Whether something looks on while a model runs, so that its layers have to run as they are."""
 
+import os
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -7,7 +9,6 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from . import cpu
-from .backends import choose_backend
 
 __all__ = ["FLOATS", "is_followed", "runs_here", "unwatched"]
 
@@ -38,7 +39,7 @@ def unwatched() -> bool:
 
 @torch.compiler.assume_constant_result
 def _has_library() -> bool:
-    return choose_backend("auto", torch.device("cpu"), torch.float32, 0) is cpu
+    return os.environ.get("VSSM_BACKEND", "auto") in ("auto", "cpp") and cpu.unavailable_reason() is None
 
 
 def runs_here(*tensors: Tensor | None) -> bool:

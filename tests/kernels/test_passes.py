@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.kernels.test_cpu import every_variant, needs_library
-from vssm_kernels import passes
-from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass, run_linear
+from tests.scan_2d import CROSS, VOLUME_ROUTES, make_2d
+from vssm_kernels import encode_routes, passes
+from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass, run_linear, scan_pass
 
 pytestmark = needs_library
 SILU = nn.SiLU()
@@ -252,8 +253,8 @@ def test_linear_layers_are_called_where_something_looks_at_them(called, monkeypa
     assert calls()  # autograd
     with torch.no_grad():
         assert not calls()
-        assert calls(layer.to("meta"), x.to("meta")) and calls(layer.to_empty(device="cpu").double(), x.double())
-        layer.float()
+        assert calls(nn.Linear(8, 8, device="meta"), x.to("meta"))
+        assert calls(nn.Linear(8, 8, dtype=torch.float64), x.double())
         with FlopCounterMode(display=False):
             assert calls()
         with torch.backends.mkldnn.flags(enabled=False):
@@ -281,3 +282,24 @@ class Linear(nn.Module):
 
     def forward(self, x):
         return run_linear(self.layer, x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("routes", [CROSS, VOLUME_ROUTES["six"]], ids=["plane", "volume"])
+def test_scans(dtype, routes):
+    """The op's own numbers, and none where it would refuse the inputs, or raise them to one dtype."""
+    given = make_2d(routes, outer=() if routes is CROSS else (3,))
+    maps = {name: given[name].to(dtype) for name in ("u", "dt", "B", "C")}
+    given |= {**maps, "routes": encode_routes(routes), "merge": True, "out_dtype": None}
+    other = torch.bfloat16 if dtype == torch.float32 else torch.float32
+    for change in ({}, dict(out_dtype=other), dict(merge=False), dict(D=None, C=given["C"].contiguous())):
+        got, want = scan_pass(**given | change), torch.ops.vssm.selective_scan_2d(**given | change)
+        assert torch.equal(got, want) and got.dtype == want.dtype and got.stride() == want.stride()
+    for name, x in maps.items():
+        assert scan_pass(**given | {name: x.to(other)}) is None
+    assert scan_pass(**given | dict(u=given["u"].double())) is scan_pass(**given | dict(u=given["u"][:0])) is None
+    with FlopCounterMode(display=False):
+        assert scan_pass(**given) is None
+    with torch.enable_grad():
+        assert scan_pass(**given) is None

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
+from vssm_kernels.passes import scan_pass
 from vssm_kernels.watch import unwatched
 
 from .linear import repeat_batch
@@ -292,6 +293,10 @@ class StateSpaceMixer(nn.Module):
         D = Ds if skip else None
         if self.scan_float32 and out_dtype is None:
             out_dtype = _float32_or_better(u)
+        if not torch.jit.is_scripting():
+            scanned = scan_pass(u, dt, A, B, C, D, bias, weight, code, merge, out_dtype)
+            if scanned is not None:
+                return scanned
         empty = no_maps(u)
         if empty:
             u, dt, B = one_more(u), one_more(dt), one_more(B)

@@ -24,7 +24,8 @@ __all__ = ["GroupedSS2D"]
 
 def grouped_linear(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply each group by a matrix of its own: (B, H, W, K, D) with (K, E, D) to (B, H, W, K, E)."""
-    return torch.einsum("bhwkd,ked->bhwke", x, weight)
+    y = torch.bmm(x.flatten(0, 2).transpose(0, 1), weight.transpose(1, 2))
+    return y.transpose(0, 1).unflatten(0, x.shape[:3])
 
 
 class GroupedLayerNorm(nn.Module):

@@ -7,12 +7,14 @@ the step size.
 from typing import List, Tuple
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from torch import Tensor
 
 from vssm_kernels.depthwise import DepthwiseConv2d
-from vssm_kernels.passes import conv_pass
+from vssm_kernels.passes import conv_pass, is_plain
+from vssm_kernels.watch import unwatched
 
 from ._state_space import init_linear, split_projection
 from .cross import SS2D
@@ -115,6 +117,21 @@ class MultiScaleSS2D(SS2D):
         out_dtype = self.out_norm.weight.dtype
         return self.scan(x, dt, B, C, code, merge=merge, out_dtype=out_dtype, sequences=(branch, branch + 1))
 
+    def excite(self, x: Tensor) -> Tensor:
+        """Weigh the channels of a map (B, H, W, D) by squeeze and excitation."""
+        if not torch.jit.is_scripting():
+            fc1, fc2 = self.se.fc1, self.se.fc2
+            if (
+                unwatched()
+                and is_plain(self.se, SqueezeExcite)
+                and is_plain(fc1, nn.Conv2d)
+                and is_plain(fc2, nn.Conv2d)
+            ):
+                # Of one pixel a convolution takes several times as long as a linear layer.
+                y = self.se.act(F.linear(x.mean((1, 2)), fc1.weight.flatten(1)))
+                return x * self.se.gate(F.linear(y, fc2.weight.flatten(1))).unflatten(0, (-1, 1, 1))
+        return self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
     def core(self, x: Tensor, z: Tensor | None) -> Tensor:
         """Do what stands between the projections, see `SS2D.core`: (B, H, W, D) to (B, H, W, D)."""
         dtype = x.dtype
@@ -130,7 +147,7 @@ class MultiScaleSS2D(SS2D):
         y = full + half.permute(0, 2, 3, 1)
         if not self.norm_before_merge:
             y = self.out_norm(y)
-        y = self.se(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).to(dtype)
+        y = self.excite(y).to(dtype)
         return y if z is None else y * self.act(z)
 
     @torch.no_grad()
