@@ -22,7 +22,7 @@ from .ops import fuse_states
 from .routes import on_flat_maps
 from .watch import FLOATS, runs_here, unwatched
 
-__all__ = ["conv_pass", "fusion_pass", "is_plain", "norm_pass", "run_linear", "scan_pass"]
+__all__ = ["conv_pass", "fusion_pass", "is_plain", "norm_pass", "run_act", "run_linear", "scan_pass"]
 
 
 def _is_compiled_for_here() -> bool:
@@ -222,23 +222,31 @@ def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor
         if type(weight) is nn.Parameter and x.dtype in FLOATS and weight.dtype in FLOATS:
             if torch.is_autocast_enabled("cpu"):
                 dtype = torch.get_autocast_dtype("cpu")
-                return _activated(
-                    F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)), act
-                )
+                y = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+                return y if act is None else run_act(act, y)
             if x.dtype == weight.dtype == torch.float32 and _is_for_onednn(x, weight, act):
                 name, form = _NAMES[type(act)], getattr(act, "approximate", "none")
                 return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, name, [], form)
-    return _activated(layer(x), act)
+    y = layer(x)
+    return y if act is None else act(y)
+
+
+def run_act(act: nn.Module, x: Any) -> Tensor:
+    """Run an activation, a GELU in the memory of x where nothing watches.
+
+    Args:
+        act: The activation.
+        x: What nothing else reads.
+    """
+    if type(x) is Tensor and is_plain(act, nn.GELU) and unwatched():
+        return torch.ops.aten.gelu_(x, approximate=act.approximate)
+    return act(x)
 
 
 # The activations that oneDNN is given, and its names.
 _NAMES: dict[type, str] = {type(None): "none", nn.GELU: "gelu", nn.SiLU: "swish", nn.ReLU: "relu"}
 # Multiplications of numbers below which the call of oneDNN's op, 15 microseconds, takes more than it spares.
 _LARGE = 2**23
-
-
-def _activated(x: Tensor, act: nn.Module | None) -> Tensor:
-    return x if act is None else act(x)
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor, act: nn.Module | None) -> bool:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.kernels.test_cpu import every_variant, needs_library
 from tests.scan_2d import CROSS, VOLUME_ROUTES, make_2d
 from vssm_kernels import encode_routes, passes
-from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass, run_linear, scan_pass
+from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass, run_act, run_linear, scan_pass
 
 pytestmark = needs_library
 SILU = nn.SiLU()
@@ -303,3 +303,18 @@ def test_scans(dtype, routes):
         assert scan_pass(**given) is None
     with torch.enable_grad():
         assert scan_pass(**given) is None
+
+
+def test_activations_in_place():
+    act, x = nn.GELU(), rounded(3, 5)
+    want, kept = act(x), x.clone()
+    assert torch.equal(run_act(act, x), want) and torch.equal(x, kept)  # autograd may want x
+    with torch.no_grad():
+        for other in (SILU, nn.Sequential(act)):
+            assert torch.equal(run_act(other, x), other(kept)) and torch.equal(x, kept)
+        hook = act.register_forward_hook(lambda *args: None)
+        assert torch.equal(run_act(act, x), want) and torch.equal(x, kept)
+        hook.remove()
+        assert torch.equal(run_act(act, x), want) and torch.equal(x, want)
+        tanh = nn.GELU("tanh")
+        assert torch.equal(run_act(tanh, kept.clone()), tanh(kept))

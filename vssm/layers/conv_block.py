@@ -76,9 +76,10 @@ class ResidualConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.conv1.conv.in_channels)
+        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.conv1(x)
         x = x + self.conv2(x)
-        # Channels-last in memory too, once: every layer that follows keeps the layout it is given.
         return self.conv3(x).permute(0, 2, 3, 1).contiguous()
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from vssm_kernels.passes import run_linear
+from vssm_kernels.passes import run_act, run_linear
 
 __all__ = ["ConvFFN"]
 
@@ -44,5 +44,5 @@ class ConvFFN(nn.Module):
             x = run_linear(self.fc1, x, self.act if self.act_first else None)
         x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if not self.act_first:
-            x = self.act(x)
+            x = self.act(x) if torch.jit.is_scripting() else run_act(self.act, x)
         return self.fc2(x) if torch.jit.is_scripting() else run_linear(self.fc2, x)

@@ -7,7 +7,7 @@ import torch.nn as nn
 from timm.layers import Mlp
 from torch import Tensor
 
-from vssm_kernels.passes import run_linear
+from vssm_kernels.passes import run_act, run_linear
 
 from .pieces import split_rows
 
@@ -60,5 +60,6 @@ class DepthwiseMlp(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
         x = self.fc1(x) if torch.jit.is_scripting() else run_linear(self.fc1, x)
-        x = self.act(self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = self.act(x) if torch.jit.is_scripting() else run_act(self.act, x)
         return self.fc2(x) if torch.jit.is_scripting() else run_linear(self.fc2, x)

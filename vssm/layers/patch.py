@@ -61,6 +61,8 @@ class PatchStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W) of at least 4 x 4 pixels."""
         check_images(x, self.conv.in_channels, 4)
+        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
@@ -86,6 +88,8 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.conv1.in_channels)
+        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 

@@ -52,6 +52,8 @@ class GroupMambaStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.conv1.conv.in_channels)
+        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.downsample(self.conv3(self.conv2(self.conv1(x))).permute(0, 2, 3, 1))
 
 

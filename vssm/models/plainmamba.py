@@ -61,6 +61,8 @@ class ConvPatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.conv.in_channels, 1, self.img_size)
+        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.convs(self.norm(self.conv(x)))
         x = F.pad(x, [0, -x.shape[3] % 8, 0, -x.shape[2] % 8])
         return self.projection(x).permute(0, 2, 3, 1)
