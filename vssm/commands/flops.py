@@ -66,10 +66,8 @@ def run(args: argparse.Namespace) -> int:
         name, *others = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         say("  ".join([name.strip().ljust(widths[0]), *others]).rstrip())
 
-    if not args.json:
-        show(columns)
     notes: dict[str, str] = {}
-    failed = False
+    failed, headed = False, False
     for build in track(list(subjects.values()), "counting"):
         for img_size in args.img_size:
             try:
@@ -100,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
                 if subject.published.not_reproduced:
                     notes[subject.name] = subject.published.not_reproduced
             numbers = [f"{cost.params / 1e6:.2f}", f"{cost.flops / 1e9:.3f}", f"{cost.activations / 1e6:.2f}"]
+            if not headed:  # nothing is printed of a table without rows
+                show(columns)
+                headed = True
             show([subject.name, "x".join(map(str, cost.input_size)), *numbers, printed])
             if args.depth is not None:
                 say(f"\n{cost.tree(args.depth)}\n")
