@@ -126,12 +126,22 @@ class DepthwiseConv2d(nn.Conv2d):
         kernel_size: Of the kernel, a square one.
         stride: Pixels between what neighbours of the result read.
         padding: Of all sides.
+        bias: Whether there is one.
         device: Of the parameters.
         dtype: Of the parameters.
     """
 
-    def __init__(self, dim: int, kernel_size: int, stride: int = 1, padding: int = 0, device=None, dtype=None):
-        super().__init__(dim, dim, kernel_size, stride, padding, groups=dim, device=device, dtype=dtype)
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(dim, dim, kernel_size, stride, padding, groups=dim, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, D, H, W)."""

@@ -145,3 +145,17 @@ def test_the_layer_is_a_convolution():
     x = torch.randn(2, 6, 9, 10)
     for form in (conv, torch.jit.script(conv), torch.fx.symbolic_trace(conv)):
         torch.testing.assert_close(form(x), usual(x))
+
+
+@needs_library
+def test_without_a_bias(counted):
+    conv = DepthwiseConv2d(17, 5, stride=2, padding=2, bias=False)
+    exact = torch.nn.Conv2d(17, 17, 5, 2, 2, groups=17, bias=False, dtype=torch.float64)
+    exact.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 17, 9, 8, requires_grad=True)
+    double = x.detach().double().requires_grad_()
+    conv(x).square().sum().backward()
+    exact(double).square().sum().backward()
+    assert counted and conv.bias is None
+    torch.testing.assert_close(conv.weight.grad.double(), exact.weight.grad, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(x.grad.double(), double.grad, rtol=1e-5, atol=1e-4)

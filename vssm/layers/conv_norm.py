@@ -8,6 +8,7 @@ from timm.layers import BatchNormAct2d, SqueezeExcite
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from vssm_kernels.depthwise import DepthwiseConv2d
 from vssm_kernels.passes import run_linear
 
 from .patch import check_images
@@ -48,8 +49,11 @@ class ConvNorm(nn.Module):
     ):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        groups = dim if depthwise else 1
-        self.conv = nn.Conv2d(dim, dim_out, 3, stride=stride, padding=1, groups=groups, bias=False, **dd)
+        self.conv: nn.Conv2d
+        if depthwise:
+            self.conv = DepthwiseConv2d(dim, 3, stride=stride, padding=1, bias=False, **dd)
+        else:
+            self.conv = nn.Conv2d(dim, dim_out, 3, stride=stride, padding=1, bias=False, **dd)
         self.norm: nn.Module = BatchNormAct2d(dim_out, eps, momentum, apply_act=act, act_layer=act_layer, **dd)
 
     @torch.no_grad()
