@@ -25,7 +25,7 @@ namespace vssm {
 namespace {
 
 // Raised whenever a signature or a meaning below changes; cpu.py refuses any other.
-constexpr int kAbiVersion = 6;
+constexpr int kAbiVersion = 7;
 
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
@@ -395,6 +395,16 @@ VSSM_EXPORT int vssm_depthwise_grad(const DepthwiseGrad *args, int threads) {
     const Kernels &k = kernels();
     const auto work = [&](int64_t unit, void *scratch) { k.depthwise_grad(*args, unit, scratch); };
     return !parallel(args->parts, threads, 0, work);
+}
+
+// Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_deform(const Deform *args, int threads) {
+    const Kernels &k = kernels();
+    const bool backwards = args->grad;
+    const auto work = [&](int64_t unit, void *scratch) {
+        (backwards ? k.deform_grad : k.deform)(*args, unit, scratch);
+    };
+    return !parallel(args->images * (backwards ? args->groups : args->height), threads, 0, work);
 }
 
 // Returns 0, or 1 when out of memory.

@@ -179,6 +179,18 @@ struct DepthwiseGrad {
     float *sums;  // (parts, taps, channels): of a part of the rows each; zeros to begin with
 };
 
+// What groups of channels find at moved points of a map, see deform.h, and its gradients. Handed over by cpu.py. All maps are
+// channels-last and contiguous.
+struct Deform {
+    int64_t images, height, width, groups, group_channels;
+    const float *x;        // (images, height, width, groups, group_channels)
+    const float *numbers;  // (images, height, width, groups, 27): of nine points the steps right and down, then the weights
+    float *y;              // as x
+    const float *grad;     // as x; null where only y is wanted
+    float *grad_x;         // as x, zeros to begin with
+    float *grad_numbers;   // as numbers
+};
+
 // LayerNorm of rows, times a gate. A row of `groups` has weights of its own. Handed over by cpu.py.
 struct Norm {
     int64_t rows, groups, channels;  // rows: of all groups
@@ -214,6 +226,8 @@ struct Kernels {
     size_t (*depthwise_scratch_bytes)(const Depthwise &);
     void (*depthwise)(const Depthwise &, int64_t unit, void *scratch);
     void (*depthwise_grad)(const DepthwiseGrad &, int64_t unit, void *scratch);
+    void (*deform)(const Deform &, int64_t unit, void *scratch);
+    void (*deform_grad)(const Deform &, int64_t unit, void *scratch);
     int64_t (*norm_units)(const Norm &);
     size_t (*norm_scratch_bytes)(const Norm &);
     void (*norm)(const Norm &, int64_t unit, void *scratch);

@@ -1,6 +1,7 @@
 // The kernels of one instruction-set variant.
 #pragma once
 
+#include "deform.h"
 #include "mamba.h"
 #include "map_pass.h"
 #include "scan_line.h"
@@ -11,5 +12,6 @@
         name, kLanes, forward_units, forward_scratch_bytes, forward, backward_units, backward_scratch_bytes, backward,  \
             forward_2d_units, forward_2d_scratch_bytes, forward_2d, backward_2d_units, backward_2d_scratch_bytes,       \
             backward_2d, mamba_inputs, mamba_gate,                                                                      \
-            depthwise_scratch_bytes, depthwise, depthwise_grad, norm_units, norm_scratch_bytes, norm                    \
+            depthwise_scratch_bytes, depthwise, depthwise_grad, deform, deform_grad,                                    \
+            norm_units, norm_scratch_bytes, norm                                                                        \
     }

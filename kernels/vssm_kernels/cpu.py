@@ -16,13 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .cpu_structs import Depthwise, DepthwiseGrad, Mamba, Map, Norm, Scan2d
+from .cpu_structs import Deform, Depthwise, DepthwiseGrad, Mamba, Map, Norm, Scan2d
 from .install import how_to_build
 from .mamba import DIRECTIONS
 from .routes import route_table
 from .tables import keep_tables
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 _INSTALL = f"install a C++ compiler (GCC or Clang) and reinstall: {how_to_build()}"
 if sys.platform == "win32":
     _INSTALL = "it is not built on Windows"
@@ -65,6 +65,7 @@ def _open(path: Path) -> ctypes.CDLL:
     library.vssm_mamba_fwd.argtypes = [ctypes.POINTER(Mamba), ctypes.c_void_p, ctypes.c_int]
     library.vssm_depthwise.argtypes = [ctypes.POINTER(Depthwise), ctypes.c_int]
     library.vssm_depthwise_grad.argtypes = [ctypes.POINTER(DepthwiseGrad), ctypes.c_int]
+    library.vssm_deform.argtypes = [ctypes.POINTER(Deform), ctypes.c_int]
     library.vssm_norm.argtypes = [ctypes.POINTER(Norm), ctypes.c_int]
     library.vssm_set_gomp_parallel.argtypes = [ctypes.c_void_p]
     library.vssm_set_gomp_parallel.restype = None
@@ -436,6 +437,37 @@ def depthwise_grad(x: Tensor, grad: Tensor, offsets: Sequence[tuple[int, int]], 
     )
     _call(library.vssm_depthwise_grad, struct)
     return sums.sum(0)
+
+
+def deform(x: Tensor, numbers: Tensor) -> Tensor:
+    """Sum what groups of channels find at nine moved points, see `vssm_kernels.deform`.
+
+    Args:
+        x: (B, H, W, D), not empty; float32, contiguous.
+        numbers: (B, H, W, G, 27), float32, contiguous; G divides D.
+
+    Returns:
+        As x.
+    """
+    y = torch.empty_like(x)
+    struct = Deform(*x.shape[:3], numbers.shape[3], x.shape[3] // numbers.shape[3], *_pointers(x, numbers, y))
+    _call(_get_library().vssm_deform, struct)
+    return y
+
+
+def deform_grad(grad: Tensor, x: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the gradients of `deform`, of x and of the numbers. The same bits for every number of threads.
+
+    Args:
+        grad: Of the result; as x.
+        x: See `deform`.
+        numbers: See `deform`.
+    """
+    grad_x, grad_numbers = torch.zeros_like(x), torch.empty_like(numbers)
+    sizes = (*x.shape[:3], numbers.shape[3], x.shape[3] // numbers.shape[3])
+    struct = Deform(*sizes, *_pointers(x, numbers, None, grad, grad_x, grad_numbers))
+    _call(_get_library().vssm_deform, struct)
+    return grad_x, grad_numbers
 
 
 def _row_strides(x: Tensor, groups: int) -> tuple[Tensor, int, int]:

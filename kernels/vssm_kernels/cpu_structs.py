@@ -2,7 +2,7 @@
 
 import ctypes
 
-__all__ = ["Depthwise", "DepthwiseGrad", "Mamba", "Map", "Norm", "Scan2d"]
+__all__ = ["Deform", "Depthwise", "DepthwiseGrad", "Mamba", "Map", "Norm", "Scan2d"]
 
 
 class Map(ctypes.Structure):
@@ -65,6 +65,15 @@ class DepthwiseGrad(ctypes.Structure):
         ("g", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("g_image", "g_row", "g_column")),
         ("sums", ctypes.c_void_p),
+    ]
+
+
+class Deform(ctypes.Structure):
+    """`Deform` of kernels/csrc/scan_args.h, field for field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("images", "height", "width", "groups", "group_channels")),
+        *((name, ctypes.c_void_p) for name in ("x", "numbers", "y", "grad", "grad_x", "grad_numbers")),
     ]
 
 

@@ -11,6 +11,8 @@ import torch.nn as nn
 import torchvision  # type: ignore[import-untyped]  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
+from vssm_kernels.deform import deform_here
+
 from .cross import SS2D
 
 __all__ = ["DeformableSS2D", "DeformableStep"]
@@ -49,6 +51,10 @@ class DeformableStep(nn.Module):
         """Sample (B, D, H, W)."""
         numbers = self.offset_mask(self.offset_conv(x).permute(0, 2, 3, 1))[..., : 27 * self.groups]
         numbers = numbers.unflatten(-1, (self.groups, 27))
+        if not torch.jit.is_scripting():
+            found = deform_here(x.permute(0, 2, 3, 1), numbers)
+            if found is not None:
+                return found.permute(0, 3, 1, 2)
         # Officially points go down columns and steps are (right, down); in torchvision along rows and (down, right).
         steps = numbers[..., :18].unflatten(-1, (3, 3, 2)).flip(-1)  # (B, H, W, G, column, row, 2)
         steps = steps.permute(0, 3, 5, 4, 6, 1, 2).flatten(1, 4)
