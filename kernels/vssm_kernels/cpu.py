@@ -186,15 +186,8 @@ def selective_scan_bwd(
     sizes = (batch, channels, B.shape[1], A.shape[1], length)
     _call(library.vssm_selective_scan_bwd, *_pointers(*inputs, *outputs), *sizes, delta_softplus)
     grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias = outputs
-    return (
-        grad_u.to(u.dtype),
-        grad_delta.to(delta.dtype),
-        grad_A,
-        grad_B.to(B.dtype),
-        grad_C.to(B.dtype),
-        grad_D,
-        grad_bias,
-    )
+    halves = grad_u.to(u.dtype), grad_delta.to(delta.dtype), grad_B.to(B.dtype), grad_C.to(B.dtype)
+    return *halves[:2], grad_A, *halves[2:], grad_D, grad_bias
 
 
 class _Walk(NamedTuple):
