@@ -27,7 +27,7 @@ from .high_resolution import (
 from .mixer_block import MixerBlock
 from .mlp import DepthwiseMlp, add_mlp
 from .odss import YOLO_NORM, GatedConvFFN, LocalBlock, ODSSBlock
-from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, check_images
+from .patch import ConvDownsample, ConvStem, PatchMerging, PatchStem, channels_last, check_images
 from .pieces import split_batch, split_rows
 from .residual_unit import ChannelNorm, ResidualUnit
 from .sparse import mask_at, sparse_form
@@ -72,6 +72,7 @@ __all__ = [
     "ResidualConvStem",
     "ResidualUnit",
     "add_mlp",
+    "channels_last",
     "check_images",
     "check_pool",
     "deformable_attention",

@@ -14,7 +14,7 @@ from torch import Tensor
 from vssm_kernels.depthwise import DepthwiseConv2d
 
 from .mlp import add_mlp
-from .patch import check_images
+from .patch import channels_last, check_images
 
 __all__ = [
     "CONV_BLOCK_NORMS",
@@ -76,8 +76,7 @@ class ResidualConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.conv1.conv.in_channels)
-        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x)
         x = self.conv1(x)
         x = x + self.conv2(x)
         return self.conv3(x).permute(0, 2, 3, 1).contiguous()

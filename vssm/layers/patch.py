@@ -7,7 +7,15 @@ from torch import Tensor
 
 from vssm_kernels.passes import run_linear
 
-__all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem", "check_images"]
+__all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem", "channels_last", "check_images"]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Lay images (B, C, H, W) out by pixels, while they have the fewest channels; all later layers keep to it.
+
+    Not by `memory_format`, which `torch.vmap` does not know.
+    """
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def check_images(images: Tensor, in_chans: int, smallest: int = 1, only: tuple[int, int] | None = None) -> None:
@@ -61,8 +69,7 @@ class PatchStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W) of at least 4 x 4 pixels."""
         check_images(x, self.conv.in_channels, 4)
-        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x)
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
@@ -88,8 +95,7 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.conv1.in_channels)
-        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x)
         x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 

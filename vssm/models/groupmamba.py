@@ -30,7 +30,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import ConvDownsample, DepthwiseMlp, check_images, check_pool, next_pool
+from ..layers import ConvDownsample, DepthwiseMlp, channels_last, check_images, check_pool, next_pool
 from ..scans import CROSS, GroupedSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -52,8 +52,7 @@ class GroupMambaStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.conv1.conv.in_channels)
-        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x)
         return self.downsample(self.conv3(self.conv2(self.conv1(x))).permute(0, 2, 3, 1))
 
 

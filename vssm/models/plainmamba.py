@@ -21,7 +21,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import check_images
+from ..layers import channels_last, check_images
 from ..scans import CONTINUOUS, ContinuousSS2D, KeptTokens, tokens_of_map, tokens_on_map
 from ._backbone import drop_path_rates
 from ._builder import build_model, imagenet_cfg
@@ -61,8 +61,7 @@ class ConvPatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.conv.in_channels, 1, self.img_size)
-        # Channels-last in memory while it has the fewest channels; all later layers keep to it.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x)
         x = self.convs(self.norm(self.conv(x)))
         x = F.pad(x, [0, -x.shape[3] % 8, 0, -x.shape[2] % 8])
         return self.projection(x).permute(0, 2, 3, 1)

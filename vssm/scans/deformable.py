@@ -18,6 +18,50 @@ from .cross import SS2D
 __all__ = ["DeformableSS2D", "DeformableStep"]
 
 
+# One node in FX graphs, for which operator runs is a matter of the machine.
+torch.fx.wrap("deformable_step")
+
+
+def deformable_step(x: Tensor, numbers: Tensor) -> Tensor:
+    """Sum what each group of channels finds at nine moved points, by weights (DCNv4, arXiv 2401.06197).
+
+    Args:
+        x: (B, D, H, W).
+        numbers: (B, H, W, G, 27), G a divisor of D, see `vssm_kernels.deform`.
+
+    Returns:
+        As x, computed in float32 or better.
+    """
+    if not torch.jit.is_scripting():
+        found = deform_here(x.permute(0, 2, 3, 1), numbers)
+        if found is not None:
+            return found.permute(0, 3, 1, 2)
+    dim, groups = x.shape[1], numbers.shape[3]
+    # Officially points go down columns and steps are (right, down); in torchvision along rows and (down, right).
+    steps = numbers[..., :18].unflatten(-1, (3, 3, 2)).flip(-1)  # (B, H, W, G, column, row, 2)
+    steps = steps.permute(0, 3, 5, 4, 6, 1, 2).flatten(1, 4)
+    weights = numbers[..., 18:].unflatten(-1, (3, 3)).permute(0, 3, 5, 4, 1, 2).flatten(1, 3)
+    # The operator computes positions in the dtype of the map, where half a dtype would miss by up to half a pixel.
+    precise = torch.promote_types(x.dtype, torch.float32)
+    y = torch.ops.torchvision.deform_conv2d(
+        x.to(precise),
+        torch.ones(dim, 1, 3, 3, dtype=precise, device=x.device),
+        steps.to(precise),
+        weights.to(precise),
+        torch.zeros(dim, dtype=precise, device=x.device),
+        1,  # strides
+        1,
+        1,  # padding
+        1,
+        1,  # dilation
+        1,
+        dim,
+        groups,
+        True,  # use the weights
+    )
+    return y.to(x.dtype)
+
+
 class DeformableStep(nn.Module):
     """Sum what each group of channels finds at nine moved points, by weights without bounds: (B, D, H, W) to the same.
 
@@ -50,35 +94,7 @@ class DeformableStep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Sample (B, D, H, W)."""
         numbers = self.offset_mask(self.offset_conv(x).permute(0, 2, 3, 1))[..., : 27 * self.groups]
-        numbers = numbers.unflatten(-1, (self.groups, 27))
-        if not torch.jit.is_scripting():
-            found = deform_here(x.permute(0, 2, 3, 1), numbers)
-            if found is not None:
-                return found.permute(0, 3, 1, 2)
-        # Officially points go down columns and steps are (right, down); in torchvision along rows and (down, right).
-        steps = numbers[..., :18].unflatten(-1, (3, 3, 2)).flip(-1)  # (B, H, W, G, column, row, 2)
-        steps = steps.permute(0, 3, 5, 4, 6, 1, 2).flatten(1, 4)
-        weights = numbers[..., 18:].unflatten(-1, (3, 3)).permute(0, 3, 5, 4, 1, 2).flatten(1, 3)
-        # The operator computes positions in the dtype of the map, where half a dtype would miss by up to half a pixel.
-        precise = torch.promote_types(x.dtype, torch.float32)
-        ones = torch.ones(self.dim, 1, 3, 3, dtype=precise, device=x.device)
-        y = torch.ops.torchvision.deform_conv2d(
-            x.to(precise),
-            ones,
-            steps.to(precise),
-            weights.to(precise),
-            torch.zeros(self.dim, dtype=precise, device=x.device),
-            1,  # strides
-            1,
-            1,  # padding
-            1,
-            1,  # dilation
-            1,
-            self.dim,
-            self.groups,
-            True,  # use the weights
-        )
-        return y.to(x.dtype)
+        return deformable_step(x, numbers.unflatten(-1, (self.groups, 27)))
 
 
 class DeformableSS2D(SS2D):
