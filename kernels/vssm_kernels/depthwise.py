@@ -111,7 +111,6 @@ def _is_trained_here(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the weight learns, on a CPU with the library, and nothing but autograd looks on."""
     return (
         torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
         and not is_followed()
         and runs_here(x, weight, bias)  # no, for what FX traces
         and weight.requires_grad

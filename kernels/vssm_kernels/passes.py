@@ -36,10 +36,14 @@ def _is_compiled_for_here() -> bool:
     )
 
 
+def _is_untouched(layer: nn.Module) -> bool:
+    """Whether nothing has been hung on a layer."""
+    return not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+
+
 def is_plain(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a layer is exactly of one of these kinds, and nothing has been hung on it."""
-    changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-    return type(layer) in kinds and not changed
+    return type(layer) in kinds and _is_untouched(layer)
 
 
 def _computed(x: Tensor, weight: Tensor) -> torch.dtype | None:
@@ -145,7 +149,7 @@ def norm_pass(
     """
     weight: Any = norm.weight
     bias: Any = norm.bias
-    if not unwatched() or norm._forward_hooks or norm._forward_pre_hooks or not runs_here(x, weight, bias, gate):
+    if not unwatched() or not _is_untouched(norm) or not runs_here(x, weight, bias, gate):
         return None
     if weight is None or bias is None or weight.dim() != 1 or weight.numel() != groups * x.shape[-1]:
         return None
@@ -163,15 +167,12 @@ _scan = on_flat_maps(cpu.selective_scan_2d_fwd, ("u", "dt", "B", "C"))
 def scan_pass(
     u: Any,
     dt: Tensor,
-    A: Tensor,
     B: Tensor,
     C: Tensor | None,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    dt_weight: Tensor | None,
     routes: list[int],
     merge: bool,
     out_dtype: torch.dtype | None,
+    **parameters: Tensor | None,
 ) -> Tensor | None:
     """Scan a map as the op `selective_scan_2d` does with a softplus, without its way through PyTorch and its checks.
 
@@ -180,25 +181,22 @@ def scan_pass(
     Args:
         u: As of the op; so are all others.
         dt: See there.
-        A: See there.
         B: See there.
         C: See there.
-        D: See there.
-        delta_bias: See there.
-        dt_weight: See there.
         routes: See there.
         merge: See there.
         out_dtype: See there.
+        parameters: A, D, delta_bias and dt_weight; see there.
 
     Returns:
         What the op gives, or None where the op has to run.
     """
-    if not unwatched() or not runs_here(u, dt, A, B, C, D, delta_bias, dt_weight):
+    if not unwatched() or not runs_here(u, dt, B, C, *parameters.values()):
         return None
     if dt.dtype != u.dtype or B.dtype != u.dtype or (C is not None and C.dtype != u.dtype):
         return None
     how: Any = dict(code=routes, delta_softplus=True, merge=merge, out_dtype=out_dtype or u.dtype)
-    return _scan(u=u, dt=dt, A=A, B=B, C=C, D=D, delta_bias=delta_bias, dt_weight=dt_weight, **how)
+    return _scan(u=u, dt=dt, B=B, C=C, **parameters, **how)
 
 
 def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor:

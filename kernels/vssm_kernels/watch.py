@@ -17,9 +17,10 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def is_followed() -> bool:
-    """Whether something but autograd and compilers records, transforms or traces what is computed now."""
+    """Whether something but autograd records, compiles, transforms or traces what is computed now."""
     return (
-        torch.jit.is_tracing()
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or bool(_get_current_dispatch_mode_stack())
@@ -29,12 +30,7 @@ def is_followed() -> bool:
 
 def unwatched() -> bool:
     """Whether nothing records, traces or differentiates what is computed now."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or is_followed()
-        or nn.modules.module._has_any_global_hook()
-    )
+    return not (torch.is_grad_enabled() or is_followed() or nn.modules.module._has_any_global_hook())
 
 
 @torch.compiler.assume_constant_result

@@ -30,19 +30,14 @@ def check_pool(pool_type: str, num_classes: int = 0, known: Sequence[str] = POOL
         raise ValueError(f"global_pool='' takes num_classes=0, got {num_classes} classes")
 
 
-def next_pool(current: str, wanted: str | None, num_classes: int, known: Sequence[str] = POOLS) -> str:
+def next_pool(current: str, wanted: str | None, num_classes: int) -> str:
     """The pooling once a classifier is made anew: the one that is wanted; with None the current one stays.
 
     Classes bring "avg" back where the current one is "".
-
-    Raises:
-        ValueError: See `check_pool`.
     """
-    pool_type = current if wanted is None else wanted
-    if wanted is None and not current and num_classes > 0:
-        pool_type = "avg"
-    check_pool(pool_type, num_classes, known)
-    return pool_type
+    if wanted is not None:
+        return wanted
+    return current or ("avg" if num_classes > 0 else "")
 
 
 def pooled_width(dim: int, pool_type: str) -> int:
@@ -97,4 +92,6 @@ class ClassifierHead(TimmClassifierHead):
 
     def reset(self, num_classes: int, pool_type: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Make a new classifier; for `pool_type` see `next_pool`, for all else timm."""
-        super().reset(num_classes, next_pool(self.global_pool.pool_type, pool_type, num_classes), *args, **kwargs)
+        pool_type = next_pool(self.global_pool.pool_type, pool_type, num_classes)
+        check_pool(pool_type, num_classes)
+        super().reset(num_classes, pool_type, *args, **kwargs)

@@ -76,7 +76,7 @@ class ResidualConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.conv1.conv.in_channels)
-        x = channels_last(x)
+        x = channels_last(x).permute(0, 3, 1, 2)
         x = self.conv1(x)
         x = x + self.conv2(x)
         return self.conv3(x).permute(0, 2, 3, 1).contiguous()

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from vssm_kernels.depthwise import DepthwiseConv2d
 from vssm_kernels.passes import run_linear
 
-from .patch import check_images
+from .patch import channels_last, check_images
 
 __all__ = ["ConvNorm", "ConvNormDownsample", "ConvNormStem", "LinearNorm", "LinearNormMlp"]
 
@@ -145,8 +145,7 @@ class ConvNormStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.in_chans)
-        # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
-        return self.convs(x.permute(0, 2, 3, 1).contiguous())
+        return self.convs(channels_last(x))
 
 
 class ConvNormDownsample(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .classifier import check_pool, next_pool, pool_tokens, pooled_width
 from .conv_norm import ConvNorm, LinearNorm
-from .patch import check_images
+from .patch import channels_last, check_images
 
 __all__ = ["DeepConvStem", "HiddenHead"]
 
@@ -35,8 +35,7 @@ class DeepConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.in_chans)
-        # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
-        return self.conv4(self.conv3(self.conv2(self.conv1(x.permute(0, 2, 3, 1).contiguous()))))
+        return self.conv4(self.conv3(self.conv2(self.conv1(channels_last(x)))))
 
 
 class HiddenHead(nn.Module):
@@ -74,19 +73,17 @@ class HiddenHead(nn.Module):
         self.hidden_dim = hidden_dim
         self.drop = nn.Dropout(drop_rate)
         self.pool_type = ""
-        self.pooled = False
         self.hidden: nn.Module = nn.Identity()
         self.fc: nn.Module = nn.Identity()
-        check_pool(pool_type, num_classes)
         self._rebuild(num_classes, pool_type, **dd)
 
     def _rebuild(self, num_classes: int, pool_type: str, **dd) -> None:
-        if pool_type and not self.pooled:
+        check_pool(pool_type, num_classes)
+        if pool_type and not self.pool_type:
             self.hidden = LinearNorm(self.dim, self.hidden_dim, act=True, act_layer=nn.SiLU, bias=True, **dd)
         elif not pool_type:  # nothing would use it
             self.hidden = nn.Identity()
         self.pool_type = pool_type
-        self.pooled = bool(pool_type)
         width = pooled_width(self.hidden_dim, pool_type)
         self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
         self.train(self.training)
@@ -97,7 +94,7 @@ class HiddenHead(nn.Module):
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Classify (B, H, W, dim)."""
-        if self.pooled:
+        if self.pool_type != "":
             x = self.drop(pool_tokens(self.hidden(x).flatten(1, 2), self.pool_type))
             if not pre_logits:
                 x = self.fc(x)

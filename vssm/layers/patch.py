@@ -11,11 +11,12 @@ __all__ = ["ConvDownsample", "ConvStem", "PatchMerging", "PatchStem", "channels_
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Lay images (B, C, H, W) out by pixels, while they have the fewest channels; all later layers keep to it.
+    """Make images (B, C, H, W) a map (B, H, W, C), in memory too.
 
-    Not by `memory_format`, which `torch.vmap` does not know.
+    At once, while they have the fewest channels: all later layers keep to it. Not by `memory_format`, which
+    `torch.vmap` does not know.
     """
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 def check_images(images: Tensor, in_chans: int, smallest: int = 1, only: tuple[int, int] | None = None) -> None:
@@ -69,7 +70,7 @@ class PatchStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W) of at least 4 x 4 pixels."""
         check_images(x, self.conv.in_channels, 4)
-        x = channels_last(x)
+        x = channels_last(x).permute(0, 3, 1, 2)
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
@@ -95,7 +96,7 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.conv1.in_channels)
-        x = channels_last(x)
+        x = channels_last(x).permute(0, 3, 1, 2)
         x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 

@@ -216,7 +216,7 @@ class EfficientViM(StagedBackbone):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         self.num_classes = num_classes
-        self._set_pool(next_pool(self.global_pool, global_pool, num_classes, known=("avg",)))
+        self._set_pool(next_pool(self.global_pool, global_pool, num_classes))
         for name in self._heads():
             getattr(self, name).reset(num_classes)
 

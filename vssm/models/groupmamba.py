@@ -52,7 +52,7 @@ class GroupMambaStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.conv1.conv.in_channels)
-        x = channels_last(x)
+        x = channels_last(x).permute(0, 3, 1, 2)
         return self.downsample(self.conv3(self.conv2(self.conv1(x))).permute(0, 2, 3, 1))
 
 
@@ -192,7 +192,7 @@ class GroupMamba(StagedBackbone):
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         like = next(self.parameters())
-        pool = next_pool(self.global_pool, global_pool, num_classes, known=("avg",))
+        pool = next_pool(self.global_pool, global_pool, num_classes)
         self._build_classifiers(num_classes, pool, self.dist_head is not None, like.device, like.dtype)
 
     def prune_intermediate_layers(

@@ -42,6 +42,7 @@ from ..layers import (
     KeepBranch,
     KeepBranches,
     MultiScaleConv,
+    channels_last,
     check_images,
 )
 from ..scans import CROSS, DeformableSS2D
@@ -69,8 +70,7 @@ class HRVMambaStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W); sizes are rounded up."""
         check_images(x, self.in_chans)
-        # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
-        return self.layers(self.conv2(self.conv1(x.permute(0, 2, 3, 1).contiguous())))
+        return self.layers(self.conv2(self.conv1(channels_last(x))))
 
 
 class DVSSBlock(nn.Module):

@@ -25,7 +25,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import YOLO_NORM, ClassifierHead, ConvNorm, LinearNorm, ODSSBlock, check_images
+from ..layers import YOLO_NORM, ClassifierHead, ConvNorm, LinearNorm, ODSSBlock, channels_last, check_images
 from ..scans import CROSS, SS2D, init_state_matrix
 from ._backbone import Stage, StagedBackbone, drop_path_rates, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -97,8 +97,7 @@ class YOLOStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, in_chans, H, W)."""
         check_images(x, self.in_chans)
-        # Made channels-last in memory at once, while it has the fewest channels; all later layers keep to it.
-        return self.conv2(self.conv1(x.permute(0, 2, 3, 1).contiguous()))
+        return self.conv2(self.conv1(channels_last(x)))
 
 
 class ClueMerge(nn.Module):

@@ -61,7 +61,7 @@ class ConvPatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.conv.in_channels, 1, self.img_size)
-        x = channels_last(x)
+        x = channels_last(x).permute(0, 3, 1, 2)
         x = self.convs(self.norm(self.conv(x)))
         x = F.pad(x, [0, -x.shape[3] % 8, 0, -x.shape[2] % 8])
         return self.projection(x).permute(0, 2, 3, 1)

@@ -294,7 +294,7 @@ class StateSpaceMixer(nn.Module):
         if self.scan_float32 and out_dtype is None:
             out_dtype = _float32_or_better(u)
         if not torch.jit.is_scripting():
-            scanned = scan_pass(u, dt, A, B, C, D, bias, weight, code, merge, out_dtype)
+            scanned = scan_pass(u, dt, B, C, code, merge, out_dtype, A=A, D=D, delta_bias=bias, dt_weight=weight)
             if scanned is not None:
                 return scanned
         empty = no_maps(u)

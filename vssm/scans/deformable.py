@@ -84,7 +84,6 @@ class DeformableStep(nn.Module):
         super().__init__()
         if dim % groups:
             raise ValueError(f"DeformableStep: {dim} channels are not divisible by {groups} groups")
-        self.dim = dim
         self.groups = groups
         self.offset_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd) if offset_conv else nn.Identity()
         # Nine points, each with a step to the right, a step down and a weight.
