@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vssm import environment
-from vssm_kernels import cpu
+from vssm_kernels import cpu_library
 
 
 def test_it_is_json_and_text():
@@ -15,15 +15,18 @@ def test_it_is_json_and_text():
     assert json.loads(json.dumps(about)) == about
     assert about["packages"]["torch"] == torch.__version__.split("+")[0]
     assert about["backends"]["cpu"]["reference"] == "available"
-    if cpu.unavailable_reason() is None:
-        assert about["compiled scan"] == {"file": str(cpu.library_file()), "instruction set": cpu.variant()}
+    if cpu_library.unavailable_reason() is None:
+        assert about["compiled scan"] == {
+            "file": str(cpu_library.library_file()),
+            "instruction set": cpu_library.variant(),
+        }
     lines = environment.as_text(about).splitlines()
     assert "  version: " + about["vssm"]["version"] in lines and "    reference: available" in lines
 
 
 def test_it_says_why_there_is_no_library(monkeypatch):
-    monkeypatch.setattr(cpu, "_library", None)
-    monkeypatch.setattr(cpu, "_reason", "nothing was compiled")
+    monkeypatch.setattr(cpu_library, "_library", None)
+    monkeypatch.setattr(cpu_library, "_reason", "nothing was compiled")
     about = environment.describe()
     assert about["compiled scan"] == about["backends"]["cpu"]["cpp"] == "nothing was compiled"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vssm_kernels import BACKENDS, cpu
+from vssm_kernels import BACKENDS, cpu_library
 from vssm_kernels.backends import unavailable_reason
 from vssm_kernels.timing import cpu_name
 
@@ -150,8 +150,8 @@ def _cuda() -> str:
 
 
 def _compiled_scan() -> dict[str, str] | str:
-    reason = cpu.unavailable_reason()
-    return reason or {"file": str(cpu.library_file()), "instruction set": cpu.variant()}
+    reason = cpu_library.unavailable_reason()
+    return reason or {"file": str(cpu_library.library_file()), "instruction set": cpu_library.variant()}
 
 
 def _backends(kind: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ import selective_scan_2d  # noqa: E402, F401
 import volumes  # noqa: E402, F401
 from registry import BENCHMARKS, Benchmark  # noqa: E402
 
-from vssm_kernels import cpu  # noqa: E402
+from vssm_kernels import cpu_library  # noqa: E402
 from vssm_kernels.timing import cpu_name, interleaved, summary  # noqa: E402
 
 # A candidate that takes more than 0.1 s in the warm-up has five rounds only.
@@ -67,7 +67,7 @@ def environment(device: torch.device) -> dict[str, str]:
     info = {"torch": torch.__version__, "python": platform.python_version(), "device": str(device)}
     if device.type == "cpu":
         info |= {"cpu": cpu_name(), "threads": str(torch.get_num_threads())}
-        info["cpp kernels"] = cpu.unavailable_reason() or cpu.variant()
+        info["cpp kernels"] = cpu_library.unavailable_reason() or cpu_library.variant()
     else:
         module = torch.get_device_module(device)
         info["gpu"] = module.get_device_name(device)

@@ -214,15 +214,6 @@ static void depthwise_grad(const DepthwiseGrad &d, int64_t unit, void *) {
 
 // ---- LayerNorm -------------------------------------------------------------------------------------------------------------
 
-VSSM_INLINE float sum_lanes(Vec v) {
-    typedef float Four __attribute__((vector_size(16)));
-    Four parts[kLanes / 4];
-    memcpy(parts, &v, sizeof v);
-    for (int step = kLanes / 8; step > 0; step /= 2)
-        for (int i = 0; i < step; ++i) parts[i] += parts[i + step];
-    return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
-}
-
 // Calls whole(i, 4) and whole(i, 1) for blocks of four and of single vectors, then part(last) for what is left of the row.
 template <class Whole, class Part>
 VSSM_INLINE void over_row(int64_t channels, const Whole &whole, const Part &part) {

@@ -24,8 +24,8 @@
 namespace vssm {
 namespace {
 
-// Raised whenever a signature or a meaning below changes; cpu.py refuses any other.
-constexpr int kAbiVersion = 7;
+// Raised whenever a signature or a meaning below changes; cpu_library.py refuses any other.
+constexpr int kAbiVersion = 8;
 
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
@@ -405,6 +405,17 @@ VSSM_EXPORT int vssm_deform(const Deform *args, int threads) {
         (backwards ? k.deform_grad : k.deform)(*args, unit, scratch);
     };
     return !parallel(args->images * (backwards ? args->groups : args->height), threads, 0, work);
+}
+
+// Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_ssd(const Ssd *args, int threads) {
+    const Kernels &k = kernels();
+    if (args->grad_y) {
+        const auto work = [&](int64_t unit, void *scratch) { k.ssd_grad(*args, unit, scratch); };
+        return !parallel(args->batch * args->groups, threads, k.ssd_grad_scratch_bytes(*args), work);
+    }
+    const auto work = [&](int64_t unit, void *scratch) { k.ssd(*args, unit, scratch); };
+    return !parallel(k.ssd_units(*args), threads, k.ssd_scratch_bytes(*args), work);
 }
 
 // Returns 0, or 1 when out of memory.

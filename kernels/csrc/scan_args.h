@@ -38,7 +38,7 @@ struct BackwardArgs {
     int64_t strips() const { return (shape.group_size() + kStrip - 1) / kStrip; }
 };
 
-// How the values of a map lie in memory; cpu.py numbers them alike.
+// How the values of a map lie in memory; cpu_library.py numbers them alike.
 enum Dtype : int64_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 // A channels-last map; strides count values. The values of sequence k at position p of image b lie side by side from
@@ -144,7 +144,7 @@ struct Backward2d {
     }
 };
 
-// A depth-wise convolution of a channels-last map. Handed over by cpu.py; cpu_structs.py declares the same fields.
+// A depth-wise convolution of a channels-last map. Handed over by cpu_maps.py; cpu_structs.py declares the same fields.
 //     y = scale silu(bias + sum over taps of weight x) + skip other
 struct Depthwise {
     int64_t images, height, width, out_height, out_width, channels;
@@ -166,7 +166,7 @@ struct Depthwise {
 };
 
 // The gradient of a depth-wise convolution's weight: for each tap the sum of g x over all pixels, pixels outside the map being
-// zero. Handed over by cpu.py.
+// zero. Handed over by cpu_maps.py.
 struct DepthwiseGrad {
     int64_t images, height, width, out_height, out_width, channels;
     int64_t stride, taps, parts;
@@ -179,7 +179,7 @@ struct DepthwiseGrad {
     float *sums;  // (parts, taps, channels): of a part of the rows each; zeros to begin with
 };
 
-// What groups of channels find at moved points of a map, see deform.h, and its gradients. Handed over by cpu.py. All maps are
+// What groups of channels find at moved points of a map, see deform.h, and its gradients. Handed over by cpu_maps.py. All maps are
 // channels-last and contiguous.
 struct Deform {
     int64_t images, height, width, groups, group_channels;
@@ -191,7 +191,24 @@ struct Deform {
     float *grad_numbers;   // as numbers
 };
 
-// LayerNorm of rows, times a gate. A row of `groups` has weights of its own. Handed over by cpu.py.
+// The state-space dual of Mamba-2 and its gradients, see ssd.h. Handed over by cpu_maps.py. All is contiguous.
+struct Ssd {
+    int64_t batch, length, heads, head_dim, groups, states;
+    int64_t softplus;      // whether the step size goes through softplus
+    const float *x;        // (batch, length, heads, head_dim)
+    const float *dt;       // (batch, length, heads)
+    const float *A;        // (heads)
+    const float *B, *C;    // (batch, length, groups, states)
+    const float *D;        // (heads, head_dim) or null
+    const float *dt_bias;  // (heads) or null
+    float *y;              // as x
+    const float *grad_y;   // as x; null where only y is wanted
+    float *grad_x, *grad_dt;
+    float *grad_B, *grad_C;  // zeros to begin with
+    double *grad_A;          // (batch, heads): of each image
+};
+
+// LayerNorm of rows, times a gate. A row of `groups` has weights of its own. Handed over by cpu_maps.py.
 struct Norm {
     int64_t rows, groups, channels;  // rows: of all groups
     int64_t silu;                    // whether the gate goes through SiLU
@@ -228,6 +245,11 @@ struct Kernels {
     void (*depthwise_grad)(const DepthwiseGrad &, int64_t unit, void *scratch);
     void (*deform)(const Deform &, int64_t unit, void *scratch);
     void (*deform_grad)(const Deform &, int64_t unit, void *scratch);
+    int64_t (*ssd_units)(const Ssd &);
+    size_t (*ssd_scratch_bytes)(const Ssd &);
+    void (*ssd)(const Ssd &, int64_t unit, void *scratch);
+    size_t (*ssd_grad_scratch_bytes)(const Ssd &);
+    void (*ssd_grad)(const Ssd &, int64_t unit, void *scratch);
     int64_t (*norm_units)(const Norm &);
     size_t (*norm_scratch_bytes)(const Norm &);
     void (*norm)(const Norm &, int64_t unit, void *scratch);

@@ -6,6 +6,7 @@
 #include "map_pass.h"
 #include "scan_line.h"
 #include "scan_map.h"
+#include "ssd.h"
 
 #define VSSM_KERNELS(name)                                                                                              \
     {                                                                                                                   \
@@ -13,5 +14,6 @@
             forward_2d_units, forward_2d_scratch_bytes, forward_2d, backward_2d_units, backward_2d_scratch_bytes,       \
             backward_2d, mamba_inputs, mamba_gate,                                                                      \
             depthwise_scratch_bytes, depthwise, depthwise_grad, deform, deform_grad,                                    \
+            ssd_units, ssd_scratch_bytes, ssd, ssd_grad_scratch_bytes, ssd_grad,                                        \
             norm_units, norm_scratch_bytes, norm                                                                        \
     }

@@ -323,4 +323,13 @@ VSSM_INLINE Vec sum_each(Vec (&v)[kLanes]) {
     return shuffle<Zip<0>>(v[0], v[1]) + shuffle<Zip<1>>(v[0], v[1]);
 }
 
+VSSM_INLINE float sum_lanes(Vec v) {
+    typedef float Four __attribute__((vector_size(16)));
+    Four parts[kLanes / 4];
+    memcpy(parts, &v, sizeof v);
+    for (int step = kLanes / 8; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i) parts[i] += parts[i + step];
+    return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
+}
+
 }  // namespace

@@ -2,7 +2,7 @@
 
 A backend is a module with `selective_scan_fwd` and `selective_scan_bwd` (contracts in reference.py) and, unless it runs
 everywhere, an `unavailable_reason`. It may have `selective_scan_2d_fwd` and `selective_scan_2d_bwd` (contracts in
-scan_2d.py); without them the 2-D scan is composed from its 1-D one.
+scan_2d.py); without them the 2-D scan is composed from its 1-D one. The state-space dual is in all but triton.
 """
 
 import os
@@ -15,7 +15,7 @@ from . import chunked, cpu, reference
 from . import triton as triton_backend
 from .neighborhood import flex, rule, tiles
 
-__all__ = ["BACKENDS", "available_backends", "choose_attention_backend", "choose_backend", "choose_plain_backend"]
+__all__ = ["BACKENDS", "available_backends", "choose_attention_backend", "choose_backend", "choose_dual_backend"]
 
 BACKENDS = ("auto", "triton", "cpp", "torch", "reference")
 
@@ -68,23 +68,33 @@ def _asked_for(name: str) -> tuple[str, str]:
     return name, source
 
 
-def choose_plain_backend(op: str, name: str) -> str:
-    """Choose for an op that has no compiled form: "torch" or "reference".
+def choose_dual_backend(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
+    """Choose the module that runs the state-space dual, which has no Triton form.
 
     Args:
-        op: Its name, for the message.
-        name: "auto", "torch" or "reference". "auto" takes the variable VSSM_BACKEND when set; where that names a
-            compiled backend, which this op has not, it is "torch".
+        name: "auto", "cpp", "torch" or "reference". "auto" takes the variable VSSM_BACKEND when set. Where that names
+            triton, or is not set, it is cpp on a CPU where the compiled library is there, else torch.
+        device: Of the tensors.
+        dtype: Of the input.
 
     Returns:
-        The backend's name.
+        A module with `ssd_fwd` and, the reference excepted, `ssd_bwd`.
 
     Raises:
-        ValueError: Another backend was asked for by name, or the variable holds no backend's name.
+        ValueError: The name is unknown.
+        RuntimeError: The backend is not available; says what to install.
     """
-    if name not in ("auto", "torch", "reference"):
-        raise ValueError(f"{op}: backend must be auto, torch or reference, got '{name}'")
-    return "reference" if _asked_for(name)[0] == "reference" else "torch"
+    if name not in ("auto", "cpp", "torch", "reference"):
+        raise ValueError(f"ssd: backend must be auto, cpp, torch or reference, got '{name}'")
+    name, source = _asked_for(name)
+    if name in ("torch", "reference"):
+        return _module(name)
+    reason = unavailable_reason("cpp", device, dtype)
+    if reason is None:
+        return cpu
+    if name == "cpp":
+        raise RuntimeError(f"{source} cannot run: {reason}")
+    return chunked
 
 
 def choose_attention_backend(name: str, q: torch.Tensor, v: torch.Tensor) -> ModuleType:

@@ -77,6 +77,16 @@ class Deform(ctypes.Structure):
     ]
 
 
+class Ssd(ctypes.Structure):
+    """`Ssd` of kernels/csrc/scan_args.h, field for field."""
+
+    _fields_ = [
+        *((n, ctypes.c_int64) for n in ("batch", "length", "heads", "head_dim", "groups", "states", "softplus")),
+        *((n, ctypes.c_void_p) for n in ("x", "dt", "A", "B", "C", "D", "dt_bias", "y")),
+        *((n, ctypes.c_void_p) for n in ("grad_y", "grad_x", "grad_dt", "grad_B", "grad_C", "grad_A")),
+    ]
+
+
 class Norm(ctypes.Structure):
     """`Norm` of kernels/csrc/scan_args.h, field for field."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import cpu
+from . import cpu_maps
 from .watch import is_followed, runs_here
 
 __all__ = ["deform_here"]
@@ -16,12 +16,12 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, numbers):
         ctx.save_for_backward(x, numbers)
-        return cpu.deform(x, numbers)
+        return cpu_maps.deform(x, numbers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return cpu.deform_grad(grad.contiguous(), *ctx.saved_tensors)
+        return cpu_maps.deform_grad(grad.contiguous(), *ctx.saved_tensors)
 
 
 def deform_here(x: Any, numbers: Tensor) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpu
+from . import cpu_maps
 from .watch import is_followed, runs_here
 
 __all__ = ["DepthwiseConv2d", "depthwise_conv2d", "tap_offsets"]
@@ -55,7 +55,7 @@ class _Convolution(torch.autograd.Function):
             grad_x = _input_gradient(grad, weight, x.shape[2:], stride, reaches, dilation)
         if wanted[1]:
             offsets = tap_offsets(tuple(weight.shape[2:]), tuple(padding), tuple(dilation))
-            sums = cpu.depthwise_grad(x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1), offsets, stride)
+            sums = cpu_maps.depthwise_grad(x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1), offsets, stride)
             grad_weight = sums.t().reshape(weight.shape).to(weight.dtype)
         if wanted[2]:
             grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(grad.dtype)

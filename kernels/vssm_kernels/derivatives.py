@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from . import chunked, functional, reference
 from . import routes as tables
-from .backends import choose_attention_backend, choose_backend, choose_plain_backend
+from .backends import choose_attention_backend, choose_backend, choose_dual_backend
 from .mamba import mamba_inner_fwd
 from .neighborhood import tiles
 from .neighborhood.tiles import attention_in_one_graph
@@ -61,8 +61,9 @@ def _mamba(*, backend, **inputs):
     return mamba_inner_fwd(partial(_scan_2d, backend=backend), **inputs)
 
 
-def _ssd(*, chunk_size, backend, **inputs):
-    if choose_plain_backend("ssd", backend) == "reference":
+def _ssd(*, x, chunk_size, backend, **inputs):
+    inputs |= {"x": x}
+    if choose_dual_backend(backend, x.device, x.dtype) is reference:
         return reference.ssd_fwd(**inputs)
     return chunked.ssd_fwd(**inputs, chunk_size=chunk_size)
 
@@ -130,7 +131,7 @@ def _scan_2d_backward(**given):
 
 
 def _ssd_backward(**given):
-    return _gradients(_ssd, ("grad",), ("x", "dt", "A", "B", "C", "D", "dt_bias"), given | {"backend": "auto"})
+    return _gradients(_ssd, ("grad",), ("x", "dt", "A", "B", "C", "D", "dt_bias"), given)
 
 
 def _attention_backward(**given):

@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpu
+from . import cpu, cpu_maps
 from .depthwise import DepthwiseConv2d, tap_offsets
 from .ops import fuse_states
 from .routes import on_flat_maps
@@ -91,7 +91,7 @@ def conv_pass(conv: nn.Module, x: Any, act: nn.Module) -> Tensor | None:
     if min(size) < 1:
         return None
     weight = conv.weight.flatten(1).t().float().contiguous()
-    return cpu.depthwise(x, weight, conv.bias, offsets, size, dtype, stride=down, silu=True)
+    return cpu_maps.depthwise(x, weight, conv.bias, offsets, size, dtype, stride=down, silu=True)
 
 
 def fusion_pass(
@@ -158,7 +158,7 @@ def norm_pass(
     silu = act is not None and is_plain(act, nn.SiLU)
     if gate is not None and act is not None and not silu:
         gate = act(gate)
-    return cpu.norm(x, weight, bias, norm.eps, dtype, groups=groups, gate=gate, silu=silu)
+    return cpu_maps.norm(x, weight, bias, norm.eps, dtype, groups=groups, gate=gate, silu=silu)
 
 
 _scan = on_flat_maps(cpu.selective_scan_2d_fwd, ("u", "dt", "B", "C"))

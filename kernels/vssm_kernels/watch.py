@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from . import cpu
+from . import cpu_library
 
 __all__ = ["FLOATS", "is_followed", "runs_here", "unwatched"]
 
@@ -35,7 +35,7 @@ def unwatched() -> bool:
 
 @torch.compiler.assume_constant_result
 def _has_library() -> bool:
-    return os.environ.get("VSSM_BACKEND", "auto") in ("auto", "cpp") and cpu.unavailable_reason() is None
+    return os.environ.get("VSSM_BACKEND", "auto") in ("auto", "cpp") and cpu_library.unavailable_reason() is None
 
 
 def runs_here(*tensors: Tensor | None) -> bool:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from vssm_kernels import cpu
+from vssm_kernels import cpu_library
 
 
 @pytest.fixture(params=["avx512", "avx2", "baseline"])
 def variant(request):
-    if not cpu.set_variant(request.param):
+    if not cpu_library.set_variant(request.param):
         pytest.skip(f"this processor or build has no {request.param}")
     yield request.param
-    cpu.set_variant()
+    cpu_library.set_variant()

@@ -10,10 +10,10 @@ from itertools import product
 import pytest
 import torch
 
-from vssm_kernels import cpu, reference
+from vssm_kernels import cpu, cpu_library, reference
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
-reason = cpu.unavailable_reason()
+reason = cpu_library.unavailable_reason()
 needs_library = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
@@ -21,10 +21,10 @@ def every_variant():
     """Select the kernels of one instruction set after the other, of those that this processor has; then the best."""
     try:
         for name in ("avx512", "avx2", "baseline"):
-            if cpu.set_variant(name):
+            if cpu_library.set_variant(name):
                 yield name
     finally:
-        cpu.set_variant()
+        cpu_library.set_variant()
 
 
 def make(batch, channels, length, states, groups, with_d=True, with_bias=True, seed=0):
@@ -94,7 +94,7 @@ def test_the_library_is_built_where_there_is_a_compiler():
 
 
 def test_nothing_is_loaded_at_import():
-    code = "from vssm_kernels import cpu; assert cpu._library is None and cpu._reason is None"
+    code = "from vssm_kernels import cpu_library; assert cpu_library._library is None and cpu_library._reason is None"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
@@ -102,10 +102,10 @@ def test_nothing_is_loaded_at_import():
 
 def test_missing_and_foreign_libraries_are_explained(monkeypatch, tmp_path):
     def reload(files):
-        monkeypatch.setattr(cpu, "_library", None)
-        monkeypatch.setattr(cpu, "_reason", None)
-        monkeypatch.setattr(cpu, "_library_files", lambda: files)
-        return cpu.unavailable_reason()
+        monkeypatch.setattr(cpu_library, "_library", None)
+        monkeypatch.setattr(cpu_library, "_reason", None)
+        monkeypatch.setattr(cpu_library, "_library_files", lambda: files)
+        return cpu_library.unavailable_reason()
 
     assert "not there" in reload([])
     (tmp_path / "_cpu_scan.so").write_bytes(b"not a library")
@@ -116,10 +116,10 @@ def test_missing_and_foreign_libraries_are_explained(monkeypatch, tmp_path):
 
 @needs_library
 def test_another_interface_version_is_refused(monkeypatch):
-    monkeypatch.setattr(cpu, "_library", None)
-    monkeypatch.setattr(cpu, "_reason", None)
-    monkeypatch.setattr(cpu, "ABI_VERSION", -1)
-    assert "interface version" in cpu.unavailable_reason()
+    monkeypatch.setattr(cpu_library, "_library", None)
+    monkeypatch.setattr(cpu_library, "_reason", None)
+    monkeypatch.setattr(cpu_library, "ABI_VERSION", -1)
+    assert "interface version" in cpu_library.unavailable_reason()
 
 
 @needs_library
@@ -127,14 +127,14 @@ def test_another_interface_version_is_refused(monkeypatch):
 def test_no_second_openmp_runtime():
     code = """
 import torch
-from vssm_kernels import cpu
+from vssm_kernels import cpu_library
 def runtimes():
     return {line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.rsplit("/", 1)[-1]}
 torch.ones(1 << 20).exp()
 before = runtimes()
-assert cpu.unavailable_reason() is None and runtimes() == before, (before, runtimes())
+assert cpu_library.unavailable_reason() is None and runtimes() == before, (before, runtimes())
 if any("libgomp" in path for path in before):
-    assert cpu._gomp_parallel().value
+    assert cpu_library._gomp_parallel().value
 """
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -303,12 +303,12 @@ def test_plain_threads_where_there_is_no_openmp():
     inputs = make(2, 70, 60, 2, 1)
     grad_y = gradients_for(inputs)[0]
     with_openmp = computed(inputs, True, grad_y, None)
-    library = cpu._get_library()
+    library = cpu_library.get_library()
     library.vssm_set_gomp_parallel(None)
     try:
         without = computed(inputs, True, grad_y, None)
     finally:
-        library.vssm_set_gomp_parallel(cpu._gomp_parallel())
+        library.vssm_set_gomp_parallel(cpu_library._gomp_parallel())
     assert all(torch.equal(a, b) for a, b in zip(with_openmp, without, strict=True))
 
 

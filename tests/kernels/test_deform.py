@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.kernels.test_cpu import every_variant, needs_library
 from vssm.scans import DeformableStep
 from vssm.scans import deformable as module
-from vssm_kernels import cpu
+from vssm_kernels import cpu_maps
 from vssm_kernels.deform import deform_here
 
 pytestmark = needs_library
@@ -34,8 +34,8 @@ def run(step, x, grad):
 
 @pytest.fixture
 def calls(monkeypatch):
-    found, compute = [], cpu.deform
-    monkeypatch.setattr(cpu, "deform", lambda *args: found.append(1) or compute(*args))
+    found, compute = [], cpu_maps.deform
+    monkeypatch.setattr(cpu_maps, "deform", lambda *args: found.append(1) or compute(*args))
     return found
 
 
@@ -93,7 +93,9 @@ def test_the_same_bits_for_every_number_of_threads():
         results = []
         for number in (1, 3):
             torch.set_num_threads(number)
-            results.append([cpu.deform(x.contiguous(), numbers), *cpu.deform_grad(grad, x.contiguous(), numbers)])
+            results.append(
+                [cpu_maps.deform(x.contiguous(), numbers), *cpu_maps.deform_grad(grad, x.contiguous(), numbers)]
+            )
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -6,7 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from tests.kernels.test_cpu import every_variant, needs_library
-from vssm_kernels import cpu
+from vssm_kernels import cpu_maps
 from vssm_kernels.depthwise import DepthwiseConv2d, depthwise_conv2d
 
 FORMS = [
@@ -43,8 +43,8 @@ def plain(x, weight, bias, stride, padding, dilation):
 
 @pytest.fixture
 def counted(monkeypatch):
-    calls, compute = [], cpu.depthwise_grad
-    monkeypatch.setattr(cpu, "depthwise_grad", lambda *args: calls.append(1) or compute(*args))
+    calls, compute = [], cpu_maps.depthwise_grad
+    monkeypatch.setattr(cpu_maps, "depthwise_grad", lambda *args: calls.append(1) or compute(*args))
     return calls
 
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.kernels.test_ops import CROSS, JOINED, NAMES, leaves, scan_2d_inputs, scan_inputs, ssd_inputs
 from vssm_kernels import (
     Route,
+    available_backends,
     decompositions,
     encode_routes,
     selective_scan,
@@ -243,8 +244,8 @@ def test_bad_ssd_input():
         ssd(**dict(ssd_inputs(10), B=torch.zeros(2, 10, 3, 5).double()))
     with pytest.raises(ValueError, match=r"D must have shape \(4\) or \(4, 3\), got \(3,\)"):
         ssd(**dict(ssd_inputs(10), D=torch.zeros(3)))
-    with pytest.raises(ValueError, match="backend must be auto, torch or reference, got 'cpp'"):
-        ssd(**ssd_inputs(10), backend="cpp")
+    with pytest.raises(ValueError, match="backend must be auto, cpp, torch or reference, got 'C'"):
+        ssd(**ssd_inputs(10), backend="C")
 
 
 def test_environment_variable_overrides_auto(monkeypatch):
@@ -261,16 +262,21 @@ def test_environment_variable_overrides_auto(monkeypatch):
 
 
 def test_environment_variable_and_ssd(monkeypatch):
-    """It has no compiled form: torch runs where the variable names one; asked for by name, one is an error."""
-    x = ssd_inputs(10)
-    forms = {name: ssd(**x, backend=name) for name in ("torch", "reference")}
+    """It has no Triton form: where the variable names one, the choice is free; asked for by name, it is an error."""
+    x = {name: value.float() for name, value in ssd_inputs(10).items()}
+    forms = {name: ssd(**x, backend=name) for name in available_backends() if name != "triton"}
     assert not torch.equal(forms["torch"], forms["reference"])
-    for name in ("auto", "torch", "reference", "cpp", "triton"):
+    free = forms["cpp" if "cpp" in forms else "torch"]
+    for name in ("auto", "triton", *forms):
         monkeypatch.setenv("VSSM_BACKEND", name)
-        assert torch.equal(ssd(**x), forms["reference" if name == "reference" else "torch"])
+        assert torch.equal(ssd(**x), forms.get(name, free))
         assert torch.equal(ssd(**x, backend="torch"), forms["torch"])
     with pytest.raises(ValueError, match="'triton'"):
         ssd(**x, backend="triton")
+    monkeypatch.setenv("VSSM_BACKEND", "cpp")
+    for ask in ({}, {"backend": "cpp"}):
+        with pytest.raises(RuntimeError, match="no float64"):
+            ssd(**ssd_inputs(10), **ask)
     monkeypatch.setenv("VSSM_BACKEND", "nonsense")
     with pytest.raises(ValueError, match="VSSM_BACKEND=nonsense"):
         ssd(**x)

@@ -388,12 +388,15 @@ def ssd_inputs(length=100, heads=4, head_dim=3, groups=2, states=5, dtype=torch.
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("chunk_size", [16, 64])
 @pytest.mark.parametrize("decay", [1.0, 50.0])
-def test_ssd(length, chunk_size, decay):
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_ssd(length, chunk_size, decay, backend):
+    if backend not in available_backends():
+        pytest.skip("there is no compiled library")
     inputs = ssd_inputs(length, decay=decay)
     exact = leaves(inputs)
     want = reference.ssd_fwd(**exact, dt_softplus=True)
     ours = leaves({k: v.float() for k, v in inputs.items()})
-    got = ssd(**ours, dt_softplus=True, chunk_size=chunk_size)
+    got = ssd(**ours, dt_softplus=True, chunk_size=chunk_size, backend=backend)
     assert relative(got, want) < 1e-5
     w = torch.randn(want.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     (want * w).sum().backward()
@@ -417,9 +420,12 @@ def test_ssd_options(absent):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_ssd_half(dtype):
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_ssd_half(dtype, backend):
+    if backend not in available_backends():
+        pytest.skip("there is no compiled library")
     inputs = {k: v.to(dtype) for k, v in ssd_inputs(50).items()}
-    got = ssd(**inputs, dt_softplus=True)
+    got = ssd(**inputs, dt_softplus=True, backend=backend)
     want = reference.ssd_fwd(**{k: v.double() for k, v in inputs.items()}, dt_softplus=True)
     assert got.dtype == dtype and relative(got, want) < 2 * torch.finfo(dtype).eps
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import timm
 import torch
 
-from vssm_kernels import available_backends, cpu
+from vssm_kernels import available_backends, cpu_library
 from vssm_kernels.timing import cpu_name, interleaved, summary
 
 __all__ = ["backend_taken", "environment", "interleaved", "nearest", "operators", "scan_backend", "summary"]
@@ -64,7 +64,7 @@ def environment(device: torch.device) -> dict[str, str]:
     info["device"] = str(device)
     if device.type == "cpu":
         info |= {"cpu": cpu_name(), "threads": str(torch.get_num_threads())}
-        info["compiled scan"] = cpu.unavailable_reason() or cpu.variant()
+        info["compiled scan"] = cpu_library.unavailable_reason() or cpu_library.variant()
     else:
         info["gpu"] = torch.get_device_module(device).get_device_name(device)
     if device.type == "cuda":

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .. import chunked, reference
-from ..backends import choose_plain_backend
+from .. import chunked, cpu
+from ..backends import choose_dual_backend
 from ..flops import ssd_flops
 from .registration import (
     cast_gradients,
@@ -42,14 +42,12 @@ def _check_ssd(x, dt, A, B, C, D, dt_bias, chunk_size) -> None:
 def _kernel(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend) -> Tensor:
     _check_ssd(x, dt, A, B, C, D, dt_bias, chunk_size)
     inputs = dict(x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus)
-    if choose_plain_backend("ssd", backend) == "reference":
-        return reference.ssd_fwd(**inputs)
-    return chunked.ssd_fwd(**inputs, chunk_size=chunk_size)
+    module = choose_dual_backend(backend, x.device, x.dtype)
+    return module.ssd_fwd(**inputs, chunk_size=chunk_size) if module is chunked else module.ssd_fwd(**inputs)
 
 
 def _fake(x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend) -> Tensor:
     _check_ssd(x, dt, A, B, C, D, dt_bias, chunk_size)
-    choose_plain_backend("ssd", backend)
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
@@ -61,25 +59,27 @@ _op = register(
 )
 
 
-def _backward_kernel(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size):
-    inputs = dict(x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, chunk_size=chunk_size)
-    return [present(g, x) for g in chunked.ssd_bwd(grad_y=grad, **inputs)]
+def _backward_kernel(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend):
+    inputs = dict(grad_y=grad, x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus)
+    module = choose_dual_backend(backend, x.device, x.dtype)
+    gradients = module.ssd_bwd(**inputs) if module is cpu else chunked.ssd_bwd(**inputs, chunk_size=chunk_size)
+    return [present(g, x) for g in gradients]
 
 
-def _backward_fake(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size):
+def _backward_fake(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend):
     return fake_gradients((x, dt, A, B, C, D, dt_bias), parameters=(2, 5, 6))
 
 
 register(
     "ssd_backward(Tensor grad, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, "
-    "bool dt_softplus, int chunk_size) -> Tensor[]",
+    "bool dt_softplus, int chunk_size, str backend) -> Tensor[]",
     _backward_kernel,
     _backward_fake,
 )
 
 
 def _setup(ctx, inputs, output):
-    *tensors, ctx.dt_softplus, ctx.chunk_size, _ = inputs
+    *tensors, ctx.dt_softplus, ctx.chunk_size, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -97,6 +97,7 @@ def _backward(ctx, grad):
         dt_bias=dt_bias,
         dt_softplus=ctx.dt_softplus,
         chunk_size=ctx.chunk_size,
+        backend=ctx.backend,
     )
     return (*cast_gradients(gradients, tensors), None, None, None)
 
@@ -138,17 +139,18 @@ def ssd(
         D: Skip (H,) or (H, P).
         dt_bias: Added to dt, (H,).
         dt_softplus: Apply softplus (linear above 20) to dt + dt_bias.
-        chunk_size: Positions a chunk; changes the speed, not the result. L need not be a multiple.
-        backend: "torch" (chunked, any device) or "reference" (one position at a time; the gradient is made by chunks
-            too). "auto" is torch, unless the variable VSSM_BACKEND is "reference": this op has no compiled form, so
-            where the variable names triton or cpp it runs in torch.
+        chunk_size: Positions a chunk of the torch backend; changes the speed, not the result. L need not be a multiple.
+        backend: "cpp" (the compiled library, on CPUs; no float64), "torch" (in chunks, any device) or "reference" (one
+            position at a time; the gradient is made by chunks). "auto" takes the variable VSSM_BACKEND when set. Where
+            that names triton, which this op has not, or is not set, it is cpp where that can run, else torch.
 
     Returns:
         y (Bt, L, H, P) in the dtype of x; computed in float32 or better.
 
     Raises:
         TypeError: As `selective_scan`.
-        ValueError: Shapes do not fit, or the backend is not one of these three.
+        ValueError: Shapes do not fit, or the backend is not one of these four.
+        RuntimeError: The backend cannot run these tensors; says what to install.
     """
     return torch.ops.vssm.ssd(
         x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, chunk_size=chunk_size, backend=backend

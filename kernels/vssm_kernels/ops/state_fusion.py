@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import cpu
+from .. import cpu, cpu_maps
 from ..backends import choose_backend
 from .registration import check_devices, check_nonempty, check_tensor, register
 
@@ -48,7 +48,9 @@ def fuse_states(
     """
     if choose_backend("auto", h.device, h.dtype, 0) is cpu:
         size = (h.shape[1], h.shape[2])
-        return cpu.depthwise(h, taps, None, offsets, size, dtype, replicate=True, scale=scale, skip=skip, other=other)
+        return cpu_maps.depthwise(
+            h, taps, None, offsets, size, dtype, replicate=True, scale=scale, skip=skip, other=other
+        )
     wide = torch.promote_types(h.dtype, torch.float32)
     h, taps, scale, skip, other = (x.to(wide) for x in (h, taps, scale, skip, other))
     return _composed(h, taps, offsets, scale, skip, other).to(dtype).contiguous()
