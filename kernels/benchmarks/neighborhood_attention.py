@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from registry import Benchmark, Ratio, register
 
-from vssm_kernels.backends import choose_attention_backend
-from vssm_kernels.neighborhood import flex, rule, tiles
+from vssm_kernels.backends import choose_attention_backend, unavailable_reason
+from vssm_kernels.neighborhood import compiled, flex, rule, tiles
 
 Candidates = dict[str, Callable[[], object] | str]
 # Side of the map, window, dilation, heads, channels a head.
@@ -80,6 +80,7 @@ def build(
     qkv, proj = (torch.nn.Linear(dim, wide).to(device) for wide in (3 * dim, dim))
     given = [window, window], [dilation, dilation], channels**-0.5
     reason = flex.unavailable_reason(q, v)
+    no_library = unavailable_reason("cpp", device, q.dtype)
     auto = choose_attention_backend("auto", q, v)
     mask = dense_mask(size, window, dilation, bias.cpu()).to(device)
 
@@ -92,6 +93,8 @@ def build(
         "gather fwd": partial(rule.attention_fwd, q, k, v, bias, *given),
         "torch fwd": partial(tiles.attention_fwd, q, k, v, bias, *given),
         "torch bwd": partial(tiles.attention_bwd, grad, q, k, v, bias, *given),
+        "cpp fwd": no_library or partial(compiled.attention_fwd, q, k, v, bias, *given),
+        "cpp bwd": no_library or partial(compiled.attention_bwd, grad, q, k, v, bias, *given),
         "flex fwd": reason or partial(flex.attention_fwd, q, k, v, bias, *given),
         "flex fwd+bwd": reason or partial(flex.attention_bwd, grad, q, k, v, bias, *given),
         "dense with a mask fwd": partial(dense, q, k, v, mask),
@@ -114,6 +117,8 @@ for name, (size, window, dilation, heads, channels) in STAGES.items():
                     Ratio("gather fwd", "torch fwd", at_least=5 if target else None),
                     Ratio("with projections fwd", "Swin's window attention fwd", at_most=3 if target else None),
                     Ratio("dense with a mask fwd", "torch fwd"),
+                    Ratio("torch fwd", "cpp fwd"),
+                    Ratio("torch bwd", "cpp bwd"),
                     Ratio("natten fwd, no bias", "torch fwd, no bias"),
                 ],
             )

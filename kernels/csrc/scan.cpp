@@ -408,6 +408,15 @@ VSSM_EXPORT int vssm_deform(const Deform *args, int threads) {
 }
 
 // Returns 0, or 1 when out of memory.
+VSSM_EXPORT int vssm_neighborhood(const Neighborhood *args, int threads) {
+    const Kernels &k = kernels();
+    const auto work = [&](int64_t unit, void *scratch) {
+        (args->grad_y ? k.neighborhood_grad : k.neighborhood)(*args, unit, scratch);
+    };
+    return !parallel(args->units(), threads, k.neighborhood_scratch_bytes(*args), work);
+}
+
+// Returns 0, or 1 when out of memory.
 VSSM_EXPORT int vssm_ssd(const Ssd *args, int threads) {
     const Kernels &k = kernels();
     if (args->grad_y) {

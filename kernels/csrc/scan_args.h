@@ -208,6 +208,27 @@ struct Ssd {
     double *grad_A;          // (batch, heads): of each image
 };
 
+// Neighbourhood attention, see neighborhood.h. Handed over by cpu_maps.py. Strides are of images, rows, columns and heads;
+// channels lie side by side.
+struct Neighborhood {
+    int64_t images, height, width, heads, channels, value_channels;
+    int64_t window_height, window_width, dilation_height, dilation_width;
+    int64_t rows;   // that a unit takes
+    int64_t dtype;  // of the maps
+    const void *q, *k, *v;
+    int64_t q_strides[4], k_strides[4], v_strides[4];
+    const float *bias;  // (heads, 2 window_height - 1, 2 window_width - 1) or null
+    void *y;             // (images, height, width, heads, value_channels)
+    const float *grad_y;  // as y; null where only y is wanted
+    float *grad_q, *grad_k, *grad_v;  // (images, height, width, heads, channels or value_channels)
+    float *grad_bias;                 // (units, 2 window_height - 1, 2 window_width - 1)
+    double scale;
+
+    int64_t remainders() const { return dilation_height < height ? dilation_height : height; }
+    int64_t blocks() const { return ((height + dilation_height - 1) / dilation_height + rows - 1) / rows; }
+    int64_t units() const { return images * heads * remainders() * blocks(); }
+};
+
 // LayerNorm of rows, times a gate. A row of `groups` has weights of its own. Handed over by cpu_maps.py.
 struct Norm {
     int64_t rows, groups, channels;  // rows: of all groups
@@ -245,6 +266,9 @@ struct Kernels {
     void (*depthwise_grad)(const DepthwiseGrad &, int64_t unit, void *scratch);
     void (*deform)(const Deform &, int64_t unit, void *scratch);
     void (*deform_grad)(const Deform &, int64_t unit, void *scratch);
+    size_t (*neighborhood_scratch_bytes)(const Neighborhood &);
+    void (*neighborhood)(const Neighborhood &, int64_t unit, void *scratch);
+    void (*neighborhood_grad)(const Neighborhood &, int64_t unit, void *scratch);
     int64_t (*ssd_units)(const Ssd &);
     size_t (*ssd_scratch_bytes)(const Ssd &);
     void (*ssd)(const Ssd &, int64_t unit, void *scratch);

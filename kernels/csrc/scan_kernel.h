@@ -4,6 +4,7 @@
 #include "deform.h"
 #include "mamba.h"
 #include "map_pass.h"
+#include "neighborhood.h"
 #include "scan_line.h"
 #include "scan_map.h"
 #include "ssd.h"
@@ -14,6 +15,7 @@
             forward_2d_units, forward_2d_scratch_bytes, forward_2d, backward_2d_units, backward_2d_scratch_bytes,       \
             backward_2d, mamba_inputs, mamba_gate,                                                                      \
             depthwise_scratch_bytes, depthwise, depthwise_grad, deform, deform_grad,                                    \
+            neighborhood_scratch_bytes, neighborhood, neighborhood_grad,                                                \
             ssd_units, ssd_scratch_bytes, ssd, ssd_grad_scratch_bytes, ssd_grad,                                        \
             norm_units, norm_scratch_bytes, norm                                                                        \
     }

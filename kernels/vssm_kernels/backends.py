@@ -13,7 +13,7 @@ import torch
 
 from . import chunked, cpu, reference
 from . import triton as triton_backend
-from .neighborhood import flex, rule, tiles
+from .neighborhood import compiled, flex, rule, tiles
 
 __all__ = ["BACKENDS", "available_backends", "choose_attention_backend", "choose_backend", "choose_dual_backend"]
 
@@ -101,8 +101,8 @@ def choose_attention_backend(name: str, q: torch.Tensor, v: torch.Tensor) -> Mod
     """Choose the module that runs neighbourhood attention.
 
     Args:
-        name: "auto", "flex", "torch" or "reference". "auto" takes the variable VSSM_BACKEND when that is "torch" or
-            "reference", else flex where it can run, else torch.
+        name: "auto", "flex", "cpp", "torch" or "reference". "auto" takes the variable VSSM_BACKEND when set. Where that
+            names triton, or is not set, it is flex or cpp where one of them can run, else torch.
         q: The queries (B, H, W, n, E).
         v: The values (B, H, W, n, F).
 
@@ -113,17 +113,17 @@ def choose_attention_backend(name: str, q: torch.Tensor, v: torch.Tensor) -> Mod
         ValueError: The name is unknown.
         RuntimeError: The backend is not available.
     """
-    modules = {"flex": flex, "torch": tiles, "reference": rule}
+    modules = {"flex": flex, "cpp": compiled, "torch": tiles, "reference": rule}
+    if name not in ("auto", *modules):
+        raise ValueError(f"neighborhood_attention: backend must be auto, {', '.join(modules)}, got '{name}'")
+    source = f"backend='{name}'"
     if name == "auto":
-        asked = _asked_for(name)[0]
-        if asked in modules:
-            return modules[asked]
-        return tiles if flex.unavailable_reason(q, v) else flex
+        name, source = _asked_for(name)
+    reasons = {"flex": flex.unavailable_reason(q, v), "cpp": unavailable_reason("cpp", q.device, q.dtype)}
     if name not in modules:
-        raise ValueError(f"neighborhood_attention: backend must be auto, flex, torch or reference, got '{name}'")
-    reason = flex.unavailable_reason(q, v) if name == "flex" else None
-    if reason is not None:
-        raise RuntimeError(f"backend='flex' cannot run: {reason}")
+        return next((modules[fast] for fast, reason in reasons.items() if reason is None), tiles)
+    if reasons.get(name):
+        raise RuntimeError(f"{source} cannot run: {reasons[name]}")
     return modules[name]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cpu_structs import Deform, Depthwise, DepthwiseGrad, Mamba, Norm, Scan2d, Ssd
+from .cpu_structs import Deform, Depthwise, DepthwiseGrad, Mamba, Neighborhood, Norm, Scan2d, Ssd
 from .install import how_to_build
 
 __all__ = [
@@ -72,6 +72,7 @@ def _open(path: Path) -> ctypes.CDLL:
     library.vssm_depthwise.argtypes = [ctypes.POINTER(Depthwise), ctypes.c_int]
     library.vssm_depthwise_grad.argtypes = [ctypes.POINTER(DepthwiseGrad), ctypes.c_int]
     library.vssm_deform.argtypes = [ctypes.POINTER(Deform), ctypes.c_int]
+    library.vssm_neighborhood.argtypes = [ctypes.POINTER(Neighborhood), ctypes.c_int]
     library.vssm_ssd.argtypes = [ctypes.POINTER(Ssd), ctypes.c_int]
     library.vssm_norm.argtypes = [ctypes.POINTER(Norm), ctypes.c_int]
     library.vssm_set_gomp_parallel.argtypes = [ctypes.c_void_p]

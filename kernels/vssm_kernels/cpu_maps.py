@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 
 from .cpu_library import DTYPES, as_float32, call, get_library, pointers
-from .cpu_structs import Deform, Depthwise, DepthwiseGrad, Norm
+from .cpu_structs import Deform, Depthwise, DepthwiseGrad, Neighborhood, Norm
 
-__all__ = ["deform", "deform_grad", "depthwise", "depthwise_grad", "norm"]
+__all__ = [
+    "deform",
+    "deform_grad",
+    "depthwise",
+    "depthwise_grad",
+    "neighborhood_attention",
+    "neighborhood_attention_grad",
+    "norm",
+]
 
 
 def _columns(x: Tensor) -> Tensor:
@@ -141,6 +149,83 @@ def deform_grad(grad: Tensor, x: Tensor, numbers: Tensor) -> tuple[Tensor, Tenso
     struct = Deform(*sizes, *pointers(x, numbers, None, grad, grad_x, grad_numbers))
     call(get_library().vssm_deform, struct)
     return grad_x, grad_numbers
+
+
+# Rows that a unit of work takes: keys and values of more are packed in vain around fewer.
+_ROWS = 8
+
+
+def neighborhood_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> Tensor:
+    """See `neighborhood.rule.attention_fwd`; computed in float32.
+
+    Args:
+        q: (B, H, W, n, E), not empty; float32 or a half dtype.
+        k: As q.
+        v: (B, H, W, n, F), dtype of q.
+        bias: (n, 2 kernel_size[0] - 1, 2 kernel_size[1] - 1).
+        kernel_size: See there.
+        dilation: See there.
+        scale: See there.
+
+    Returns:
+        As v, contiguous.
+    """
+    y = torch.empty(v.shape, dtype=v.dtype)
+    _attend(q, k, v, bias, kernel_size, dilation, scale, _ROWS, (y,))
+    return y
+
+
+def neighborhood_attention_grad(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Give the gradients of `neighborhood_attention`, of q, k, v and the bias, in float32.
+
+    Args:
+        grad: Of the result; as v.
+        q: See `neighborhood_attention`, as all others.
+        k: See there.
+        v: See there.
+        bias: See there.
+        kernel_size: See there.
+        dilation: See there.
+        scale: See there.
+
+    Returns:
+        The same bits for every number of threads.
+    """
+    dq, dk, dv = (torch.empty(x.shape, dtype=torch.float32) for x in (q, k, v))
+    batch, height, _, heads, _ = q.shape
+    # One table for each remainder of the rows: nothing else adds to it.
+    tables = None if bias is None else torch.empty(batch, heads, min(dilation[0], height), *bias.shape[1:])
+    _attend(q, k, v, bias, kernel_size, dilation, scale, height, (None, as_float32(grad), dq, dk, dv, tables))
+    return dq, dk, dv, None if tables is None else tables.sum((0, 2))
+
+
+def _attend(q, k, v, bias, kernel_size, dilation, scale, rows, results) -> None:
+    q, k, v, bias = _columns(q), _columns(k), _columns(v), as_float32(bias)
+    struct = Neighborhood(
+        *(*q.shape, v.shape[4], *kernel_size, *dilation, rows, DTYPES[q.dtype]),
+        *pointers(q, k, v),
+        *(x.stride()[:4] for x in (q, k, v)),
+        *pointers(bias, *results, *[None] * (6 - len(results))),
+        scale,
+    )
+    call(get_library().vssm_neighborhood, struct)
 
 
 def _row_strides(x: Tensor, groups: int) -> tuple[Tensor, int, int]:

@@ -77,6 +77,20 @@ class Deform(ctypes.Structure):
     ]
 
 
+class Neighborhood(ctypes.Structure):
+    """`Neighborhood` of kernels/csrc/scan_args.h, field for field."""
+
+    _fields_ = [
+        *((n, ctypes.c_int64) for n in ("images", "height", "width", "heads", "channels", "value_channels")),
+        *((n, ctypes.c_int64) for n in ("window_height", "window_width", "dilation_height", "dilation_width")),
+        *((n, ctypes.c_int64) for n in ("rows", "dtype")),
+        *((n, ctypes.c_void_p) for n in ("q", "k", "v")),
+        *((n, ctypes.c_int64 * 4) for n in ("q_strides", "k_strides", "v_strides")),
+        *((n, ctypes.c_void_p) for n in ("bias", "y", "grad_y", "grad_q", "grad_k", "grad_v", "grad_bias")),
+        ("scale", ctypes.c_double),
+    ]
+
+
 class Ssd(ctypes.Structure):
     """`Ssd` of kernels/csrc/scan_args.h, field for field."""
 

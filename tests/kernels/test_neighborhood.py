@@ -7,6 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import parity
 from vssm_kernels import (
+    available_backends,
+    cpu_maps,
     decompositions,
     keeps_weights,
     neighborhood_attention,
@@ -14,7 +16,7 @@ from vssm_kernels import (
     neighborhood_weights,
 )
 from vssm_kernels.backends import choose_attention_backend
-from vssm_kernels.neighborhood import flex, rule, tiles
+from vssm_kernels.neighborhood import compiled, flex, rule, tiles
 
 OP = torch.ops.vssm.neighborhood_attention
 VECTORS = parity.load("a2mamba")["ops"]
@@ -27,6 +29,7 @@ CASES = [
     ((5, 30), (7, 7), (1, 3)),
     ((4, 3), (7, 5), (2, 5)),
 ]
+needs_library = pytest.mark.skipif("cpp" not in available_backends(), reason="there is no compiled library")
 each_case = pytest.mark.parametrize(("size", "window", "dilation"), CASES)
 
 
@@ -48,7 +51,7 @@ def test_a_short_axis_is_seen_whole():
     assert pixels == [[0, 1, 2, 3]] * 4 and rows == [[6, 7, 8, 9], [5, 6, 7, 8], [4, 5, 6, 7], [3, 4, 5, 6]]
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["torch", "reference", pytest.param("cpp", marks=needs_library)])
 @pytest.mark.parametrize("record", VECTORS["na2d"], ids=lambda record: str(record["shape"]))
 def test_numbers_of_natten(record, backend):
     """Of its own CPU kernels; maps are channels-first in the records."""
@@ -84,6 +87,40 @@ def test_against_the_reference(size, window, dilation, with_bias):
         assert torch.allclose(form, want, rtol=1e-12, atol=1e-12)
         gradients = zip(*(torch.autograd.grad(y, wanted, weight, retain_graph=True) for y in (form, want)), strict=True)
         assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-11) for a, b in gradients)
+
+
+@needs_library
+@each_case
+def test_the_compiled_library(variant, size, window, dilation):
+    """In float32, with a bias and without, queries and values of widths that fill no vector, maps in any layout."""
+    inputs = make(size, window, heads=3, channels=19, dtype=torch.float32)
+    inputs["v"] = torch.randn(2, 3, *size, 34, generator=torch.Generator().manual_seed(1)).movedim(1, 3)
+    for names in (tuple(inputs), ("q", "k", "v")):
+        exact = {name: inputs[name].double().requires_grad_() for name in names}
+        given = dict(kernel_size=list(window), dilation=list(dilation), scale=0.3)
+        want = rule.attention_fwd(**{"bias": None, **exact}, **given)
+        grad = torch.randn(want.shape, generator=torch.Generator().manual_seed(2))
+        wanted = [want, *torch.autograd.grad(want, list(exact.values()), grad.double())]
+        found = {"bias": None, **{name: inputs[name] for name in names}, **given}
+        got = [compiled.attention_fwd(**found), *compiled.attention_bwd(grad, **found)]
+        assert (got[4] is None) == ("bias" not in names)
+        for ours, theirs in zip(got, wanted, strict=False):
+            assert (ours - theirs).abs().max() < 3e-6 * max(1, theirs.abs().max())
+
+
+@needs_library
+def test_no_bits_depend_on_the_threads():
+    q, k, v, bias = make((20, 13), (5, 7), dtype=torch.float32).values()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            given = (q, k, v, bias, (5, 7), (2, 1), 0.5)
+            y = cpu_maps.neighborhood_attention(*given)
+            results.append([y, *cpu_maps.neighborhood_attention_grad(y, *given)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @each_case
@@ -242,8 +279,11 @@ def test_bad_input():
         neighborhood_attention(**inputs, kernel_size=(3, 3), dilation=(0, 1))
     with pytest.raises(ValueError, match=r"bias must have shape \(2, 5, 9\), got \(2, 5, 5\)"):
         neighborhood_attention(**inputs, kernel_size=(3, 5))
-    with pytest.raises(ValueError, match="auto, flex, torch or reference, got 'cpp'"):
-        neighborhood_attention(**inputs, kernel_size=(3, 3), backend="cpp")
+    with pytest.raises(ValueError, match="auto, flex, cpp, torch, reference, got 'triton'"):
+        neighborhood_attention(**inputs, kernel_size=(3, 3), backend="triton")
+    if "cpp" in available_backends():
+        with pytest.raises(RuntimeError, match="backend='cpp' cannot run: .*no float64"):
+            neighborhood_attention(**inputs, kernel_size=(3, 3), backend="cpp")
     with pytest.raises(TypeError, match="dtype of the other inputs"):
         neighborhood_attention(**{**inputs, "v": inputs["v"].float()}, kernel_size=(3, 3))
     with pytest.raises(ValueError, match="the map is empty"):
@@ -252,6 +292,13 @@ def test_bad_input():
 
 def test_the_environment_chooses(monkeypatch):
     q = torch.zeros(1, 2, 2, 1, 4)
-    for value, module in (("reference", rule), ("torch", tiles), ("cpp", tiles), ("auto", tiles)):
+    free = compiled if "cpp" in available_backends() else tiles
+    for value, module in (("reference", rule), ("torch", tiles), ("triton", free), ("auto", free)):
         monkeypatch.setenv("VSSM_BACKEND", value)
         assert choose_attention_backend("auto", q, q) is module
+        assert choose_attention_backend("auto", q.double(), q.double()) is (tiles if module is free else module)
+    monkeypatch.setenv("VSSM_BACKEND", "cpp")
+    if free is compiled:
+        assert choose_attention_backend("auto", q, q) is compiled
+    with pytest.raises(RuntimeError, match="VSSM_BACKEND=cpp cannot run"):
+        choose_attention_backend("auto", q.double(), q.double())

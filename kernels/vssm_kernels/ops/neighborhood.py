@@ -144,8 +144,9 @@ def neighborhood_attention(
         bias: Added to the scores, (n, 2 kernel_size[0] - 1, 2 kernel_size[1] - 1). Its middle belongs to the pixel
             itself, and what is a rows and b columns from there to the neighbour that is a and b steps away.
         scale: Of the products of queries and keys; None: E ** -0.5.
-        backend: "torch" (by tiles, any device), "flex" (PyTorch's flex_attention on CUDA) or "reference". "auto" is
-            flex where it can run, else torch; the variable VSSM_BACKEND set to torch or reference overrides it.
+        backend: "torch" (by tiles, any device), "cpp" (the compiled library, on CPUs), "flex" (PyTorch's flex_attention
+            on CUDA) or "reference". "auto" takes the variable VSSM_BACKEND when set. Where that names triton, or is not
+            set, it is flex or cpp where one of them can run, else torch. The reference's gradient is made by tiles.
 
     Returns:
         (B, H, W, n, F) in the dtype of v.

@@ -30,9 +30,14 @@ _MOST = 8
 
 
 def keeps_weights(q: Tensor, kernel_size, dilation) -> bool:
-    """Tell whether the weights of these queries are worth their memory; not where sizes are symbolic."""
+    """Tell whether the weights of these queries are worth their memory; not where sizes are symbolic.
+
+    Only tiles in PyTorch keep them: kernels compute them anew in about the time that reading them would take.
+    """
     height, width, heads, channels = q.shape[1:]
     if not all(isinstance(size, int) for size in (height, width, *dilation)) or torch.compiler.is_compiling():
+        return False
+    if choose_attention_backend("auto", q, q) is not tiles:
         return False
     size = weights.weights_size(height, width, heads, list(kernel_size), list(dilation))
     return size <= _MOST * height * width * heads * channels
@@ -134,7 +139,8 @@ def neighborhood_weights(
         dilation: Of the window.
         bias: Added to the scores.
         scale: Of the products of queries and keys; None: E ** -0.5.
-        keep: Keep the weights; None: where they take at most 8 times the memory of the queries, if sizes are known.
+        keep: Keep the weights; None: where they take at most 8 times the memory of the queries, if sizes are known,
+            and the backend that "auto" takes is torch.
         backend: As for `neighborhood_attention`; only torch keeps weights.
 
     Returns:
