@@ -22,7 +22,7 @@ from .ops import fuse_states
 from .routes import on_flat_maps
 from .watch import FLOATS, runs_here, unwatched
 
-__all__ = ["conv_pass", "fusion_pass", "is_plain", "norm_pass", "run_act", "run_linear", "scan_pass"]
+__all__ = ["attention_pass", "conv_pass", "fusion_pass", "is_plain", "norm_pass", "run_act", "run_linear", "scan_pass"]
 
 
 def _is_compiled_for_here() -> bool:
@@ -197,6 +197,29 @@ def scan_pass(
         return None
     how: Any = dict(code=routes, delta_softplus=True, merge=merge, out_dtype=out_dtype or u.dtype)
     return _scan(u=u, dt=dt, B=B, C=C, **parameters, **how)
+
+
+def attention_pass(
+    q: Any, k: Tensor, v: Tensor, kernel_size: list[int], dilation: list[int], bias: Tensor | None
+) -> Tensor | None:
+    """Attend as the ops `neighborhood_attention` and `neighborhood_sum` do, without their way through PyTorch.
+
+    Args:
+        q: As of the ops; so are all others. In half precision v may be float32.
+        k: See there.
+        v: See there.
+        kernel_size: See there.
+        dilation: See there.
+        bias: See there.
+
+    Returns:
+        What the ops give, or None where they have to run.
+    """
+    if not unwatched() or not runs_here(q, k, v, bias):
+        return None
+    dtype = torch.promote_types(q.dtype, v.dtype)
+    maps = (x.to(dtype) for x in (q, k, v))
+    return cpu_maps.neighborhood_attention(*maps, bias, kernel_size, dilation, q.shape[-1] ** -0.5).to(v.dtype)
 
 
 def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vssm_kernels import keeps_weights
 from vssm_kernels.depthwise import DepthwiseConv2d
-from vssm_kernels.passes import run_linear
+from vssm_kernels.passes import attention_pass, run_linear
+from vssm_kernels.watch import unwatched
 
 from ._state_space import at_least_float32, outside_autocast
 from .cross import CrossScan
@@ -145,11 +146,18 @@ class AttentionFusionSS2D(MapAttention):
         """Give the weights of half of the heads, for `apply_weights`."""
         keep = self.ssm is not None and worth_keeping(q, [self.window, self.window], dilation)
         window = [self.window, self.window]
+        if not torch.jit.is_scripting():
+            if not keep and unwatched():
+                return q.new_empty(q.shape[0], 0, dtype=at_least_float32(q[:0]).dtype)  # as the op
         return torch.ops.vssm.neighborhood_weights(q, k, window, dilation, bias=self.rpb, keep=keep)
 
     def apply_weights(self, weights: Tensor, q: Tensor, k: Tensor, v: Tensor, dilation: List[int]) -> Tensor:
         """Sum (B, H, W, n / 2, E) over the windows."""
         window = [self.window, self.window]
+        if not torch.jit.is_scripting() and weights.shape[1] == 0:
+            y = attention_pass(q, k, v, window, dilation, self.rpb)
+            if y is not None:
+                return y
         return torch.ops.vssm.neighborhood_sum(weights, q, k, v, window, dilation, bias=self.rpb)
 
     def attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch.nn as nn
 from timm.layers import ConvNormAct
 from torch import Tensor
 
-from vssm_kernels.passes import run_linear
+from vssm_kernels.passes import attention_pass, run_linear
 
 from .cross import CrossScan
 from .linear import LinearScan, repeat_batch
@@ -64,6 +64,10 @@ class LocalAttentionSS2D(MapAttention):
     def attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend, (B, H, W, n, E) to the same."""
         window = [self.window, self.window]
+        if not torch.jit.is_scripting():
+            y = attention_pass(q, k, v, window, [1, 1], self.rpb)
+            if y is not None:
+                return y
         return torch.ops.vssm.neighborhood_attention(q, k, v, kernel_size=window, bias=self.rpb)
 
     def convolve(self, r: Tensor) -> Tensor:

@@ -48,14 +48,14 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
     """
     height, width, half = x.shape[1], x.shape[2], angle.shape[0]
     angle = at_least_float32(angle)
-    places = torch.arange(height, device=x.device, dtype=angle.dtype)
-    rows = (places[:, None] * angle)[:, None].expand(height, width, half)
-    places = torch.arange(width, device=x.device, dtype=angle.dtype)
-    columns = (places[:, None] * angle)[None].expand(height, width, half)
-    turn = torch.cat([rows, columns], dim=-1)[:, :, None, None]
+    rows = torch.arange(height, device=x.device, dtype=angle.dtype)[:, None, None] * angle
+    columns = torch.arange(width, device=x.device, dtype=angle.dtype)[:, None] * angle
+    size = (height, width, half)
+    cos = torch.cat([rows.cos().expand(size), columns.cos().expand(size)], dim=-1)[:, :, None, None]
+    sin = torch.cat([rows.sin().expand(size), columns.sin().expand(size)], dim=-1)[:, :, None, None]
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     across = torch.stack([-second, first], dim=-1).flatten(-2)
-    return x * turn.cos().to(x.dtype) + across * turn.sin().to(x.dtype)
+    return x * cos.to(x.dtype) + across * sin.to(x.dtype)
 
 
 def resize_pairs(table: Tensor, pixels: int) -> Tensor:
