@@ -146,9 +146,8 @@ class AttentionFusionSS2D(MapAttention):
         """Give the weights of half of the heads, for `apply_weights`."""
         keep = self.ssm is not None and worth_keeping(q, [self.window, self.window], dilation)
         window = [self.window, self.window]
-        if not torch.jit.is_scripting():
-            if not keep and unwatched():
-                return q.new_empty(q.shape[0], 0, dtype=at_least_float32(q[:0]).dtype)  # as the op
+        if not torch.jit.is_scripting() and not keep and unwatched():
+            return q.new_empty(q.shape[0], 0, dtype=at_least_float32(q[:0]).dtype)  # as the op
         return torch.ops.vssm.neighborhood_weights(q, k, window, dilation, bias=self.rpb, keep=keep)
 
     def apply_weights(self, weights: Tensor, q: Tensor, k: Tensor, v: Tensor, dilation: List[int]) -> Tensor:
