@@ -200,7 +200,13 @@ def scan_pass(
 
 
 def attention_pass(
-    q: Any, k: Tensor, v: Tensor, kernel_size: list[int], dilation: list[int], bias: Tensor | None
+    q: Any,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: list[int],
+    dilation: list[int],
+    bias: Tensor | None,
+    weights: Any = None,
 ) -> Tensor | None:
     """Attend as the ops `neighborhood_attention` and `neighborhood_sum` do, without their way through PyTorch.
 
@@ -211,11 +217,12 @@ def attention_pass(
         kernel_size: See there.
         dilation: See there.
         bias: See there.
+        weights: Those that `neighborhood_weights` gave, if any; the ops use what was kept.
 
     Returns:
         What the ops give, or None where they have to run.
     """
-    if not unwatched() or not runs_here(q, k, v, bias):
+    if not unwatched() or not runs_here(q, k, v, bias) or (weights is not None and weights.shape[1]):
         return None
     dtype = torch.promote_types(q.dtype, v.dtype)
     maps = (x.to(dtype) for x in (q, k, v))

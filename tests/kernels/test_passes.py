@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.kernels.test_cpu import every_variant, needs_library
 from tests.scan_2d import CROSS, VOLUME_ROUTES, make_2d
 from vssm_kernels import encode_routes, passes
-from vssm_kernels.passes import conv_pass, fusion_pass, norm_pass, run_act, run_linear, scan_pass
+from vssm_kernels.passes import attention_pass, conv_pass, fusion_pass, norm_pass, run_act, run_linear, scan_pass
 
 pytestmark = needs_library
 SILU = nn.SiLU()
@@ -303,6 +303,25 @@ def test_scans(dtype, routes):
         assert scan_pass(**given) is None
     with torch.enable_grad():
         assert scan_pass(**given) is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_attention(dtype):
+    q, k, v = (rounded(2, 6, 7, 2, 8, dtype=dtype, seed=i) for i in range(3))
+    given = dict(kernel_size=[3, 5], dilation=[1, 2], bias=rounded(2, 5, 9))
+    got, want = attention_pass(q, k, v, **given), torch.ops.vssm.neighborhood_attention(q, k, v, **given)
+    assert torch.equal(got, want) and got.dtype == dtype
+    none, wide = torch.empty(2, 0), v.float()
+    got, want = attention_pass(q, k, wide, **given), torch.ops.vssm.neighborhood_sum(none, q, k, wide, **given)
+    assert torch.equal(got, want) and got.dtype == torch.float32
+    assert attention_pass(q, k, v, **given, weights=none) is not None
+    assert attention_pass(q, k, v, **given, weights=torch.empty(2, 1)) is None  # that was kept has to be used
+    assert attention_pass(q.double(), k, v, **given) is attention_pass(q[:0], k[:0], v[:0], **given) is None
+    with FlopCounterMode(display=False):
+        assert attention_pass(q, k, v, **given) is None
+    with torch.enable_grad():
+        assert attention_pass(q, k, v, **given) is None
 
 
 def test_activations_in_place():

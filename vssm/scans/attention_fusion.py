@@ -51,6 +51,13 @@ def worth_keeping(q: Tensor, window: List[int], dilation: List[int]) -> bool:
         return keeps_weights(q, window, dilation)
 
 
+def no_weights(q: Any, keep: bool) -> Tensor | None:
+    """Give what the op gives where no weights are kept, without calling it; None where something watches."""
+    if type(q) is not Tensor or keep or not unwatched():
+        return None
+    return q.new_empty(q.shape[0], 0, dtype=at_least_float32(q[:0]).dtype)
+
+
 def across_heads(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Mix the heads of (B, H, W, n, E), all channels alike, by a matrix (n, n); autocast does not lower it.
 
@@ -146,15 +153,17 @@ class AttentionFusionSS2D(MapAttention):
         """Give the weights of half of the heads, for `apply_weights`."""
         keep = self.ssm is not None and worth_keeping(q, [self.window, self.window], dilation)
         window = [self.window, self.window]
-        if not torch.jit.is_scripting() and not keep and unwatched():
-            return q.new_empty(q.shape[0], 0, dtype=at_least_float32(q[:0]).dtype)  # as the op
+        if not torch.jit.is_scripting():
+            none = no_weights(q, keep)
+            if none is not None:
+                return none
         return torch.ops.vssm.neighborhood_weights(q, k, window, dilation, bias=self.rpb, keep=keep)
 
     def apply_weights(self, weights: Tensor, q: Tensor, k: Tensor, v: Tensor, dilation: List[int]) -> Tensor:
         """Sum (B, H, W, n / 2, E) over the windows."""
         window = [self.window, self.window]
-        if not torch.jit.is_scripting() and weights.shape[1] == 0:
-            y = attention_pass(q, k, v, window, dilation, self.rpb)
+        if not torch.jit.is_scripting():
+            y = attention_pass(q, k, v, window, dilation, self.rpb, weights)
             if y is not None:
                 return y
         return torch.ops.vssm.neighborhood_sum(weights, q, k, v, window, dilation, bias=self.rpb)
