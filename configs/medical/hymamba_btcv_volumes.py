@@ -15,9 +15,10 @@ data = dict(
         *("aorta", "inferior vena cava", "portal and splenic veins", "pancreas", "right adrenal gland"),
         "left adrenal gland",
     ),
+    volumes=True,
 )
 model = dict(network=dict(_delete_=True, name="hymamba", num_classes=14, in_chans=1, pretrained=False))
-train_dataloader = dict(dataset=dict(dataset=dict(**data, split="train", volumes=True), patch=patch, per_volume=4))
+train_dataloader = dict(dataset=dict(dataset=dict(**data, split="train"), patch=patch, per_volume=4))
 val_dataloader = dict(dataset=dict(**data, split="val"))
 test_dataloader = dict(dataset=dict(**data, split="test"))
 val_cfg = dict(patch=patch)

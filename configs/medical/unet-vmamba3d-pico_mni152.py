@@ -29,6 +29,8 @@ train_dataloader = dict(
         std=std,
     ),
 )
+val_dataloader = dict(dataset=dict(volumes=True))
+test_dataloader = dict(dataset=dict(volumes=True))
 
 optim_wrapper = dict(
     type="OptimWrapper",

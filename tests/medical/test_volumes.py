@@ -281,10 +281,12 @@ def test_channels_by_nnunets_names(tmp_path):
     assert sample["image"].shape == (3, 8, 36, 40) and sample["label"].shape == (8, 36, 40)
     assert [int(channel.max()) for channel in sample["image"][1:]] == [1, 2] and data.items[0].case == "v0"
     assert VolumePatches(data, (4, 8, 8))[0]["image"].shape == (3, 4, 8, 8)
-    raw = NiftiFolder(str(tmp_path / "nifti" / "train"), ".", CLASSES, images="images", labels="labels")  # as nnU-Net's
+    given = dict(images="images", labels="labels", volumes=True)
+    raw = NiftiFolder(str(tmp_path / "nifti" / "train"), ".", CLASSES, **given)  # as nnU-Net's
     assert torch.equal(raw[0]["image"], sample["image"])
-    with pytest.raises(ConfigError, match="holds volumes of 3 channels, of which slices are not made"):
-        NiftiFolder(str(tmp_path / "nifti"), "train", CLASSES)
+    for split in ("train", "val"):
+        with pytest.raises(ConfigError, match="holds volumes of 3 channels, which networks of slices do not take"):
+            NiftiFolder(str(tmp_path / "nifti"), split, CLASSES)
     (tmp_path / "nifti/test/images/v2_0001.nii.gz").unlink()
     with pytest.raises(DataError, match="case 'v2' .* lacks channel 1, the file 'v2_0001'; all cases need the 3"):
         NiftiFolder(str(tmp_path / "nifti"), "test", CLASSES)

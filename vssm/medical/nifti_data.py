@@ -91,8 +91,8 @@ class NiftiFolder(MedicalDataset):
     """Folders of NIfTI volumes and their label volumes, paired by name: ``root/split/{images,labels}/*.nii.gz``.
 
     An image of several channels has a file for each, ``<case>_0000.nii.gz``, ``<case>_0001.nii.gz`` and so on, as
-    nnU-Net names them; such volumes are (C, D, H, W), and networks of volumes take them. nnU-Net's own folders are read
-    by ``split="."``, ``images="imagesTr"`` and ``labels="labelsTr"``, with ``volumes=True``.
+    nnU-Net names them; such volumes are (C, D, H, W), networks of volumes take them, and ``volumes=True`` says that one
+    does. nnU-Net's own folders are read by ``split="."``, ``images="imagesTr"`` and ``labels="labelsTr"``.
 
     To train on slices, all volumes are read into memory once; large data sets are better turned into slices first
     (``vssm prepare synapse-nifti``).
@@ -112,10 +112,10 @@ class NiftiFolder(MedicalDataset):
             Each file is then a volume of one channel.
         env: Environment variable that holds the root where the config does not say it.
         default_root: The root where neither says it.
-        volumes: Volumes for ``split="train"``, too.
+        volumes: Volumes for ``split="train"``, too; needed for several channels.
 
     Raises:
-        ConfigError: An option is none of its values, or slices are wanted of several channels.
+        ConfigError: An option is none of its values, or volumes of several channels are there without ``volumes``.
         DataError: A folder, one of a pair, a channel, or a volume in ``ids`` is missing; to train on slices also
             whatever is wrong inside a file.
     """
@@ -151,10 +151,10 @@ class NiftiFolder(MedicalDataset):
         mapping = check_label_map(label_map, len(classes))
         slices = split == "train" and not volumes
         channels = max((len(files) for files, _ in cases.values()), default=1)
-        if slices and channels > 1:
+        if channels > 1 and not volumes:
             raise ConfigError(
-                f"'{folder / images}' holds volumes of {channels} channels, of which slices are not made: train a "
-                "network of volumes on them, with volumes=True in the data set of a VolumePatches."
+                f"'{folder / images}' holds volumes of {channels} channels, which networks of slices do not take: train "
+                "a network of volumes on them (VolumePatches), with volumes=True in the data sets."
             )
         readers = {
             name: partial(read_unlabelled, files[0], axis, window)

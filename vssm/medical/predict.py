@@ -130,7 +130,7 @@ def label_files(
     twice = min((name for name, count in Counter(names).items() if count > 1), default=None)
     if twice is not None:
         raise UserError(f"Two inputs are named '{twice}', and their labels would have the same name.")
-    all_or_none(_read_volume if volumes else _read_image, inputs, title="checking")
+    all_or_none(_read_channels if volumes else _read_image, inputs, title="checking")
 
     model, stored = build_trained(cfg, checkpoint)
     model.eval().to(device or get_device())
@@ -154,11 +154,17 @@ def _case(files: Sequence[Path]) -> str:
     return stem(files[0]) if len(files) == 1 else stem(files[0]).removesuffix("_0000")
 
 
-def _read_volume(paths: Sequence[Path]) -> tuple[list[np.ndarray], Any]:
+def _read_volume(path: Path) -> tuple[np.ndarray, Any]:
+    """A volume, and nibabel's image of it."""
+    volume, image = read_nifti(path)
+    check_values(volume, path)
+    return volume, image
+
+
+def _read_channels(paths: Sequence[Path]) -> tuple[list[np.ndarray], Any]:
     """The channels of a volume, and nibabel's image of the first."""
-    reads = [read_nifti(path) for path in paths]
+    reads = [_read_volume(path) for path in paths]
     for path, (volume, image) in zip(paths, reads, strict=True):
-        check_values(volume, path)
         if volume.shape != reads[0][0].shape or not np.allclose(image.affine, reads[0][1].affine, atol=1e-2):
             raise DataError(f"'{path}' and '{paths[0]}' do not lie on each other: their grids differ.")
     return [volume for volume, _ in reads], reads[0][1]
@@ -172,7 +178,7 @@ def _volume_job(
     predict: Callable[[np.ndarray], np.ndarray], options: dict[str, Any], classes: Sequence[str] | None, out: Path
 ) -> Callable[[Sequence[Path]], list[Path]]:
     def job(paths: Sequence[Path]) -> list[Path]:
-        volumes, image = _read_volume(paths)
+        volumes, image = _read_channels(paths)
         stacks = [window_intensities(to_slices(v, image, options["axis"]), options["window"]) for v in volumes]
         label = predict(stacks[0] if len(stacks) == 1 else np.stack(stacks))
         case = _case(paths)
