@@ -153,8 +153,8 @@ class NiftiFolder(MedicalDataset):
         channels = max((len(files) for files, _ in cases.values()), default=1)
         if channels > 1 and not volumes:
             raise ConfigError(
-                f"'{folder / images}' holds volumes of {channels} channels, which networks of slices do not take: train "
-                "a network of volumes on them (VolumePatches), with volumes=True in the data sets."
+                f"'{folder / images}' holds volumes of {channels} channels, which networks of slices do not take: "
+                "train a network of volumes on them (VolumePatches), with volumes=True in the data sets."
             )
         readers = {
             name: partial(read_unlabelled, files[0], axis, window)
