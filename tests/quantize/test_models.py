@@ -98,7 +98,35 @@ def test_every_mixer_with_points_is_observed_at_them():
         assert mixers and deviation(model, quantized, images(model)) < 0.2
         for mixer in mixers.values():
             points = {*mixer.quant_points, *(["dt_weight"] if hasattr(mixer, "dt_projs_weight") else [])}
+            points |= {f"{weight}{end}" for weight in getattr(mixer, "quant_weights", ()) for end in ("", "_input")}
             assert set(mixer.quantizers) == points - ({"C"} if name == "spatialmamba_pico" else set()), name
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("vim_pico", ["x_proj"]), ("groupmamba_pico", ["in_proj", "x_proj", "out_proj"])],
+)
+@pytest.mark.parametrize("recipe", ["w8a8", "ptq4vm"])
+def test_projections_that_are_no_linear_layers(name, weights, recipe, tmp_path):
+    """Few values for each output channel of their weights, rounded inputs, and both come back from files."""
+    model = small(name)
+    x = images(model)
+    quantized = quantize_model(model, recipe, x, epochs=1)
+    for mixer in mixers_with_points(quantized).values():
+        for weight in weights:
+            values = getattr(mixer, f"{weight}_weight").flatten(0, -2)
+            assert all(len(row.unique()) <= (256 if recipe == "w8a8" else 16) for row in values)
+    path = tmp_path / "small.safetensors"
+    save_quantized(quantized, path)
+    with torch.no_grad():
+        want = quantized(x)
+        torch.testing.assert_close(load_quantized(small(name), path)(x), want, rtol=1e-5, atol=1e-5)
+        for weight in weights:
+            coarse = copy.deepcopy(quantized)
+            for mixer in mixers_with_points(coarse).values():
+                for parameter in mixer.quantizers[f"{weight}_weight_input"].state_dict().values():
+                    parameter.mul_(16)
+            assert not torch.allclose(coarse(x), want, rtol=1e-3, atol=1e-3), weight
 
 
 def test_the_state_of_all_tokens_reads_what_was_rounded():

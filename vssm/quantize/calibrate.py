@@ -20,6 +20,7 @@ from .layers import (
     TokenQuantizer,
     positions_of,
     quantize_scan,
+    weight_of,
 )
 from .observers import AbsMax, MinMaxPerToken, Percentile
 from .per_token import search_weight_steps
@@ -130,7 +131,7 @@ def calibrate(model: nn.Module, plan: Plan, batches: Iterable[Tensor]) -> nn.Mod
         hook.remove()
     # What no image reached stays as it is: a second classifier for training, a layer whose weight is read directly.
     layers = {name: layer for name, layer in layers.items() if widths[name].bound is not None}
-    points = {n: {p: o for p, o in seen.items() if o.bound is not None} for n, seen in points.items()}
+    points = {n: {p: o for p, o in seen.items() if _has_seen(o)} for n, seen in points.items()}
     if not layers:
         raise QuantizeError(f"No linear layer of {type(model).__name__} is reached by the images.")
     inputs: dict[str, AbsMax | _PerMap] = {}
@@ -156,19 +157,37 @@ def _run(model: nn.Module, batches: Iterable[Tensor]) -> None:
         model(images)
 
 
-def _observe(mixer: nn.Module, plan: Plan) -> dict[str, AbsMax]:
+def _has_seen(observer: AbsMax | _PerMap) -> bool:
+    return bool(observer.by_size) if isinstance(observer, _PerMap) else observer.bound is not None
+
+
+def _observe(mixer: nn.Module, plan: Plan) -> dict[str, AbsMax | _PerMap]:
     names = mixer.quant_points if plan.scans else ()
-    seen: dict[str, AbsMax] = {n: Percentile(plan.clip) if n == "u" else AbsMax() for n in names}
+    seen: dict[str, AbsMax | _PerMap] = {n: Percentile(plan.clip) if n == "u" else AbsMax() for n in names}
+    for weight in getattr(mixer, "quant_weights", ()):
+        seen[f"{weight}_input"] = _PerMap() if plan.per_token else AbsMax()
     quantize_scan(mixer, {name: _Watch(observer) for name, observer in seen.items()})
     return seen
 
 
-def _point_quantizers(mixer: nn.Module, seen: Mapping[str, AbsMax], plan: Plan) -> Iterator[tuple[str, nn.Module]]:
+def _input_quantizer(observer: AbsMax | _PerMap, plan: Plan) -> nn.Module:
+    if isinstance(observer, AbsMax):
+        return TensorQuantizer(observer.scale(plan.input_bits), plan.input_bits)
+    steps = {size: seen.steps(2**plan.input_bits) for size, seen in observer.by_size.items()}
+    return TokenQuantizer(steps, plan.input_bits)
+
+
+def _point_quantizers(
+    mixer: nn.Module, seen: Mapping[str, AbsMax | _PerMap], plan: Plan
+) -> Iterator[tuple[str, nn.Module]]:
     for name, observer in seen.items():
-        yield name, TensorQuantizer(observer.scale(plan.input_bits), plan.input_bits)
+        yield name, _input_quantizer(observer, plan)
+    names = [weight for weight in getattr(mixer, "quant_weights", ()) if f"{weight}_input" in seen]
     if hasattr(mixer, "dt_projs_weight"):  # those with one scalar step a head have none
-        weight = mixer.dt_projs_weight.detach()
-        yield "dt_weight", QuantWeight(weight, _weight_step(weight, plan), plan.weight_bits)
+        names.append("dt_weight")
+    for name in names:
+        weight = getattr(mixer, weight_of(name)).detach()
+        yield name, QuantWeight(weight, _weight_step(weight, plan), plan.weight_bits)
 
 
 def _weight_step(weight: Tensor, plan: Plan) -> Tensor:
@@ -196,10 +215,6 @@ def _watched(layer: nn.Linear, bound: Tensor | None, observer: Callable, plan: P
 @torch.no_grad()
 def _settle(layer: nn.Module, observer: AbsMax | _PerMap, plan: Plan) -> None:
     assert isinstance(layer, QuantLinear) and layer.weight.weight is not None
-    if isinstance(observer, AbsMax):
-        layer.input = TensorQuantizer(observer.scale(plan.input_bits), plan.input_bits)
-    else:
-        steps = {size: seen.steps(2**plan.input_bits) for size, seen in observer.by_size.items()}
-        layer.input = TokenQuantizer(steps, plan.input_bits)
+    layer.input = _input_quantizer(observer, plan)
     step = _weight_step(layer.weight(layer.smoothing, layer.rotation), plan)
     layer.weight = QuantWeight(layer.weight.weight, step, plan.weight_bits)

@@ -14,7 +14,15 @@ from .fake import fake_quantize, fake_quantize_levels, straight_through_round
 from .per_token import TokenSteps
 from .rotate import hadamard, rotate
 
-__all__ = ["QuantLinear", "QuantWeight", "QuantizeError", "TensorQuantizer", "TokenQuantizer", "quantize_scan"]
+__all__ = [
+    "QuantLinear",
+    "QuantWeight",
+    "QuantizeError",
+    "TensorQuantizer",
+    "TokenQuantizer",
+    "quantize_scan",
+    "weight_of",
+]
 
 
 class QuantizeError(UserError):
@@ -164,6 +172,20 @@ class _QuantizedScan:
 
     quantizers: nn.ModuleDict
 
+    def _read(self, weight: str, x: Tensor) -> Tensor:
+        """Return what a projection that is no linear layer reads, by the name of its weight."""
+        name = f"{weight}_input"
+        return self.quantizers[name](x) if name in self.quantizers else x
+
+    def enter(self, x: Tensor, *args) -> Tensor:
+        return super().enter(self._read("in_proj_weight", x), *args)  # type: ignore[misc]
+
+    def project(self, x: Tensor, *args) -> tuple[Tensor, ...]:
+        return super().project(self._read("x_proj_weight", x), *args)  # type: ignore[misc]
+
+    def normalise(self, *args) -> Tensor:
+        return self._read("out_proj_weight", super().normalise(*args))  # type: ignore[misc]
+
     def scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor | None, *args, **kwargs) -> Tensor:
         found = self.quantizers
         u, dt, B = (found[name](x) if name in found else x for name, x in (("u", u), ("dt", dt), ("B", B)))
@@ -181,17 +203,25 @@ class _QuantizedScan:
         return False
 
 
+def weight_of(name: str) -> str:
+    """Return the name of the parameter whose place a `QuantWeight` of this name takes in a mixer."""
+    return "dt_projs_weight" if name == "dt_weight" else name
+
+
 def quantize_scan(mixer: nn.Module, quantizers: Mapping[str, nn.Module]) -> None:
-    """Let a mixer pass what its scan reads through modules.
+    """Let a mixer pass what its scan and its own projections read through modules.
 
     Args:
-        mixer: Its `quant_points` name what there is. A, D, the bias of the step size and the state stay as they are.
-        quantizers: By point. ``"dt_weight"``, a `QuantWeight`, takes the place of the weight of the step size.
+        mixer: Its `quant_points` and `quant_weights` name what there is. A, D, the bias of the step size and the state
+            stay as they are.
+        quantizers: By point, and for a weight W by ``"W_input"`` what it meets. A `QuantWeight` by the name of a weight
+            takes its place.
     """
     kind = type(mixer)
     if not issubclass(kind, _QuantizedScan):
         mixer.__class__ = type(f"Quantized{kind.__name__}", (_QuantizedScan, kind), {"__module__": kind.__module__})
     mixer.quantizers = nn.ModuleDict(quantizers)
-    if "dt_weight" in quantizers:
-        with torch.no_grad():
-            mixer.dt_projs_weight.copy_(quantizers["dt_weight"]())
+    with torch.no_grad():
+        for name, made in quantizers.items():
+            if isinstance(made, QuantWeight):
+                getattr(mixer, weight_of(name)).copy_(made())

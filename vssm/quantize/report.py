@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layers import QuantLinear, QuantWeight, TensorQuantizer, TokenQuantizer
+from .layers import QuantLinear, TensorQuantizer, TokenQuantizer
 from .recipes import dynamic_layers
 
 __all__ = ["LayerReport", "as_table", "report"]
@@ -111,9 +111,7 @@ def _bits(model: nn.Module) -> dict[str, str]:
             found[name] = f"W{module.weight.bits} A{reader.bits}{extra}"
         elif hasattr(module, "quantizers"):
             points = module.quantizers
-            read = [f"{point} {made.bits}" for point, made in points.items() if not isinstance(made, QuantWeight)]
-            weights = [f"dt weight {made.bits}" for made in points.values() if isinstance(made, QuantWeight)]
-            found[name] = "scan: " + ", ".join(read + weights)
+            found[name] = "scan: " + ", ".join(f"{n.replace('_', ' ')} {made.bits}" for n, made in points.items())
     return found
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .._files import whole_file
-from .layers import QuantizeError, QuantLinear, QuantWeight, TensorQuantizer, TokenQuantizer, quantize_scan
+from .layers import QuantizeError, QuantLinear, QuantWeight, TensorQuantizer, TokenQuantizer, quantize_scan, weight_of
 from .per_token import TokenSteps
 from .recipes import dynamic_layers
 
@@ -56,10 +56,9 @@ def save_quantized(model: nn.Module, path: str | os.PathLike, about: Mapping[str
             layers[name] = {"kind": "tokens", "bits": module.bits, "sizes": module.sizes}
     if not layers:
         raise QuantizeError(f"{type(model).__name__} has no quantised layer to write.")
+    doubled = _replaced_weights(layers)
     for name, value in _state(model).items():
-        mixer, _, last = name.rpartition(".")
-        doubled = last == "dt_projs_weight" and f"{mixer}.quantizers.dt_weight" in layers
-        if not doubled and not any(name.startswith(f"{layer}.") for layer in dynamic):
+        if name not in doubled and not any(name.startswith(f"{layer}.") for layer in dynamic):
             tensors[name] = value.detach()
     shapes = {}
     for name, entry in layers.items():
@@ -103,13 +102,19 @@ def load_quantized(model: nn.Module, path: str | os.PathLike) -> nn.Module:
     except (AttributeError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise QuantizeError(f"The file '{path}' does not fit {type(model).__name__}: {reason}.") from error
-    made = tuple(f"{n.partition('.quantizers.')[0]}.dt_projs_weight" for n in layers if n.endswith(".dt_weight"))
-    missing = [name for name in missing if name not in made]
+    replaced = _replaced_weights(layers)
+    missing = [name for name in missing if name not in replaced]
     if missing or unexpected:
         name = (missing or unexpected)[0]
         lacks = "lacks" if missing else "has too much:"
         raise QuantizeError(f"The file '{path}' does not fit {type(model).__name__}: it {lacks} {name}.")
     return model
+
+
+def _replaced_weights(layers: Mapping[str, Any]) -> set[str]:
+    """Names of the mixers' parameters in whose place quantised weights stand."""
+    places = (name.partition(".quantizers.") for name, entry in layers.items() if entry["kind"] == "weight")
+    return {f"{mixer}.{weight_of(name)}" for mixer, _, name in places if name}
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

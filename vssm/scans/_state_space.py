@@ -196,9 +196,12 @@ class StateSpaceMixer(nn.Module):
 
     Attributes:
         quant_points: What `scan` reads that a quantiser may round, by the names of its arguments (`vssm.quantize`).
+        quant_weights: Parameters that are weights of projections without being those of linear layers. `enter` reads
+            the input of in_proj_weight, `project` that of x_proj_weight; `normalise` gives that of out_proj_weight.
     """
 
     quant_points = ("u", "dt", "B", "C")
+    quant_weights: Tuple[str, ...] = ()
 
     def add_state_space(
         self,

@@ -80,6 +80,8 @@ class GroupedSS2D(StateSpaceMixer):
         ValueError: The width is not a multiple of the number of routes, or below `reduction`.
     """
 
+    quant_weights = ("in_proj_weight", "x_proj_weight", "out_proj_weight")
+
     def __init__(
         self,
         dim: int,

@@ -50,6 +50,8 @@ class SS1D(StateSpaceMixer):
         ValueError: Nothing projects back, and the inner width is another.
     """
 
+    quant_weights = ("x_proj_weight",)
+
     def __init__(
         self,
         dim: int,
