@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import cpu, cpu_maps
 from .depthwise import DepthwiseConv2d, tap_offsets
+from .fusion import fusion_taps
 from .ops import fuse_states
 from .routes import on_flat_maps
 from .watch import FLOATS, runs_here, unwatched
@@ -114,12 +115,7 @@ def fusion_pass(
     compiled = _is_compiled_for_here()
     if not (compiled or unwatched()) or not runs_here(h, scale, skip, other, *weights) or dtype not in FLOATS:
         return None
-    offsets: tuple[tuple[int, int], ...] = ()
-    for weight, dilation in zip(weights, dilations, strict=True):
-        size = weight.shape[-1]
-        reach = dilation * (size // 2)
-        offsets += tap_offsets((size, size), (reach, reach), (dilation, dilation))
-    taps = torch.cat([w.flatten(1).float() for w in weights], dim=1).t().contiguous()
+    taps, offsets = fusion_taps(weights, dilations)
     if compiled:
         numbers = [number for offset in offsets for number in offset]
         return torch.ops.vssm.state_fusion(h, taps, numbers, scale, skip, other, dtype)

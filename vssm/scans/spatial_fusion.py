@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vssm_kernels.depthwise import depthwise_conv2d
+from vssm_kernels.fusion import fusion_here
 from vssm_kernels.passes import fusion_pass
 
 from ._state_space import at_least_float32, outside_autocast
@@ -22,6 +23,7 @@ __all__ = ["FusedStateFusion", "SpatialFusionSS2D", "StateFusion"]
 
 torch.fx.wrap("at_least_float32")
 torch.fx.wrap("replicate_conv")
+torch.fx.wrap("sum_of_neighbours")
 
 
 def replicate_conv(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -45,6 +47,18 @@ def replicate_conv(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         with outside_autocast(x):
             x = depthwise_conv2d(x, weight, dilation=(dilation, dilation))
     return x.permute(0, 2, 3, 1)
+
+
+def sum_of_neighbours(x: Tensor, kernels: List[Tensor], dilations: List[int]) -> Tensor:
+    """Correlate (B, H, W, D) with several kernels as `replicate_conv` does, and add the results."""
+    if not torch.jit.is_scripting():
+        fused = fusion_here(at_least_float32(x), kernels, dilations)
+        if fused is not None:
+            return fused
+    y = replicate_conv(x, kernels[0], dilations[0])
+    for i in range(1, len(kernels)):
+        y = y + replicate_conv(x, kernels[i], dilations[i])
+    return y
 
 
 class StateFusion(nn.Module):
@@ -81,10 +95,8 @@ class StateFusion(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Fuse the states (B, H, W, D)."""
         # Scaling the kernels rather than the maps gives the same sum for three small products.
-        alpha = at_least_float32(self.alpha)
-        y = replicate_conv(h, alpha[0] * self.kernel1, 1)
-        y = y + replicate_conv(h, alpha[1] * self.kernel3, 3)
-        return y + replicate_conv(h, alpha[2] * self.kernel5, 5)
+        kernels, dilations = self.kernels()
+        return sum_of_neighbours(h, kernels, dilations)
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:

@@ -1,0 +1,105 @@
+"""Several depth-wise kernels over one map whose edges are repeated, in one pass on CPUs, forward and backward.
+
+PyTorch pads and convolves for each kernel: a third of the training step of Spatial-Mamba-T.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import cpu_maps
+from .depthwise import tap_offsets
+from .watch import is_followed, runs_here
+
+__all__ = ["fusion_here", "fusion_taps"]
+
+Offsets = tuple[tuple[int, int], ...]
+
+
+def fusion_taps(weights: Sequence[Tensor], dilations: Sequence[int]) -> tuple[Tensor, Offsets]:
+    """Lay square kernels side by side.
+
+    Args:
+        weights: (D, 1, k, k) each, k odd.
+        dilations: Of each kernel.
+
+    Returns:
+        (T, D) in float32, and rows and columns from a pixel to what each of the T taps reads.
+    """
+    offsets: Offsets = ()
+    for weight, dilation in zip(weights, dilations, strict=True):
+        size = weight.shape[-1]
+        reach = dilation * (size // 2)
+        offsets += tap_offsets((size, size), (reach, reach), (dilation, dilation))
+    return torch.cat([w.flatten(1).float() for w in weights], dim=1).t().contiguous(), offsets
+
+
+class _Fusion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, taps, offsets):
+        ctx.save_for_backward(x, taps)
+        ctx.offsets = offsets
+        return cpu_maps.depthwise(x, taps, None, offsets, x.shape[1:3], x.dtype, replicate=True)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, taps = ctx.saved_tensors
+        reach = max(abs(step) for offset in ctx.offsets for step in offset)
+        if torch.is_grad_enabled():  # to be differentiated again
+            y = _by_taps(x, taps, ctx.offsets, reach)
+            return *torch.autograd.grad(y, (x, taps), grad, create_graph=True), None
+        grad = grad.contiguous()
+        grad_x = grad_taps = None
+        if ctx.needs_input_grad[0]:
+            size = (x.shape[1] + 2 * reach, x.shape[2] + 2 * reach)
+            turned = tuple((-reach - row, -reach - column) for row, column in ctx.offsets)
+            grad_x = cpu_maps.depthwise(grad, taps, None, turned, size, x.dtype)
+            for dim in (1, 2):
+                grad_x = _fold(grad_x, dim, reach)
+        if ctx.needs_input_grad[1]:
+            inside = tuple((reach + row, reach + column) for row, column in ctx.offsets)
+            grad_taps = cpu_maps.depthwise_grad(_pad(x, reach), grad, inside, 1)
+        return grad_x, grad_taps, None
+
+
+def _pad(x: Tensor, reach: int) -> Tensor:
+    """Repeat the edges of (B, H, W, D)."""
+    return F.pad(x.permute(0, 3, 1, 2), [reach] * 4, mode="replicate").permute(0, 2, 3, 1)
+
+
+def _fold(grad: Tensor, dim: int, reach: int) -> Tensor:
+    """The adjoint of repeating the edges of a dimension; changes what it is given."""
+    size = grad.shape[dim] - 2 * reach
+    inside = grad.narrow(dim, reach, size)
+    inside.select(dim, 0).add_(grad.narrow(dim, 0, reach).sum(dim))
+    inside.select(dim, size - 1).add_(grad.narrow(dim, reach + size, reach).sum(dim))
+    return inside
+
+
+def _by_taps(x: Tensor, taps: Tensor, offsets: Offsets, reach: int) -> Tensor:
+    """What `_Fusion` gives, in operators that can be differentiated as often as one likes."""
+    height, width = x.shape[1:3]
+    padded = _pad(x, reach)
+    parts = (padded[:, reach + row :, reach + column :][:, :height, :width] for row, column in offsets)
+    return sum(part * tap for part, tap in zip(parts, taps, strict=True))
+
+
+def fusion_here(x: Any, weights: Sequence[Tensor], dilations: Sequence[int]) -> Tensor | None:
+    """Correlate a map with several square kernels at once, its edges repeated, and add the results.
+
+    Args:
+        x: (B, H, W, D), float32.
+        weights: (D, 1, k, k) each, k odd.
+        dilations: Of each kernel.
+
+    Returns:
+        (B, H, W, D), or None where PyTorch's operators have to run: on another device or dtype, and where something
+        but autograd looks on.
+    """
+    if is_followed() or not runs_here(x, *weights) or x.dtype != torch.float32:
+        return None
+    taps, offsets = fusion_taps(weights, dilations)
+    return _Fusion.apply(x, taps, offsets)
