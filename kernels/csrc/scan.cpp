@@ -16,6 +16,7 @@
 #include "scan_args.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -30,6 +31,14 @@ constexpr int kAbiVersion = 8;
 typedef void (*GompParallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
 
+#if defined(__x86_64__) && defined(VSSM_HAVE_AVX2)
+// Clang 14 does not know it in __builtin_cpu_supports.
+bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 const Kernels *supported(const char *name) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -42,7 +51,7 @@ const Kernels *supported(const char *name) {
 #endif
 #if defined(VSSM_HAVE_AVX2)
     if (!std::strcmp(name, "avx2"))
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? &avx2_kernels : nullptr;
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() ? &avx2_kernels : nullptr;
 #endif
 #endif
     return std::strcmp(name, "baseline") ? nullptr : &baseline_kernels;

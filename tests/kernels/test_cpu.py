@@ -1,11 +1,13 @@
 """The compiled CPU backend against the float64 reference, with every instruction set that this processor has."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import threading
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +93,17 @@ def test_the_library_is_built_where_there_is_a_compiler():
     if compiler is None:
         pytest.skip("no C++ compiler on the PATH")
     assert reason is None, reason
+
+
+def test_clang_takes_the_dispatcher():
+    """With every instruction set: it knows fewer names of them than GCC."""
+    names = ("clang++", *(f"clang++-{version}" for version in range(14, 25)))
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None or platform.machine() != "x86_64":
+        pytest.skip("there is no clang++ for x86-64 on the PATH")
+    source = Path(__file__).parents[2] / "kernels" / "csrc" / "scan.cpp"
+    sets = ("-DVSSM_HAVE_AVX2=1", "-DVSSM_HAVE_AVX512=1")
+    subprocess.run([found, "-std=c++17", "-fsyntax-only", "-Werror", *sets, source], check=True)
 
 
 def test_nothing_is_loaded_at_import():
