@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from vssm_kernels.depthwise import depthwise_conv2d
 from vssm_kernels.passes import run_linear
 
 from ._state_space import StateSpaceMixer, inner_width, runs_in_one_call, split_projection
@@ -104,7 +105,10 @@ class SS1D(StateSpaceMixer):
             x = torch.cat([x, x], dim=-1)
             ahead = past
         x = x.permute(0, 3, 1, 2)
-        x = F.conv2d(x, weight, self.conv.bias, padding=[0, past], groups=self.num_directions * self.d_inner)
+        if torch.jit.is_scripting():
+            x = F.conv2d(x, weight, self.conv.bias, padding=[0, past], groups=self.num_directions * self.d_inner)
+        else:
+            x = depthwise_conv2d(x, weight, self.conv.bias, padding=[0, past])
         if ahead == 0:
             x = x[..., : x.shape[-1] - past]
         return F.silu(x).permute(0, 2, 3, 1).unflatten(-1, (self.num_directions, self.d_inner))
