@@ -41,7 +41,7 @@ VSSM_INLINE int queries_at_once(const Neighborhood &a) {
     return best;
 }
 
-// The scratch memory of one unit. Strip of lying channels are whole vectors.
+// The scratch memory of one unit. Rows of lying channels are whole vectors.
 struct Patch {
     int queries;      // pixels that go together
     int64_t vectors;  // of what they see in a row, at most
@@ -66,7 +66,7 @@ struct Patch {
         width = (whole_vectors(a.width) + vectors) * kLanes;
         key_row = whole_vectors(a.channels) * kLanes;
         value_row = whole_vectors(a.value_channels) * kLanes;
-        bias_left = kLanes;
+        bias_left = whole_vectors(queries) * kLanes;  // the last pixel reads so much further to the left
         bias_row = bias_left + 2 * a.window_width + vectors * kLanes;
         const int64_t group = group_size(a.height, 0, a.dilation_height), wanted = a.rows + a.window_height - 1;
         const int64_t longest = key_row > value_row ? key_row : value_row, table = (2 * a.window_height - 1) * bias_row;
