@@ -18,7 +18,7 @@ from . import chunked, functional, reference
 from . import routes as tables
 from .backends import choose_attention_backend, choose_backend, choose_dual_backend
 from .mamba import mamba_inner_fwd
-from .neighborhood import tiles
+from .neighborhood import compiled, tiles
 from .neighborhood.tiles import attention_in_one_graph
 from .neighborhood.weights import sum_in_one_graph, weights_in_one_graph
 from .ops import arguments, gated_scan
@@ -82,7 +82,7 @@ def _attention(*, q, v, scale, backend, **inputs):
 
 
 def _weights(*, q, scale, keep, backend, **inputs):
-    if not keep or choose_attention_backend(backend, q, q) is not tiles:
+    if not keep or choose_attention_backend(backend, q, q) not in (tiles, compiled):
         return q.new_empty(q.shape[0], 0, dtype=torch.promote_types(q.dtype, torch.float32))
     return weights_in_one_graph(q, scale=q.shape[-1] ** -0.5 if scale is None else scale, **inputs)
 

@@ -4,10 +4,11 @@ import re
 
 import pytest
 from mmengine.optim import build_optim_wrapper
+from mmengine.visualization import Visualizer
 
 from vssm._errors import MissingExtraError
 from vssm._optional import require
-from vssm.engine import ConfigError, TimmClassifier, load_config
+from vssm.engine import ConfigError, Runner, TimmClassifier, load_config
 from vssm.engine.run import parse_options
 from vssm_kernels.install import how_to_install
 
@@ -107,3 +108,17 @@ def test_an_extra_whose_library_is_missing_says_so(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError, match=f"^without_display is installed but.*{text}.*opencv-python-headless"):
         require("without_display", "mm")
+
+
+def test_a_second_run_of_a_process_logs_into_its_own_folder(tmp_path):
+    """Also where both name their visualizer alike, as the configs of mm do."""
+    found = []
+    for name in ("first", "second"):
+        runner = Runner.__new__(Runner)
+        runner._experiment_name, runner._log_dir = name, str(tmp_path / name)
+        backends = [dict(type="LocalVisBackend")]
+        found.append(runner.build_visualizer(dict(type="Visualizer", name="visualizer", vis_backends=backends)))
+        assert Visualizer.get_current_instance() is found[-1]
+        found[-1].add_scalar("loss", 1.0)
+        assert (tmp_path / name / "vis_data" / "scalars.json").is_file()
+    assert found[0] is not found[1]

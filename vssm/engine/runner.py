@@ -10,6 +10,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import Runner as MMRunner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -74,6 +75,7 @@ class Runner(MMRunner):
       config names. Official names of a backbone's weights are converted.
     - Without CUDA, ``launcher="pytorch"`` uses gloo and DDP on the CPU, with BatchNorm for SyncBatchNorm.
     - Data workers keep the seeds that torch gives them, see :class:`~vssm.engine.hooks.EpochSeedHook`.
+    - What a run logs goes to its own folder, also where an earlier run of the process named its visualizer alike.
     - The console shows progress; the environment, the config and the hooks go only to the log file.
 
     Attributes:
@@ -110,6 +112,15 @@ class Runner(MMRunner):
                 **(model_wrapper_cfg or {}),
             }
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Build one of this run's own: mmengine takes that of an earlier run of the process, if it is named alike."""
+        if isinstance(visualizer, Mapping) and "name" in visualizer:
+            kinds = [Visualizer]
+            for kind in kinds:
+                kind._instance_dict.pop(visualizer["name"], None)
+                kinds += kind.__subclasses__()
+        return super().build_visualizer(visualizer)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """Build mmengine's logger with a quieter console; what this package logs goes to it too."""

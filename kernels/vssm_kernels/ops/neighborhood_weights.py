@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..backends import choose_attention_backend
 from ..flops import neighborhood_attention_macs
-from ..neighborhood import tiles, weights
+from ..neighborhood import compiled, tiles, weights
+from ..watch import is_followed
 from .neighborhood import check_queries, scale_of
 from .registration import (
     absent,
@@ -32,12 +33,14 @@ _MOST = 8
 def keeps_weights(q: Tensor, kernel_size, dilation) -> bool:
     """Tell whether the weights of these queries are worth their memory; not where sizes are symbolic.
 
-    Only tiles in PyTorch keep them: kernels compute them anew in about the time that reading them would take.
+    Only tiles in PyTorch keep them: kernels compute them anew in about the time that reading them would take. Where
+    something counts or records, they are kept by the same rule on all CPUs.
     """
     height, width, heads, channels = q.shape[1:]
     if not all(isinstance(size, int) for size in (height, width, *dilation)) or torch.compiler.is_compiling():
         return False
-    if choose_attention_backend("auto", q, q) is not tiles:
+    module = choose_attention_backend("auto", q, q)
+    if module is not tiles and not (module is compiled and is_followed()):
         return False
     size = weights.weights_size(height, width, heads, list(kernel_size), list(dilation))
     return size <= _MOST * height * width * heads * channels
@@ -48,7 +51,7 @@ def keeps_weights(q: Tensor, kernel_size, dilation) -> bool:
 
 
 def _keeps(keep: bool, q: Tensor, backend: str) -> bool:
-    return keep and choose_attention_backend(backend, q, q) is tiles
+    return keep and choose_attention_backend(backend, q, q) in (tiles, compiled)
 
 
 def _weights(q, k, kernel_size, dilation, bias, scale, keep, backend) -> Tensor:
@@ -141,7 +144,7 @@ def neighborhood_weights(
         scale: Of the products of queries and keys; None: E ** -0.5.
         keep: Keep the weights; None: where they take at most 8 times the memory of the queries, if sizes are known,
             and the backend that "auto" takes is torch.
-        backend: As for `neighborhood_attention`; only torch keeps weights.
+        backend: As for `neighborhood_attention`; only torch keeps weights, also in the place of cpp.
 
     Returns:
         (B, N) in float32 or better; (B, 0) where they are not kept.
