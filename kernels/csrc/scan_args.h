@@ -215,6 +215,7 @@ struct Neighborhood {
     int64_t window_height, window_width, dilation_height, dilation_width;
     int64_t rows;   // that a unit takes
     int64_t dtype;  // of the maps
+    double scale;   // of the products of queries and keys
     const void *q, *k, *v;
     int64_t q_strides[4], k_strides[4], v_strides[4];
     const float *bias;  // (heads, 2 window_height - 1, 2 window_width - 1) or null
@@ -222,7 +223,6 @@ struct Neighborhood {
     const float *grad_y;  // as y; null where only y is wanted
     float *grad_q, *grad_k, *grad_v;  // (images, height, width, heads, channels or value_channels)
     float *grad_bias;                 // (units, 2 window_height - 1, 2 window_width - 1)
-    double scale;
 
     int64_t remainders() const { return dilation_height < height ? dilation_height : height; }
     int64_t blocks() const { return ((height + dilation_height - 1) / dilation_height + rows - 1) / rows; }

@@ -217,13 +217,13 @@ def neighborhood_attention_grad(
 
 
 def _attend(q, k, v, bias, kernel_size, dilation, scale, rows, results) -> None:
+    """Call the library; `results` are what the structure has from y on, as far as they are wanted."""
     q, k, v, bias = _columns(q), _columns(k), _columns(v), as_float32(bias)
     struct = Neighborhood(
-        *(*q.shape, v.shape[4], *kernel_size, *dilation, rows, DTYPES[q.dtype]),
+        *(*q.shape, v.shape[4], *kernel_size, *dilation, rows, DTYPES[q.dtype], scale),
         *pointers(q, k, v),
         *(x.stride()[:4] for x in (q, k, v)),
-        *pointers(bias, *results, *[None] * (6 - len(results))),
-        scale,
+        *pointers(bias, *results),
     )
     call(get_library().vssm_neighborhood, struct)
 

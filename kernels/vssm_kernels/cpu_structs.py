@@ -2,7 +2,7 @@
 
 import ctypes
 
-__all__ = ["Deform", "Depthwise", "DepthwiseGrad", "Mamba", "Map", "Norm", "Scan2d"]
+__all__ = ["Deform", "Depthwise", "DepthwiseGrad", "Mamba", "Map", "Neighborhood", "Norm", "Scan2d", "Ssd"]
 
 
 class Map(ctypes.Structure):
@@ -84,10 +84,10 @@ class Neighborhood(ctypes.Structure):
         *((n, ctypes.c_int64) for n in ("images", "height", "width", "heads", "channels", "value_channels")),
         *((n, ctypes.c_int64) for n in ("window_height", "window_width", "dilation_height", "dilation_width")),
         *((n, ctypes.c_int64) for n in ("rows", "dtype")),
+        ("scale", ctypes.c_double),
         *((n, ctypes.c_void_p) for n in ("q", "k", "v")),
         *((n, ctypes.c_int64 * 4) for n in ("q_strides", "k_strides", "v_strides")),
         *((n, ctypes.c_void_p) for n in ("bias", "y", "grad_y", "grad_q", "grad_k", "grad_v", "grad_bias")),
-        ("scale", ctypes.c_double),
     ]
 
 

@@ -18,10 +18,10 @@ from . import chunked, functional, reference
 from . import routes as tables
 from .backends import choose_attention_backend, choose_backend, choose_dual_backend
 from .mamba import mamba_inner_fwd
-from .neighborhood import compiled, tiles
 from .neighborhood.tiles import attention_in_one_graph
 from .neighborhood.weights import sum_in_one_graph, weights_in_one_graph
 from .ops import arguments, gated_scan
+from .ops.neighborhood_weights import are_kept
 from .ops.registration import absent, library, registered, replace_autograd
 from .scan_2d import scan_2d_fwd
 
@@ -61,8 +61,8 @@ def _mamba(*, backend, **inputs):
     return mamba_inner_fwd(partial(_scan_2d, backend=backend), **inputs)
 
 
-def _ssd(*, x, chunk_size, backend, **inputs):
-    inputs |= {"x": x}
+def _ssd(*, chunk_size, backend, **inputs):
+    x = inputs["x"]
     if choose_dual_backend(backend, x.device, x.dtype) is reference:
         return reference.ssd_fwd(**inputs)
     return chunked.ssd_fwd(**inputs, chunk_size=chunk_size)
@@ -82,7 +82,7 @@ def _attention(*, q, v, scale, backend, **inputs):
 
 
 def _weights(*, q, scale, keep, backend, **inputs):
-    if not keep or choose_attention_backend(backend, q, q) not in (tiles, compiled):
+    if not are_kept(keep, q, backend):
         return q.new_empty(q.shape[0], 0, dtype=torch.promote_types(q.dtype, torch.float32))
     return weights_in_one_graph(q, scale=q.shape[-1] ** -0.5 if scale is None else scale, **inputs)
 

@@ -3,7 +3,7 @@
 PyTorch pads and convolves for each kernel: a third of the training step of Spatial-Mamba-T.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from . import cpu_maps
 from .depthwise import tap_offsets
 from .watch import is_followed, runs_here
 
-__all__ = ["fusion_here", "fusion_taps"]
+__all__ = ["fusion_by_taps", "fusion_here", "fusion_taps"]
 
 Offsets = tuple[tuple[int, int], ...]
 
@@ -47,10 +47,10 @@ class _Fusion(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, taps = ctx.saved_tensors
-        reach = max(abs(step) for offset in ctx.offsets for step in offset)
         if torch.is_grad_enabled():  # to be differentiated again
-            y = _by_taps(x, taps, ctx.offsets, reach)
+            y = fusion_by_taps(x, taps, ctx.offsets)
             return *torch.autograd.grad(y, (x, taps), grad, create_graph=True), None
+        reach = _reach(ctx.offsets)
         grad = grad.contiguous()
         grad_x = grad_taps = None
         if ctx.needs_input_grad[0]:
@@ -63,6 +63,10 @@ class _Fusion(torch.autograd.Function):
             inside = tuple((reach + row, reach + column) for row, column in ctx.offsets)
             grad_taps = cpu_maps.depthwise_grad(_pad(x, reach), grad, inside, 1)
         return grad_x, grad_taps, None
+
+
+def _reach(offsets: Iterable[tuple[int, int]]) -> int:
+    return max(abs(step) for offset in offsets for step in offset)
 
 
 def _pad(x: Tensor, reach: int) -> Tensor:
@@ -79,9 +83,19 @@ def _fold(grad: Tensor, dim: int, reach: int) -> Tensor:
     return inside
 
 
-def _by_taps(x: Tensor, taps: Tensor, offsets: Offsets, reach: int) -> Tensor:
-    """What `_Fusion` gives, in operators that can be differentiated as often as one likes."""
+def fusion_by_taps(x: Tensor, taps: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
+    """Compute what one pass does in PyTorch's operators, which can be differentiated as often as one likes.
+
+    Args:
+        x: (B, H, W, D).
+        taps: (T, D), dtype of x; as its offsets, see `fusion_taps`.
+        offsets: See there.
+
+    Returns:
+        (B, H, W, D).
+    """
     height, width = x.shape[1:3]
+    reach = _reach(offsets)
     padded = _pad(x, reach)
     parts = (padded[:, reach + row :, reach + column :][:, :height, :width] for row, column in offsets)
     return sum(part * tap for part, tap in zip(parts, taps, strict=True))

@@ -172,25 +172,21 @@ class _QuantizedScan:
 
     quantizers: nn.ModuleDict
 
-    def _read(self, weight: str, x: Tensor) -> Tensor:
-        """Return what a projection that is no linear layer reads, by the name of its weight."""
-        name = f"{weight}_input"
+    def _quantized(self, name: str, x: Tensor) -> Tensor:
         return self.quantizers[name](x) if name in self.quantizers else x
 
     def enter(self, x: Tensor, *args) -> Tensor:
-        return super().enter(self._read("in_proj_weight", x), *args)  # type: ignore[misc]
+        return super().enter(self._quantized("in_proj_weight_input", x), *args)  # type: ignore[misc]
 
     def project(self, x: Tensor, *args) -> tuple[Tensor, ...]:
-        return super().project(self._read("x_proj_weight", x), *args)  # type: ignore[misc]
+        return super().project(self._quantized("x_proj_weight_input", x), *args)  # type: ignore[misc]
 
     def normalise(self, *args) -> Tensor:
-        return self._read("out_proj_weight", super().normalise(*args))  # type: ignore[misc]
+        return self._quantized("out_proj_weight_input", super().normalise(*args))  # type: ignore[misc]
 
     def scan(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor | None, *args, **kwargs) -> Tensor:
-        found = self.quantizers
-        u, dt, B = (found[name](x) if name in found else x for name, x in (("u", u), ("dt", dt), ("B", B)))
-        if C is not None and "C" in found:
-            C = found["C"](C)
+        u, dt, B = (self._quantized(name, x) for name, x in (("u", u), ("dt", dt), ("B", B)))
+        C = None if C is None else self._quantized("C", C)
         return super().scan(u, dt, B, C, *args, **kwargs)  # type: ignore[misc]
 
     def scan_kept(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, code: list[int], gaps, *args, **kwargs) -> Tensor:

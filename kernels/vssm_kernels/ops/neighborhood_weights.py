@@ -24,7 +24,7 @@ from .registration import (
     register_flops,
 )
 
-__all__ = ["keeps_weights", "neighborhood_sum", "neighborhood_weights"]
+__all__ = ["are_kept", "keeps_weights", "neighborhood_sum", "neighborhood_weights"]
 
 # The most that is kept, as a multiple of the queries.
 _MOST = 8
@@ -50,13 +50,14 @@ def keeps_weights(q: Tensor, kernel_size, dilation) -> bool:
 # weights
 
 
-def _keeps(keep: bool, q: Tensor, backend: str) -> bool:
+def are_kept(keep: bool, q: Tensor, backend: str) -> bool:
+    """Tell whether weights that are to be kept are kept with this backend: not by kernels that never give them."""
     return keep and choose_attention_backend(backend, q, q) in (tiles, compiled)
 
 
 def _weights(q, k, kernel_size, dilation, bias, scale, keep, backend) -> Tensor:
     check_queries("neighborhood_weights", q, k, kernel_size, dilation, bias)
-    if not _keeps(keep, q, backend) or len(q) == 0:
+    if not are_kept(keep, q, backend) or len(q) == 0:
         return _weights_fake(q, k, kernel_size, dilation, bias, scale, keep, backend)
     return weights.weights_fwd(q, k, bias, kernel_size, dilation, scale_of(q, scale))
 
@@ -64,7 +65,7 @@ def _weights(q, k, kernel_size, dilation, bias, scale, keep, backend) -> Tensor:
 def _weights_fake(q, k, kernel_size, dilation, bias, scale, keep, backend) -> Tensor:
     check_queries("neighborhood_weights", q, k, kernel_size, dilation, bias)
     height, width, heads = q.shape[1:4]
-    size = weights.weights_size(height, width, heads, kernel_size, dilation) if _keeps(keep, q, backend) else 0
+    size = weights.weights_size(height, width, heads, kernel_size, dilation) if are_kept(keep, q, backend) else 0
     dtype = torch.promote_types(q.dtype, torch.float32)
     return torch.empty(q.shape[0], size, dtype=dtype, device=q.device)
 

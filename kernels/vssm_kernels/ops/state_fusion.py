@@ -1,26 +1,14 @@
 """The op `state_fusion`: the pass of Spatial-Mamba's states over their neighbours, for compiled models on CPUs."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import cpu, cpu_maps
 from ..backends import choose_backend
+from ..fusion import fusion_by_taps
 from .registration import check_devices, check_nonempty, check_tensor, register
 
 __all__ = ["fuse_states"]
-
-
-def _composed(
-    h: Tensor, taps: Tensor, offsets: list[tuple[int, int]], scale: Tensor, skip: Tensor, other: Tensor
-) -> Tensor:
-    reach = max(abs(number) for offset in offsets for number in offset)
-    height, width = h.shape[1:3]
-    around = F.pad(h.permute(0, 3, 1, 2), [reach] * 4, mode="replicate").permute(0, 2, 3, 1)
-    y = torch.zeros_like(h)
-    for tap, (i, j) in zip(taps, offsets, strict=True):
-        y += tap * around[:, reach + i : reach + i + height, reach + j : reach + j + width]
-    return scale.unsqueeze(-1) * y + skip * other
 
 
 def fuse_states(
@@ -53,7 +41,8 @@ def fuse_states(
         )
     wide = torch.promote_types(h.dtype, torch.float32)
     h, taps, scale, skip, other = (x.to(wide) for x in (h, taps, scale, skip, other))
-    return _composed(h, taps, offsets, scale, skip, other).to(dtype).contiguous()
+    y = scale.unsqueeze(-1) * fusion_by_taps(h, taps, offsets) + skip * other
+    return y.to(dtype).contiguous()
 
 
 def _check(h, taps, offsets, scale, skip, other) -> None:
