@@ -29,6 +29,15 @@ def every_variant():
         cpu_library.set_variant()
 
 
+def by_threads(compute, counts=(1, 3)):
+    """What is computed with each number of threads."""
+    before = torch.get_num_threads()
+    try:
+        return [(torch.set_num_threads(count), compute())[1] for count in counts]
+    finally:
+        torch.set_num_threads(before)
+
+
 def make(batch, channels, length, states, groups, with_d=True, with_bias=True, seed=0):
     gen = torch.Generator().manual_seed(seed)
 
@@ -300,13 +309,7 @@ def test_float64_is_refused():
 def test_same_bits_for_every_run_and_thread_count(variant):
     inputs = make(3, 2 * 70, 130, 3, 2)
     grad_y, grad_last_state = gradients_for(inputs)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 2, 5):
-            torch.set_num_threads(count)
-            results.append(computed(inputs, True, grad_y, grad_last_state))
-    finally:
-        torch.set_num_threads(threads)
+    results = by_threads(lambda: computed(inputs, True, grad_y, grad_last_state), (1, 2, 2, 5))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

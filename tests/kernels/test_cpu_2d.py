@@ -1,9 +1,11 @@
 """The compiled 2-D scan against float64 autograd, with every instruction set that this processor has."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from tests.kernels.test_cpu import every_variant, needs_library
+from tests.kernels.test_cpu import by_threads, every_variant, needs_library
 from tests.scan_2d import CROSS, NAMES_2D, ROUTES, assert_close_2d, expected_2d, gradient_2d, make_2d
 from vssm_kernels import cpu, encode_routes, selective_scan_2d
 from vssm_kernels.scan_2d import scan_2d_bwd, scan_2d_fwd
@@ -165,17 +167,11 @@ def test_2d_any_strides():
 def test_2d_same_bits_for_every_thread_count(routes, form):
     form = dict(form)
     merge = form.pop("merge", True)
-    threads = torch.get_num_threads()
     for batch in (1, 3):
         inputs = make_2d(routes, batch=batch, channels=70, **form)
         grad = gradient_2d(inputs, routes, merge)
-        results = []
-        try:
-            for count in (1, 2, 2, 5, 16):  # with many, the routes are split among them too
-                torch.set_num_threads(count)
-                results.append(computed_2d(inputs, routes, grad, merge=merge))
-        finally:
-            torch.set_num_threads(threads)
+        # With many, the routes are split among them too.
+        results = by_threads(partial(computed_2d, inputs, routes, grad, merge=merge), (1, 2, 2, 5, 16))
         for other in results[1:]:
             assert all(a is b is None or torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

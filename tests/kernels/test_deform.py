@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.kernels.test_cpu import every_variant, needs_library
+from tests.kernels.test_cpu import by_threads, every_variant, needs_library
 from vssm.scans import DeformableStep
 from vssm.scans import deformable as module
 from vssm_kernels import cpu_maps
@@ -88,16 +88,8 @@ def test_points_that_are_nowhere_or_far_away():
 
 def test_the_same_bits_for_every_number_of_threads():
     x, grad, numbers = torch.randn(2, 3, 9, 8, 34)[:2, 0], torch.randn(2, 9, 8, 34), torch.randn(2, 9, 8, 2, 27)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for number in (1, 3):
-            torch.set_num_threads(number)
-            results.append(
-                [cpu_maps.deform(x.contiguous(), numbers), *cpu_maps.deform_grad(grad, x.contiguous(), numbers)]
-            )
-    finally:
-        torch.set_num_threads(threads)
+    x = x.contiguous()
+    results = by_threads(lambda: [cpu_maps.deform(x, numbers), *cpu_maps.deform_grad(grad, x, numbers)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

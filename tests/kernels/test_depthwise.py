@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from tests.kernels.test_cpu import every_variant, needs_library
+from tests.kernels.test_cpu import by_threads, every_variant, needs_library
 from vssm_kernels import cpu_maps
 from vssm_kernels.depthwise import DepthwiseConv2d, depthwise_conv2d
 
@@ -89,15 +89,7 @@ def test_halves_are_summed_in_float32(dtype, form, counted):
 @needs_library
 def test_the_sum_does_not_depend_on_threads():
     inputs, form = make(FORMS[0], 17), FORMS[0]
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for number in (1, 3):
-            torch.set_num_threads(number)
-            results.append(gradients(depthwise_conv2d, inputs, form)[2])
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(*results)
+    assert torch.equal(*by_threads(lambda: gradients(depthwise_conv2d, inputs, form)[2]))
 
 
 def test_what_else_looks_at_it(counted):

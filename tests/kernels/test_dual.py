@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from vssm_kernels import cpu, cpu_library, reference
+from tests.kernels.test_cpu import by_threads, needs_library
+from vssm_kernels import cpu, reference
 
-pytestmark = pytest.mark.skipif(cpu_library.unavailable_reason() is not None, reason="there is no compiled library")
+pytestmark = needs_library
 
 # Batch, positions, heads, channels a head, groups, states: one of each, parts of vectors, many spans.
 SHAPES = [(1, 1, 1, 1, 1, 1), (2, 5, 6, 3, 3, 5), (2, 37, 4, 16, 2, 64), (1, 300, 4, 20, 1, 70), (2, 129, 2, 7, 1, 17)]
@@ -73,16 +74,9 @@ def test_what_is_not_a_number_stays_where_it_belongs(variant):
 
 
 def test_no_result_depends_on_the_threads():
-    inputs = make(3, 70, 6, 20, 3, 9)
+    inputs = make(3, 70, 6, 20, 3, 9) | {"dt_softplus": True}
     grad = torch.randn(inputs["x"].shape)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            y = cpu.ssd_fwd(**inputs, dt_softplus=True)
-            results.append([y, *cpu.ssd_bwd(grad, **inputs, dt_softplus=True)])
-    finally:
-        torch.set_num_threads(before)
+    results = by_threads(lambda: [cpu.ssd_fwd(**inputs), *cpu.ssd_bwd(grad, **inputs)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.kernels.test_cpu import needs_library
+from tests.kernels.test_cpu import by_threads, needs_library
 from vssm_kernels.fusion import fusion_here
 
 pytestmark = needs_library
@@ -61,16 +61,13 @@ def test_gradients_of_gradients():
 
 def test_no_bits_depend_on_the_threads():
     x, weights = make((20, 13))
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            leaves = [t.clone().requires_grad_() for t in (x, *weights)]
-            y = fusion_here(leaves[0], leaves[1:], DILATIONS)
-            results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+    def compute():
+        leaves = [t.clone().requires_grad_() for t in (x, *weights)]
+        y = fusion_here(leaves[0], leaves[1:], DILATIONS)
+        return [y, *torch.autograd.grad(y.square().sum(), leaves)]
+
+    assert all(torch.equal(a, b) for a, b in zip(*by_threads(compute), strict=True))
 
 
 def test_the_layers_run_where_something_looks_on(monkeypatch):
@@ -79,6 +76,5 @@ def test_the_layers_run_where_something_looks_on(monkeypatch):
     assert fusion_here(x.double(), weights, DILATIONS) is fusion_here(x[:0], weights, DILATIONS) is None
     with FlopCounterMode(display=False):
         assert fusion_here(x, weights, DILATIONS) is None
-
     monkeypatch.setenv("VSSM_BACKEND", "torch")
     assert fusion_here(x, weights, DILATIONS) is None

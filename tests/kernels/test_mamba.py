@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.kernels.test_cpu import needs_library
+from tests.kernels.test_cpu import by_threads, needs_library
 from vssm_kernels import available_backends, cpu, decompositions, mamba_inner
 
 OP = torch.ops.vssm.mamba_inner
@@ -90,15 +90,7 @@ def test_compiled(form, variant):
 @needs_library
 def test_the_number_of_threads_changes_no_bit():
     inputs = make(channels=40, length=150, states=4, dtype=torch.float32)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 3):
-            torch.set_num_threads(count)
-            results.append(mamba_inner(**inputs))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(*results)
+    assert torch.equal(*by_threads(lambda: mamba_inner(**inputs)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -6,9 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import parity
+from tests.kernels.test_cpu import by_threads, needs_library
 from vssm_kernels import (
     available_backends,
-    cpu_maps,
     decompositions,
     keeps_weights,
     neighborhood_attention,
@@ -29,7 +29,6 @@ CASES = [
     ((5, 30), (7, 7), (1, 3)),
     ((4, 3), (7, 5), (2, 5)),
 ]
-needs_library = pytest.mark.skipif("cpp" not in available_backends(), reason="there is no compiled library")
 each_case = pytest.mark.parametrize(("size", "window", "dilation"), CASES)
 
 
@@ -111,15 +110,8 @@ def test_the_compiled_library(variant, size, window, dilation):
 @needs_library
 def test_no_bits_depend_on_the_threads():
     q, k, v, bias = make((20, 13), (5, 7), dtype=torch.float32).values()
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            given = (q, k, v, bias, (5, 7), (2, 1), 0.5)
-            y = cpu_maps.neighborhood_attention(*given)
-            results.append([y, *cpu_maps.neighborhood_attention_grad(y, *given)])
-    finally:
-        torch.set_num_threads(before)
+    given = (q, k, v, bias, (5, 7), (2, 1), 0.5)
+    results = by_threads(lambda: [compiled.attention_fwd(*given), *compiled.attention_bwd(v, *given)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

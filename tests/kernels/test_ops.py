@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests import parity
+from tests.kernels.test_cpu import needs_library
 from vssm_kernels import (
     Route,
     available_backends,
@@ -388,10 +389,8 @@ def ssd_inputs(length=100, heads=4, head_dim=3, groups=2, states=5, dtype=torch.
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("chunk_size", [16, 64])
 @pytest.mark.parametrize("decay", [1.0, 50.0])
-@pytest.mark.parametrize("backend", ["torch", "cpp"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("cpp", marks=needs_library)])
 def test_ssd(length, chunk_size, decay, backend):
-    if backend not in available_backends():
-        pytest.skip("there is no compiled library")
     inputs = ssd_inputs(length, decay=decay)
     exact = leaves(inputs)
     want = reference.ssd_fwd(**exact, dt_softplus=True)
@@ -420,10 +419,8 @@ def test_ssd_options(absent):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backend", ["torch", "cpp"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("cpp", marks=needs_library)])
 def test_ssd_half(dtype, backend):
-    if backend not in available_backends():
-        pytest.skip("there is no compiled library")
     inputs = {k: v.to(dtype) for k, v in ssd_inputs(50).items()}
     got = ssd(**inputs, dt_softplus=True, backend=backend)
     want = reference.ssd_fwd(**{k: v.double() for k, v in inputs.items()}, dt_softplus=True)
