@@ -29,11 +29,13 @@ def fusion_taps(weights: Sequence[Tensor], dilations: Sequence[int]) -> tuple[Te
     Returns:
         (T, D) in float32, and rows and columns from a pixel to what each of the T taps reads.
     """
+    # Compilers warn of a function that keeps its results.
+    find = tap_offsets.__wrapped__ if torch.compiler.is_compiling() else tap_offsets
     offsets: Offsets = ()
     for weight, dilation in zip(weights, dilations, strict=True):
         size = weight.shape[-1]
         reach = dilation * (size // 2)
-        offsets += tap_offsets((size, size), (reach, reach), (dilation, dilation))
+        offsets += find((size, size), (reach, reach), (dilation, dilation))
     return torch.cat([w.flatten(1).float() for w in weights], dim=1).t().contiguous(), offsets
 
 

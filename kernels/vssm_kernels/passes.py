@@ -3,12 +3,10 @@
 These are for inference without a graph: a layer is asked for its parameters, not called. Where the layers have to run
 themselves, `run_linear` runs them, and every other function here returns None: under autograd, on another device, while
 something records or watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a layer is not
-exactly the one of PyTorch. Callers then run the layers, which give the same but for rounding. `fusion_pass` alone is an
-op in models that are compiled for inference: compilers make a pass and a padded copy of each of its kernels.
+exactly the one of PyTorch. Callers then run the layers, which give the same but for rounding. In models that are
+compiled for inference `fusion_pass` and `mlp_pass` are ops: compilers make a pass over memory of each of their layers.
 """
 
-import functools
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,22 +17,22 @@ from torch import Tensor
 from . import cpu, cpu_maps
 from .depthwise import DepthwiseConv2d, tap_offsets
 from .fusion import fusion_taps
+from .linear import onednn_linear
 from .ops import fuse_states
 from .routes import on_flat_maps
-from .watch import FLOATS, runs_here, unwatched
+from .watch import FLOATS, is_compiled_for_here, runs_here, unwatched
 
-__all__ = ["attention_pass", "conv_pass", "fusion_pass", "is_plain", "norm_pass", "run_act", "run_linear", "scan_pass"]
-
-
-def _is_compiled_for_here() -> bool:
-    """Whether `torch.compile` follows inference: what it compiles runs in this process, and may hold ops of ours."""
-    exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch 2.7
-    return (
-        torch.compiler.is_dynamo_compiling()
-        and exporting is not None
-        and not exporting()
-        and not torch.is_grad_enabled()
-    )
+__all__ = [
+    "attention_pass",
+    "conv_pass",
+    "fusion_pass",
+    "is_plain",
+    "mlp_pass",
+    "norm_pass",
+    "run_act",
+    "run_linear",
+    "scan_pass",
+]
 
 
 def _is_untouched(layer: nn.Module) -> bool:
@@ -112,7 +110,7 @@ def fusion_pass(
     Returns:
         (B, H, W, D), or None where the caller has to compute it. Summed in float32.
     """
-    compiled = _is_compiled_for_here()
+    compiled = is_compiled_for_here()
     if not (compiled or unwatched()) or not runs_here(h, scale, skip, other, *weights) or dtype not in FLOATS:
         return None
     taps, offsets = fusion_taps(weights, dilations)
@@ -120,6 +118,54 @@ def fusion_pass(
         numbers = [number for offset in offsets for number in offset]
         return torch.ops.vssm.state_fusion(h, taps, numbers, scale, skip, other, dtype)
     return fuse_states(h, taps, offsets, scale, skip, other, dtype)
+
+
+def mlp_pass(
+    x: Any,
+    fc1: nn.Module,
+    act: nn.Module,
+    fc2: nn.Module,
+    conv: nn.Module | None = None,
+    *,
+    conv_adds: bool = False,
+    act_first: bool = False,
+    norm: nn.Module | None = None,
+) -> Tensor | None:
+    """Run an MLP as an op of a model that is compiled for inference, in pieces whose middle stays in the caches.
+
+    Args:
+        x: (..., C); (B, H, W, C) with a convolution.
+        fc1: From C to the width in between.
+        act: A GELU.
+        fc2: From the width in between.
+        conv: Depth-wise, 3 x 3, between the two: fc2(act(conv(fc1(x)))).
+        conv_adds: The convolution's result is added to what it reads.
+        act_first: The activation stands before the convolution.
+        norm: A LayerNorm: x + mlp(norm(x)), not mlp(x).
+
+    Returns:
+        (..., C'), or None where the layers have to run; that is everywhere but in such models.
+    """
+    if not is_compiled_for_here() or not is_plain(act, nn.GELU):
+        return None
+    if not (is_plain(fc1, nn.Linear) and is_plain(fc2, nn.Linear)):
+        return None
+    if norm is not None and not (is_plain(norm, nn.LayerNorm) and norm.weight is not None):
+        return None
+    inputs = dict(weight1=fc1.weight, bias1=fc1.bias, weight2=fc2.weight, bias2=fc2.bias)
+    if conv is not None:
+        if not is_plain(conv, nn.Conv2d, DepthwiseConv2d) or conv.weight.shape != (fc1.out_features, 1, 3, 3):
+            return None
+        if (conv.stride, conv.padding, conv.dilation, conv.padding_mode) != ((1, 1), (1, 1), (1, 1), "zeros"):
+            return None
+        inputs |= dict(conv_weight=conv.weight, conv_bias=conv.bias)
+    dtype = _computed(x, fc1.weight)
+    if dtype not in FLOATS or not runs_here(x, *inputs.values()):
+        return None
+    inputs = {name: None if p is None else p.to(dtype) for name, p in inputs.items()}
+    if norm is not None:
+        inputs |= dict(norm_weight=norm.weight, norm_bias=norm.bias, eps=norm.eps)
+    return torch.ops.vssm.mlp(x, **inputs, adds=conv_adds, first=act_first, approximate=act.approximate)
 
 
 def norm_pass(
@@ -228,9 +274,9 @@ def attention_pass(
 def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor:
     """Run a linear layer, and the activation behind it.
 
-    Large float32 products are oneDNN's here, with the activation: PyTorch takes another pass for that, and multiplies
-    by MKL, which is slow on processors of AMD. Under autocast PyTorch keeps the half weights of all layers until the
-    context ends, so that each forward waits for new pages of memory; here they are gone after the layer.
+    Large float32 products are oneDNN's here, with the activation, see `onednn_linear`. Under autocast PyTorch keeps the
+    half weights of all layers until the context ends, so that each forward waits for new pages of memory; here they are
+    gone after the layer.
 
     Args:
         layer: In place of an `nn.Linear` there may be anything, such as an adapter or a quantised layer; it is called.
@@ -248,9 +294,10 @@ def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor
                 dtype = torch.get_autocast_dtype("cpu")
                 y = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
                 return y if act is None else run_act(act, y)
-            if x.dtype == weight.dtype == torch.float32 and _is_for_onednn(x, weight, act):
-                name, form = _NAMES[type(act)], getattr(act, "approximate", "none")
-                return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, name, [], form)
+            if x.dtype == weight.dtype == torch.float32 and (act is None or is_plain(act, *_NAMES)):
+                y = onednn_linear(x, weight, bias, _NAMES[type(act)], getattr(act, "approximate", "none"))
+                if y is not None:
+                    return y
     y = layer(x)
     return y if act is None else act(y)
 
@@ -269,26 +316,3 @@ def run_act(act: nn.Module, x: Any) -> Tensor:
 
 # The activations that oneDNN is given, and its names.
 _NAMES: dict[type, str] = {type(None): "none", nn.GELU: "gelu", nn.SiLU: "swish", nn.ReLU: "relu"}
-# Multiplications of numbers below which the call of oneDNN's op, 15 microseconds, takes more than it spares.
-_LARGE = 2**23
-
-
-def _is_for_onednn(x: Tensor, weight: Tensor, act: nn.Module | None) -> bool:
-    """Whether oneDNN's op takes this product, with its activation, and is the quicker one."""
-    if x.dim() < 2 or x.shape[-1] != weight.shape[1] or x.numel() * weight.shape[0] < _LARGE:
-        return False
-    if not _has_onednn() or not torch._C._get_mkldnn_enabled():
-        return False
-    return _is_amd() if act is None else is_plain(act, *_NAMES)
-
-
-@functools.cache
-def _has_onednn() -> bool:
-    capable = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    return capable and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-@functools.cache
-def _is_amd() -> bool:
-    file = Path("/proc/cpuinfo")
-    return file.is_file() and "AuthenticAMD" in file.read_text()

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from . import cpu_library
 
-__all__ = ["FLOATS", "is_followed", "runs_here", "unwatched"]
+__all__ = ["FLOATS", "is_compiled_for_here", "is_followed", "runs_here", "unwatched"]
 
 # What the compiled library takes.
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,6 +31,17 @@ def is_followed() -> bool:
 def unwatched() -> bool:
     """Whether nothing records, traces or differentiates what is computed now."""
     return not (torch.is_grad_enabled() or is_followed() or nn.modules.module._has_any_global_hook())
+
+
+def is_compiled_for_here() -> bool:
+    """Whether `torch.compile` follows inference: what it compiles runs in this process, and may hold ops of ours."""
+    exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch 2.7
+    return (
+        torch.compiler.is_dynamo_compiling()
+        and exporting is not None
+        and not exporting()
+        and not torch.is_grad_enabled()
+    )
 
 
 @torch.compiler.assume_constant_result

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.kernels.test_cpu import every_variant, needs_library
 from tests.scan_2d import CROSS, VOLUME_ROUTES, make_2d
-from vssm_kernels import encode_routes, passes
+from vssm_kernels import encode_routes, linear
 from vssm_kernels.passes import attention_pass, conv_pass, fusion_pass, norm_pass, run_act, run_linear, scan_pass
 
 pytestmark = needs_library
@@ -65,6 +65,7 @@ def test_autocast_decides_the_dtype(dtype):
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("error:.*lru_cache")
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("size", [(1, 1), (3, 11), (14, 9)])
 def test_fusion_repeats_the_edge(dtype, size, monkeypatch):
@@ -214,8 +215,8 @@ def called(monkeypatch):
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_layers(size, act, bias, monkeypatch):
     """By oneDNN, and of products that are too small for it."""
-    monkeypatch.setattr(passes, "_LARGE", size)
-    monkeypatch.setattr(passes, "_is_amd", lambda: True)
+    monkeypatch.setattr(linear, "_LARGE", size)
+    monkeypatch.setattr(linear, "_is_amd", lambda: True)
     layer = nn.Linear(24, 40, bias=bias)
     double = nn.Linear(24, 40, bias=bias).double()
     double.load_state_dict(layer.state_dict())
@@ -241,8 +242,8 @@ def test_linear_layers_in_half(dtype, called):
 
 
 def test_linear_layers_are_called_where_something_looks_at_them(called, monkeypatch):
-    monkeypatch.setattr(passes, "_LARGE", 1)
-    monkeypatch.setattr(passes, "_is_amd", lambda: True)
+    monkeypatch.setattr(linear, "_LARGE", 1)
+    monkeypatch.setattr(linear, "_is_amd", lambda: True)
     layer, x = nn.Linear(8, 8), torch.randn(4, 8)
 
     def calls(layer=layer, x=x):
@@ -267,7 +268,7 @@ def test_linear_layers_are_called_where_something_looks_at_them(called, monkeypa
         del layer.forward
         adapter = type("Adapter", (nn.Linear,), {})(8, 8)
         assert calls(adapter) and not calls()
-        monkeypatch.setattr(passes, "_is_amd", lambda: False)
+        monkeypatch.setattr(linear, "_is_amd", lambda: False)
         assert not calls()  # with its activation
         called.clear()
         assert torch.equal(run_linear(layer, x), layer(x)) and len(called) == 2

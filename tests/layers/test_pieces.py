@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vssm
 from vssm.layers import ConvMixerBlock, MixerBlock, add_mlp, pieces, split_batch, split_rows
 from vssm.models import StagedBackbone
+from vssm_kernels.ops import mlp as mlp_op
 
 PICOS = [name for name in vssm.list_models() if name.endswith("_pico")]
 
@@ -18,7 +19,7 @@ PICOS = [name for name in vssm.list_models() if name.endswith("_pico")]
 def small(monkeypatch):
     """Every image and some pixels by themselves."""
     monkeypatch.setattr(pieces, "_STAGE", 1)
-    monkeypatch.setattr(pieces, "_HIDDEN", 64)
+    monkeypatch.setattr(mlp_op, "_HIDDEN", 64)
 
 
 def seen(part, call):
@@ -37,7 +38,7 @@ def test_models(name, monkeypatch):
     x = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     want = model(x)
     monkeypatch.setattr(pieces, "_STAGE", 1)
-    monkeypatch.setattr(pieces, "_HIDDEN", 64)
+    monkeypatch.setattr(mlp_op, "_HIDDEN", 64)
     torch.testing.assert_close(model(x), want, rtol=1e-9, atol=1e-12)
     if isinstance(model, StagedBackbone) and isinstance(model.stages, nn.Sequential):
         assert seen(model.stages[-1].blocks, lambda: model(x)) == [1, 1, 1]

@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from vssm_kernels.passes import run_act, run_linear
+from vssm_kernels.passes import mlp_pass, run_act, run_linear
 
 __all__ = ["ConvFFN"]
 
@@ -38,6 +38,10 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
+        if not torch.jit.is_scripting():
+            y = mlp_pass(x, self.fc1, self.act, self.fc2, self.conv, conv_adds=True, act_first=self.act_first)
+            if y is not None:
+                return y
         if torch.jit.is_scripting():
             x = self.act(self.fc1(x)) if self.act_first else self.fc1(x)
         else:

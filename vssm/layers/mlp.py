@@ -7,8 +7,10 @@ import torch.nn as nn
 from timm.layers import Mlp
 from torch import Tensor
 
-from vssm_kernels.passes import run_act, run_linear
+from vssm_kernels.passes import mlp_pass, run_act, run_linear
+from vssm_kernels.watch import is_compiled_for_here
 
+from .conv_ffn import ConvFFN
 from .pieces import split_rows
 
 __all__ = ["DepthwiseMlp", "add_mlp"]
@@ -22,12 +24,14 @@ def add_mlp(x: Any, norm: nn.Module, mlp: nn.Module, drop_path: nn.Module) -> Te
     Args:
         x: (..., C).
         norm: Before the MLP.
-        mlp: timm's `Mlp` with a GELU.
+        mlp: timm's `Mlp` with a GELU; in models that are compiled for inference, one with a convolution too.
         drop_path: Of the branch.
 
     Returns:
         As x; None where the layers have to run themselves, see `split_rows`, and where they are others.
     """
+    if is_compiled_for_here():
+        return None if mlp.training or drop_path.training else _add_compiled_mlp(x, norm, mlp)
     if type(mlp) is not Mlp or type(mlp.act) is not nn.GELU:
         return None
     if not all(type(m) in (nn.LayerNorm, nn.Linear, nn.Identity) for m in (norm, mlp.fc1, mlp.norm, mlp.fc2)):
@@ -38,6 +42,18 @@ def add_mlp(x: Any, norm: nn.Module, mlp: nn.Module, drop_path: nn.Module) -> Te
         return None
     results = [piece + run_linear(mlp.fc2, mlp.norm(run_linear(mlp.fc1, norm(piece), mlp.act))) for piece in pieces]
     return torch.cat(results).view(x.shape) if len(pieces) > 1 else results[0]
+
+
+def _add_compiled_mlp(x: Any, norm: nn.Module, mlp: Any) -> Tensor | None:
+    if type(mlp) is ConvFFN:
+        form: Any = dict(conv=mlp.conv, conv_adds=True, act_first=mlp.act_first)
+    elif type(mlp) is DepthwiseMlp:
+        form = dict(conv=mlp.dwconv)
+    elif type(mlp) is Mlp and type(mlp.norm) is nn.Identity:
+        form = {}
+    else:
+        return None
+    return mlp_pass(x, mlp.fc1, mlp.act, mlp.fc2, norm=norm, **form)
 
 
 class DepthwiseMlp(Mlp):

@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from vssm_kernels.ops import count_pieces
 from vssm_kernels.watch import unwatched
 
 __all__ = ["split_batch", "split_rows"]
@@ -18,8 +19,6 @@ __all__ = ["split_batch", "split_rows"]
 # Numbers of a map that go through a stage together: about two images of 224 pixels in the first stages of models of
 # 5 GFLOPs. The MLP makes of them four times as many.
 _STAGE = 2**19
-# Numbers between the two layers of an MLP, for each thread.
-_HIDDEN = 2**20
 
 
 def _whole(x: Any, parts: Sequence[nn.Module]) -> bool:
@@ -60,5 +59,5 @@ def split_rows(x: Any, hidden: int, parts: Sequence[nn.Module]) -> Sequence[Tens
     """
     if not unwatched() or _whole(x, parts):
         return None
-    count = x.numel() // x.shape[-1] * hidden // (_HIDDEN * torch.get_num_threads())
+    count = count_pieces(x.numel() // x.shape[-1], hidden)
     return [x] if count < 2 else x.flatten(0, -2).chunk(count)

@@ -30,7 +30,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter
-from ..layers import ConvDownsample, DepthwiseMlp, channels_last, check_images, check_pool, next_pool
+from ..layers import ConvDownsample, DepthwiseMlp, add_mlp, channels_last, check_images, check_pool, next_pool
 from ..scans import CROSS, GroupedSS2D
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
 from ._builder import build_model, imagenet_cfg
@@ -69,6 +69,10 @@ class GroupMambaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.mixer(x))
+        if not torch.jit.is_scripting():
+            y = add_mlp(x, self.norm, self.mlp, self.drop_path)
+            if y is not None:
+                return y
         return x + self.drop_path(self.mlp(self.norm(x)))
 
 

@@ -21,13 +21,14 @@ included; `no_weight_decay()` follows the usual practice of the state-space lite
 
 from typing import Any, Dict, Tuple, Union
 
+import torch
 import torch.nn as nn
 from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
 from ..checkpoint import build_filter, rename
-from ..layers import ClassifierHead, ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem
+from ..layers import ClassifierHead, ConvDownsample, ConvFFN, ConvStem, PatchMerging, PatchStem, add_mlp
 from ..scans import MULTISCALE, MultiScaleSS2D
 from . import vmamba
 from ._backbone import Stage, StagedBackbone, drop_path_rates, renamed_arguments, stage_dims, stage_info
@@ -64,6 +65,10 @@ class MSVMambaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.mixer(self.norm1(x)))
+        if not torch.jit.is_scripting() and not self.mlp_post_norm:
+            added = add_mlp(x, self.norm2, self.mlp, self.drop_path)
+            if added is not None:
+                return added
         y = self.norm2(self.mlp(x)) if self.mlp_post_norm else self.mlp(self.norm2(x))
         return x + self.drop_path(y)
 
