@@ -4,12 +4,22 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from timm.layers import SqueezeExcite
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.kernels.test_cpu import every_variant, needs_library
 from tests.scan_2d import CROSS, VOLUME_ROUTES, make_2d
 from vssm_kernels import encode_routes, linear
-from vssm_kernels.passes import attention_pass, conv_pass, fusion_pass, norm_pass, run_act, run_linear, scan_pass
+from vssm_kernels.passes import (
+    attention_pass,
+    conv_pass,
+    excite_pass,
+    fusion_pass,
+    norm_pass,
+    run_act,
+    run_linear,
+    scan_pass,
+)
 
 pytestmark = needs_library
 SILU = nn.SiLU()
@@ -283,6 +293,35 @@ class Linear(nn.Module):
 
     def forward(self, x):
         return run_linear(self.layer, x)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dims", [(1, 2), (2, 3)])
+def test_excitation(dims, bias):
+    """As the layers give it, gradients too; they are called where something watches or has replaced them."""
+    se, x, seen = SqueezeExcite(16, rd_channels=8, bias=bias), rounded(2, 16, 16, 16), []
+    x = x[:, :5] if dims == (1, 2) else x[:, :, :5]
+    called = x if dims == (2, 3) else x.permute(0, 3, 1, 2)
+
+    def gradients(y):
+        return torch.autograd.grad(y.square().sum(), list(se.parameters()))
+
+    want = se(called) if dims == (2, 3) else se(called).permute(0, 2, 3, 1)
+    got = excite_pass(se, x, dims)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(gradients(got), gradients(want))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(excite_pass(se, x, dims), want, rtol=2e-2, atol=2e-2)
+    for layer in (se, se.fc1, se.fc2):
+        hook = layer.register_forward_hook(lambda layer, inputs, y: seen.append(layer))
+        assert excite_pass(se, x, dims) is None
+        hook.remove()
+    with FlopCounterMode(display=False):
+        assert excite_pass(se, x, dims) is None
+    assert excite_pass(se, x.to("meta"), dims) is None
+    assert excite_pass(SqueezeExcite(16, add_maxpool=True), x, dims) is None
+    se.fc2 = nn.Sequential(se.fc2)
+    assert excite_pass(se, x, dims) is None
 
 
 @torch.no_grad()

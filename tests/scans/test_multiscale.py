@@ -160,19 +160,3 @@ def test_two_sequences_four_directions():
 def test_unknown_upsampling():
     with pytest.raises(ValueError, match="upsample_mode must be bilinear or nearest, got 'bicubic'"):
         MultiScaleSS2D(16, upsample_mode="bicubic")
-
-
-def test_excitation_at_inference():
-    """As the layers give it; they are called where something watches or has replaced them."""
-    mixer, x, seen = randomised(), image((5, 4), dim=32), []
-    want = mixer.excite(x)
-    assert torch.equal(want, mixer.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-    with torch.no_grad():
-        torch.testing.assert_close(mixer.excite(x), want)
-        for layer in (mixer.se, mixer.se.fc1, mixer.se.fc2):
-            hook = layer.register_forward_hook(lambda layer, inputs, y: seen.append(layer))
-            mixer.excite(x)
-            hook.remove()
-        assert seen == [mixer.se, mixer.se.fc1, mixer.se.fc2]
-        mixer.se.fc2 = torch.nn.Sequential(mixer.se.fc2)
-        assert torch.equal(mixer.excite(x), want)

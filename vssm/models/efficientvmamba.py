@@ -19,10 +19,13 @@ official weight decay spares 1-D tensors and biases, so it decays A_logs and the
 
 from typing import List, Tuple, Union
 
+import torch
 import torch.nn as nn
 from timm.layers import ConvNormAct, DropPath, Mlp, SqueezeExcite
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
+
+from vssm_kernels.passes import excite_pass
 
 from ..checkpoint import build_filter
 from ..layers import ClassifierHead, PatchMerging, PatchStem
@@ -100,8 +103,16 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv_dw(self.conv_pw(x.permute(0, 3, 1, 2)))
-        y = self.conv_pwl(self.se(y)).permute(0, 2, 3, 1)
+        y = self.conv_pwl(self.excite(y)).permute(0, 2, 3, 1)
         return x + self.drop_path(y)
+
+    def excite(self, x: Tensor) -> Tensor:
+        """Weigh the channels of (B, C, H, W)."""
+        if not torch.jit.is_scripting():
+            y = excite_pass(self.se, x, (2, 3)) if type(self.se) is SqueezeExcite else None
+            if y is not None:
+                return y
+        return self.se(x)
 
 
 @renamed_arguments(embed_dim="dims")

@@ -7,14 +7,12 @@ the step size.
 from typing import List, Tuple
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from torch import Tensor
 
 from vssm_kernels.depthwise import DepthwiseConv2d
-from vssm_kernels.passes import conv_pass, is_plain
-from vssm_kernels.watch import unwatched
+from vssm_kernels.passes import conv_pass, excite_pass
 
 from ._state_space import init_linear, split_projection
 from .cross import SS2D
@@ -120,16 +118,9 @@ class MultiScaleSS2D(SS2D):
     def excite(self, x: Tensor) -> Tensor:
         """Weigh the channels of a map (B, H, W, D) by squeeze and excitation."""
         if not torch.jit.is_scripting():
-            fc1, fc2 = self.se.fc1, self.se.fc2
-            if (
-                unwatched()
-                and is_plain(self.se, SqueezeExcite)
-                and is_plain(fc1, nn.Conv2d)
-                and is_plain(fc2, nn.Conv2d)
-            ):
-                # Of one pixel a convolution takes several times as long as a linear layer.
-                y = self.se.act(F.linear(x.mean((1, 2)), fc1.weight.flatten(1)))
-                return x * self.se.gate(F.linear(y, fc2.weight.flatten(1))).unflatten(0, (-1, 1, 1))
+            y = excite_pass(self.se, x, (1, 2)) if type(self.se) is SqueezeExcite else None
+            if y is not None:
+                return y
         return self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def core(self, x: Tensor, z: Tensor | None) -> Tensor:
