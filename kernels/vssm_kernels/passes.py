@@ -5,7 +5,6 @@ themselves, `run_linear` runs them, and every other function here returns None: 
 something records or watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a layer is not
 exactly the one of PyTorch. Callers then run the layers, which give the same but for rounding. In models that are
 compiled for inference `fusion_pass` and `mlp_pass` are ops: compilers make a pass over memory of each of their layers.
-`excite_pass` alone runs under autograd too.
 """
 
 from typing import Any
@@ -21,7 +20,7 @@ from .fusion import fusion_taps
 from .linear import onednn_linear
 from .ops import fuse_states
 from .routes import on_flat_maps
-from .watch import FLOATS, is_compiled_for_here, is_followed, runs_here, unwatched
+from .watch import FLOATS, is_compiled_for_here, runs_here, unwatched
 
 __all__ = [
     "attention_pass",
@@ -305,9 +304,9 @@ def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor
 
 
 def excite_pass(se: Any, x: Any, dims: tuple[int, int]) -> Tensor | None:
-    """Weigh the channels of a map by squeeze and excitation, in training too: x * gate(fc2(act(fc1(mean of x)))).
+    """Weigh the channels of a map by squeeze and excitation: x * gate(fc2(act(fc1(mean of x)))).
 
-    On a map of one pixel a 1 x 1 convolution takes two to four times as long as a linear layer, with its gradients too.
+    On a map of one pixel a 1 x 1 convolution takes two to four times as long as a linear layer.
 
     Args:
         se: timm's `SqueezeExcite`.
@@ -317,7 +316,7 @@ def excite_pass(se: Any, x: Any, dims: tuple[int, int]) -> Tensor | None:
     Returns:
         As x, or None where the layers have to run.
     """
-    if type(x) is not Tensor or not x.is_cpu or is_followed() or nn.modules.module._has_any_global_hook():
+    if type(x) is not Tensor or not x.is_cpu or not unwatched():
         return None
     fc1, fc2 = se.fc1, se.fc2
     if not (_is_untouched(se) and is_plain(fc1, nn.Conv2d) and is_plain(fc2, nn.Conv2d)):
