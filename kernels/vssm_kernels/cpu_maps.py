@@ -106,7 +106,7 @@ def depthwise_grad(x: Tensor, grad: Tensor, offsets: Sequence[tuple[int, int]], 
     batch, height, width, channels = x.shape
     x, grad = _columns(x), _columns(grad)
     rows = batch * grad.shape[1]
-    sums = torch.zeros(min(_PARTS, rows), len(offsets), channels)
+    sums = torch.zeros(min(_PARTS, rows), len(offsets), channels, dtype=torch.float32)
     struct = DepthwiseGrad(
         *(batch, height, width, *grad.shape[1:3], channels, stride, len(offsets), len(sums)),
         *(DTYPES[x.dtype], DTYPES[grad.dtype]),
@@ -211,7 +211,11 @@ def neighborhood_attention_grad(
     dq, dk, dv = (torch.empty(x.shape, dtype=torch.float32) for x in (q, k, v))
     batch, height, _, heads, _ = q.shape
     # One table for each remainder of the rows: nothing else adds to it.
-    tables = None if bias is None else torch.empty(batch, heads, min(dilation[0], height), *bias.shape[1:])
+    tables = (
+        None
+        if bias is None
+        else torch.empty(batch, heads, min(dilation[0], height), *bias.shape[1:], dtype=torch.float32)
+    )
     _attend(q, k, v, bias, kernel_size, dilation, scale, height, (None, as_float32(grad), dq, dk, dv, tables))
     return dq, dk, dv, None if tables is None else tables.sum((0, 2))
 

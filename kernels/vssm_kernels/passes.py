@@ -18,6 +18,7 @@ from . import cpu, cpu_maps
 from .depthwise import DepthwiseConv2d, tap_offsets
 from .fusion import fusion_taps
 from .linear import onednn_linear
+from .neighborhood.rule import fit_window
 from .ops import fuse_states
 from .routes import on_flat_maps
 from .watch import FLOATS, is_compiled_for_here, runs_here, unwatched
@@ -269,7 +270,8 @@ def attention_pass(
         return None
     dtype = torch.promote_types(q.dtype, v.dtype)
     maps = (x.to(dtype) for x in (q, k, v))
-    return cpu_maps.neighborhood_attention(*maps, bias, kernel_size, dilation, q.shape[-1] ** -0.5).to(v.dtype)
+    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
+    return cpu_maps.neighborhood_attention(*maps, bias, *window, q.shape[-1] ** -0.5).to(v.dtype)
 
 
 def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor:

@@ -66,7 +66,7 @@ def stage_dims(dims: Union[int, Sequence[int]], depths: Sequence[int]) -> Tuple[
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:
     """Rates of stochastic depth for the blocks of each stage, rising linearly from 0 to `rate` over all blocks."""
-    rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())
+    rates = iter(torch.linspace(0, rate, sum(depths), device="cpu", dtype=torch.float32).tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 

@@ -32,7 +32,7 @@ def rotary_angles(channels: int, device=None) -> Tensor:
     Two neighbouring channels are a pair and share an angle, 10000 ** -x with x from 0 to 1 over the pairs (RoPE, arXiv
     2104.09864; half of the channels for each axis).
     """
-    frequencies = 10000.0 ** -torch.linspace(0, 1, channels // 4, device=device)
+    frequencies = 10000.0 ** -torch.linspace(0, 1, channels // 4, device=device, dtype=torch.float32)
     return frequencies.repeat_interleave(2)
 
 

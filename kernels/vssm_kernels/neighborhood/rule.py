@@ -10,12 +10,14 @@ belongs to the distance of two pixels, in steps of d, in every case.
 Letters: B batch, H x W map, n heads, E channels a head.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..reference import compute_dtype
 
-__all__ = ["attention_fwd", "group_sizes", "window_start", "windows"]
+__all__ = ["attention_fwd", "fit_window", "group_sizes", "window_start", "windows"]
 
 
 def group_sizes(size: int, dilation: int) -> list[int]:
@@ -32,6 +34,20 @@ def window_start(place: int, group: int, window: int) -> int:
         window: Pixels that one attends to.
     """
     return min(max(place - window // 2, 0), max(group - window, 0))
+
+
+def fit_window(
+    size: Sequence[int], kernel_size: Sequence[int], dilation: Sequence[int], bias: Tensor | None
+) -> tuple[list[int], list[int]]:
+    """Give the smallest window and dilation by which each pixel attends to the same pixels of a map of this size.
+
+    Backends lay out memory for the window, and count in 64 bits. The window of a bias is as large as the bias.
+    """
+    steps = [min(step, length) for step, length in zip(dilation, size, strict=True)]
+    if bias is not None:
+        return list(kernel_size), steps
+    groups = [-(-length // step) for step, length in zip(steps, size, strict=True)]
+    return [min(window, group | 1) for window, group in zip(kernel_size, groups, strict=True)], steps
 
 
 def windows(size: int, window: int, dilation: int) -> tuple[list[list[int]], list[list[int]]]:

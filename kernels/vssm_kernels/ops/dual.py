@@ -9,6 +9,7 @@ from ..flops import ssd_flops
 from .registration import (
     cast_gradients,
     check_devices,
+    check_gradient,
     check_nonempty,
     check_tensor,
     fake_gradients,
@@ -60,6 +61,8 @@ _op = register(
 
 
 def _backward_kernel(grad, x, dt, A, B, C, D, dt_bias, dt_softplus, chunk_size, backend):
+    _check_ssd(x, dt, A, B, C, D, dt_bias, chunk_size)
+    check_gradient("ssd", grad, x.shape, x)
     inputs = dict(grad_y=grad, x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus)
     module = choose_dual_backend(backend, x.device, x.dtype)
     gradients = module.ssd_bwd(**inputs) if module is cpu else chunked.ssd_bwd(**inputs, chunk_size=chunk_size)

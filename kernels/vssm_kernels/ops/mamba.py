@@ -32,6 +32,13 @@ def _check(xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D) -> None
     check_tensor(op, "conv_bias", conv_bias, (sequences * channels,), dtype=xz.dtype)
     check_tensor(op, "dt_weight", dt_weight, (sequences, channels, None))
     check_tensor(op, "x_proj", x_proj, (sequences, dt_weight.shape[2] + 2 * states, channels), dtype=xz.dtype)
+    for name, count, shape in (
+        ("A must hold at least one state", states, A.shape),
+        ("dt_weight must have a rank of at least 1", dt_weight.shape[2], dt_weight.shape),
+        ("conv_weight must have at least one tap", conv_weight.shape[2], conv_weight.shape),
+    ):
+        if count == 0:
+            raise ValueError(f"{op}: {name}, got shape {tuple(shape)}")
     check_tensor(op, "dt_bias", dt_bias, (sequences, channels))
     check_tensor(op, "D", D, (sequences, channels))
     check_devices(op, xz=xz, conv_weight=conv_weight, x_proj=x_proj, dt_weight=dt_weight, dt_bias=dt_bias, A=A, D=D)

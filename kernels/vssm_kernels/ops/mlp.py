@@ -20,7 +20,7 @@ _HIDDEN = 2**20
 
 def count_pieces(pixels: int, hidden: int) -> int:
     """Say in how many pieces an MLP is to take a map of so many pixels, by its width in between."""
-    return max(1, pixels * hidden // (_HIDDEN * torch.get_num_threads()))
+    return min(pixels, max(1, pixels * hidden // (_HIDDEN * torch.get_num_threads())))
 
 
 def _check(x, weight1, bias1, weight2, bias2, norm_weight, norm_bias, conv_weight, conv_bias) -> None:

@@ -6,10 +6,12 @@ from torch import Tensor
 from ..backends import choose_attention_backend
 from ..flops import neighborhood_attention_macs
 from ..neighborhood import tiles
+from ..neighborhood.rule import fit_window
 from .registration import (
     absent,
     cast_gradients,
     check_devices,
+    check_gradient,
     check_tensor,
     fake_gradients,
     register,
@@ -50,9 +52,10 @@ def scale_of(q: Tensor, scale: float | None) -> float:
 def _kernel(q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
     _check(q, k, v, kernel_size, dilation, bias)
     module = choose_attention_backend(backend, q, v)
-    if len(q) == 0:
+    if v.numel() == 0:
         return torch.empty_like(v, memory_format=torch.contiguous_format)
-    return module.attention_fwd(q, k, v, bias, kernel_size, dilation, scale_of(q, scale))
+    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
+    return module.attention_fwd(q, k, v, bias, *window, scale_of(q, scale))
 
 
 def _fake(q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
@@ -70,13 +73,16 @@ _op = register(
 
 
 def _backward_kernel(grad, q, k, v, kernel_size, dilation, bias, scale, backend):
+    _check(q, k, v, kernel_size, dilation, bias)
+    check_gradient(_NAME, grad, v.shape, q)
     inputs = (q, k, v, bias)
-    if len(q) == 0:
+    if v.numel() == 0:
         return [absent(q) if x is None else torch.zeros_like(x) for x in inputs]
     module = choose_attention_backend(backend, q, v)
     # The reference's gradient is made by tiles, too.
     backward = getattr(module, "attention_bwd", tiles.attention_bwd)
-    gradients = backward(grad, q, k, v, bias, kernel_size, dilation, scale_of(q, scale))
+    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
+    gradients = backward(grad, q, k, v, bias, *window, scale_of(q, scale))
     return [absent(q) if x is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
 
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from ..backends import choose_attention_backend
 from ..flops import neighborhood_attention_macs
 from ..neighborhood import compiled, tiles, weights
+from ..neighborhood.rule import fit_window
 from ..watch import is_followed
 from .neighborhood import check_queries, scale_of
 from .registration import (
     absent,
     check_devices,
+    check_gradient,
     check_tensor,
     present,
     register,
@@ -79,6 +81,8 @@ _weights_op = register(
 
 
 def _weights_backward_kernel(grad, kept, q, k, kernel_size, dilation, bias, scale):
+    check_queries("neighborhood_weights", q, k, kernel_size, dilation, bias)
+    check_gradient("neighborhood_weights", grad, kept.shape, q)
     if kept.numel() == 0:
         return [torch.zeros_like(q), torch.zeros_like(k), absent(q) if bias is None else torch.zeros_like(bias)]
     dq, dk, dbias = weights.weights_bwd(grad, kept, q, k, bias, kernel_size, dilation, scale_of(q, scale))
@@ -167,6 +171,10 @@ def _check_sum(kept, q, k, v, kernel_size, dilation, bias) -> None:
     check_queries(op, q, k, kernel_size, dilation, bias)
     check_tensor(op, "v", v, (*q.shape[:4], None))
     check_tensor(op, "weights", kept, (q.shape[0], None))
+    if kept.shape[1] > 0:
+        height, width, heads = q.shape[1:4]
+        size = weights.weights_size(height, width, heads, kernel_size, dilation)
+        check_tensor(op, "weights", kept, (q.shape[0], size))
     check_devices(op, weights=kept, q=q, v=v)
 
 
@@ -178,13 +186,14 @@ def _queries(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sum(kept, q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
     _check_sum(kept, q, k, v, kernel_size, dilation, bias)
-    if len(v) == 0:
+    if v.numel() == 0:
         return torch.empty_like(v, memory_format=torch.contiguous_format)
     if kept.shape[1] > 0:
         return weights.sum_fwd(kept, v, kernel_size, dilation)
     wide_q, wide_k, wide_v = _queries(q, k, v)
     module = choose_attention_backend(backend, wide_q, wide_v)
-    return module.attention_fwd(wide_q, wide_k, wide_v, bias, kernel_size, dilation, scale_of(q, scale)).to(v.dtype)
+    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
+    return module.attention_fwd(wide_q, wide_k, wide_v, bias, *window, scale_of(q, scale)).to(v.dtype)
 
 
 def _sum_fake(kept, q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
@@ -201,15 +210,19 @@ _sum_op = register(
 
 
 def _sum_backward_kernel(grad, kept, q, k, v, kernel_size, dilation, bias, scale, backend):
-    if kept.shape[1] > 0 and len(v) > 0:
+    _check_sum(kept, q, k, v, kernel_size, dilation, bias)
+    check_gradient("neighborhood_sum", grad, v.shape, q)
+    if kept.shape[1] > 0 and v.numel() > 0:
         dkept, dv = weights.sum_bwd(grad, kept, v, kernel_size, dilation)
         return [dkept, absent(q), absent(q), dv.to(v.dtype), absent(q)]
-    if len(v) == 0:
-        return [absent(kept), *(present(None if x is None else torch.zeros_like(x), q) for x in (q, k, v, bias))]
+    if v.numel() == 0:
+        zeros = (present(None if x is None else torch.zeros_like(x), q) for x in (q, k, v, bias))
+        return [torch.zeros_like(kept) if kept.shape[1] > 0 else absent(kept), *zeros]
     wide_q, wide_k, wide_v = _queries(q, k, v)
     module = choose_attention_backend(backend, wide_q, wide_v)
     backward = getattr(module, "attention_bwd", tiles.attention_bwd)
-    given = (wide_q, wide_k, wide_v, bias, kernel_size, dilation, scale_of(q, scale))
+    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
+    given = (wide_q, wide_k, wide_v, bias, *window, scale_of(q, scale))
     gradients = zip(backward(grad.to(wide_v.dtype), *given), (q, k, v, bias), strict=True)
     return [absent(kept), *(absent(q) if x is None else g.to(x.dtype) for g, x in gradients)]
 

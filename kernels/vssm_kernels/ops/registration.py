@@ -18,6 +18,7 @@ __all__ = [
     "arguments",
     "cast_gradients",
     "check_devices",
+    "check_gradient",
     "check_nonempty",
     "check_out_dtype",
     "check_tensor",
@@ -218,6 +219,12 @@ def check_devices(op: str, **tensors: Tensor | None) -> None:
     if len(set(given.values())) > 1:
         places = ", ".join(f"{name} on {device}" for name, device in given.items())
         raise ValueError(f"{op}: all inputs must be on one device, got {places}")
+
+
+def check_gradient(op: str, grad: Tensor | None, shape: Sequence[int], like: Tensor) -> None:
+    """Refuse a gradient that is not one of a result of this shape: kernels read as much of it as the result has."""
+    check_tensor(f"{op}_backward", "the gradient", grad, tuple(shape))
+    check_devices(f"{op}_backward", gradient=grad, input=like)
 
 
 def check_out_dtype(op: str, out_dtype: torch.dtype | None) -> None:

@@ -11,6 +11,7 @@ from ..reference import compute_dtype
 from .registration import (
     cast_gradients,
     check_devices,
+    check_gradient,
     check_nonempty,
     check_out_dtype,
     check_tensor,
@@ -101,6 +102,9 @@ _op = register(
 
 
 def _backward_kernel(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend):
+    _check_scan(u, delta, A, B, C, D, z, delta_bias, None)
+    check_gradient("selective_scan", grad_y, u.shape, u)
+    check_gradient("selective_scan", grad_state, (*u.shape[:2], A.shape[1]), u)
     module = choose_backend(backend, u.device, u.dtype, u.numel() * A.shape[1])
     inputs = dict(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, delta_softplus=delta_softplus)
     grad_z = None

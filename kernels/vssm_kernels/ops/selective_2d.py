@@ -21,6 +21,7 @@ from ..scan_2d import scan_2d_bwd, scan_2d_fwd
 from .registration import (
     cast_gradients,
     check_devices,
+    check_gradient,
     check_nonempty,
     check_out_dtype,
     check_tensor,
@@ -48,6 +49,8 @@ def _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype) 
     batch, size, channels = u.shape[0], u.shape[1 : 1 + rank], u.shape[-1]
     check_tensor(op, "A", A, (sequences, channels, None))
     states = A.shape[2]
+    if states == 0:
+        raise ValueError(f"{op}: A must hold at least one state, got shape {tuple(A.shape)}")
     check_tensor(op, "dt_weight", dt_weight, (sequences, channels, None))
     dt_rank = channels if dt_weight is None else dt_weight.shape[2]
     if dt_rank == 0:
@@ -86,11 +89,14 @@ def _kernel(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, me
     )
 
 
+def _result_shape(u: Tensor, routes, merge: bool) -> tuple[int, ...]:
+    on_map, channels = u.shape[: 1 + map_rank(routes)], u.shape[-1]
+    return (*on_map, channels) if merge else (*on_map, count_routes(routes), channels)
+
+
 def _fake(u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, out_dtype, backend) -> Tensor:
     _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, out_dtype)
-    on_map, channels = u.shape[: 1 + map_rank(routes)], u.shape[-1]
-    shape = (*on_map, channels) if merge else (*on_map, count_routes(routes), channels)
-    return torch.empty(shape, dtype=out_dtype or u.dtype, device=u.device)
+    return torch.empty(_result_shape(u, routes, merge), dtype=out_dtype or u.dtype, device=u.device)
 
 
 # A list without a default could not follow arguments that have one; an empty one is refused.
@@ -104,6 +110,8 @@ _op = register(
 
 
 def _backward_kernel(grad, u, dt, A, B, C, D, delta_bias, dt_weight, routes, delta_softplus, merge, backend):
+    _check_scan_2d(u, dt, A, B, C, D, delta_bias, dt_weight, routes, None)
+    check_gradient("selective_scan_2d", grad, _result_shape(u, routes, merge), u)
     module = choose_backend(backend, u.device, u.dtype, _work(u, A))
     scan_bwd = getattr(module, "selective_scan_2d_bwd", None) or partial(scan_2d_bwd, module.selective_scan_bwd)
     gradients = on_flat_maps(scan_bwd, ("u", "dt", "B", "C", "grad"))(

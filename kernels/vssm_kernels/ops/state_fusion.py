@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import cpu, cpu_maps
 from ..backends import choose_backend
 from ..fusion import fusion_by_taps
-from .registration import check_devices, check_nonempty, check_tensor, register
+from .registration import check_devices, check_nonempty, check_out_dtype, check_tensor, register
 
 __all__ = ["fuse_states"]
 
@@ -34,7 +34,7 @@ def fuse_states(
     Returns:
         (B, H, W, D), contiguous. Summed in float32 or better.
     """
-    if choose_backend("auto", h.device, h.dtype, 0) is cpu:
+    if choose_backend("auto", h.device, h.dtype, 0) is cpu and dtype != torch.float64:
         size = (h.shape[1], h.shape[2])
         return cpu_maps.depthwise(
             h, taps, None, offsets, size, dtype, replicate=True, scale=scale, skip=skip, other=other
@@ -45,8 +45,9 @@ def fuse_states(
     return y.to(dtype).contiguous()
 
 
-def _check(h, taps, offsets, scale, skip, other) -> None:
+def _check(h, taps, offsets, scale, skip, other, dtype) -> None:
     op = "state_fusion"
+    check_out_dtype(op, dtype)
     check_tensor(op, "h", h, (None,) * 4)
     check_nonempty(op, h)
     if len(offsets) % 2 or not offsets:
@@ -59,13 +60,13 @@ def _check(h, taps, offsets, scale, skip, other) -> None:
 
 
 def _kernel(h, taps, offsets, scale, skip, other, dtype) -> Tensor:
-    _check(h, taps, offsets, scale, skip, other)
+    _check(h, taps, offsets, scale, skip, other, dtype)
     pairs = list(zip(offsets[::2], offsets[1::2], strict=True))
     return fuse_states(h, taps, pairs, scale, skip, other, dtype)
 
 
 def _fake(h, taps, offsets, scale, skip, other, dtype) -> Tensor:
-    _check(h, taps, offsets, scale, skip, other)
+    _check(h, taps, offsets, scale, skip, other, dtype)
     return h.new_empty(h.shape, dtype=dtype)
 
 

@@ -225,7 +225,7 @@ class Launch:
 
 def _expanded(shape: Sequence[int], weight_shape: Sequence[int], device: str) -> Tensor:
     """Make a tensor (Bt, H, W, K, D) for the step size in full; K lies outermost in memory."""
-    return torch.empty(shape[3], *shape[:3], weight_shape[1], device=device).permute(1, 2, 3, 0, 4)
+    return torch.empty(shape[3], *shape[:3], weight_shape[1], device=device, dtype=torch.float32).permute(1, 2, 3, 0, 4)
 
 
 def _expand(dt: Tensor, weight: Tensor) -> Tensor:
