@@ -246,6 +246,7 @@ class FamilyTester:
             assert pruned(x).dim() == 2 and pruned(x).isfinite().all()
             pruned.reset_classifier(3, "avg")
             assert pruned.get_classifier() and pruned.num_classes == 3
+            assert pruned(x).shape == (1, 3)
 
     # ---- checkpoints
 

@@ -11,7 +11,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor
 
 from ..checkpoint import StateDictError, mismatch_advice
-from ..layers import split_batch
+from ..layers import ClassifierHead, split_batch
 
 __all__ = [
     "Backbone",
@@ -285,13 +285,17 @@ class StagedBackbone(Backbone):
     def prune_intermediate_layers(
         self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> List[int]:
-        """Drop the stages after the last one wanted, and with it the norm and the head if asked to."""
+        """Drop the stages after the last one wanted, and norm and head if asked to; a new head takes what is left."""
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         pruned = max_index < len(self.stages) - 1
         self.note_pruned(max_index + 1, prune_norm or pruned, prune_head or pruned)
         self.stages = self.stages[: max_index + 1]
         if prune_norm or pruned:
             self.norm = nn.Identity()
+        if pruned:
+            self.num_features = self.feature_info[max_index]["num_chs"]
+            if isinstance(self.head, ClassifierHead):
+                self.head_hidden_size = self.head.in_features = self.head.num_features = self.num_features
         if prune_head or pruned:
             self.reset_classifier(0, "")
         return take_indices

@@ -81,5 +81,5 @@ class WindowedBackbone(StagedBackbone):
     ) -> List[int]:
         """Drop the stages after the last one wanted, and the head if asked to; a new one takes the map that is left."""
         take_indices = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        self.num_features = self.head.dim = self.feature_info[len(self.stages) - 1]["num_chs"]
+        self.head.dim = self.num_features
         return take_indices

@@ -206,6 +206,7 @@ class GroupMamba(StagedBackbone):
         take_indices = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if prune_head or len(self.stages) < count:
             self.class_block = nn.Identity()  # a part of the head
+            self.head_hidden_size = self.num_features
         return take_indices
 
     def forward_features(self, x: Tensor) -> Tensor:
