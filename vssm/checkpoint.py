@@ -410,4 +410,9 @@ def mismatch_advice(model: nn.Module, state_dict: Mapping[str, Any]) -> str:
             f"These weights are of {classes} classes, and this {name} has {model.num_classes}: create it with "
             f"num_classes={classes}, or leave the classifier out with new_classifier=True; load them with {where}."
         )
+    own = model.state_dict()
+    if own.keys() == state_dict.keys():
+        key = next(key for key, x in own.items() if x.shape != state_dict[key].shape)
+        shapes = f"{tuple(state_dict[key].shape)}, here {tuple(own[key].shape)}"
+        return f"These are weights of a {name} whose {key} is {shapes}; load them with {where}, which resizes it."
     return f"These are weights of a {name} under other names; load them with {where}."

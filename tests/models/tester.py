@@ -230,6 +230,17 @@ class FamilyTester:
         sum(m.square().mean() for m in model(torch.randn(2, 3, 64, 64))).backward()
         assert [n for n in names if model.get_parameter(n).grad is None and not n.startswith("model.norm.")] == []
 
+    def test_started_anew(self, pico):
+        """After `to_empty` every parameter and buffer gets its first value."""
+        with torch.device("meta"):
+            model = timm.create_model(pico)
+        model.to_empty(device="cpu")
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        for tensor in tensors.values():
+            tensor.data.fill_(7)
+        model.init_weights()
+        assert [name for name, tensor in tensors.items() if (tensor == 7).all()] == []
+
     @torch.no_grad()
     def test_pruned_to_features(self, pico):
         """Maps stay as they were, and the rest of the model goes on working: its pooled features, and a new head."""

@@ -76,11 +76,18 @@ def stage_info(dims: Sequence[int], reduction: int = 4) -> List[Dict[str, Any]]:
 
 
 def init_weights(network: nn.Module) -> None:
-    """Linear layers truncated-normal; convolutions and norms as PyTorch; mixers by their own `init_weights`."""
+    """Linear layers truncated-normal; convolutions and norms as PyTorch; mixers by their own `init_weights`.
+
+    PyTorch's layers start in their constructors; when called again, as after `to_empty`, this starts those as well.
+    """
+    again = getattr(network, "_was_started", False)
+    network._was_started = True  # type: ignore[assignment]
     if next(network.parameters()).is_meta:  # no values to set, and each call there takes longer than with values
         return
 
     def init(module: nn.Module) -> None:
+        if again and callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:

@@ -126,6 +126,9 @@ class GroupedSS2D(StateSpaceMixer):
         """Start the parameters as the official code does (log-uniform steps, A by `A_init`)."""
         init_linear(self.in_proj_weight, self.out_proj_weight)
         self.init_state_space(self.x_proj_weight)
+        nn.init.ones_(self.skip_scale)
+        nn.init.ones_(self.out_norm.weight)
+        nn.init.zeros_(self.out_norm.bias)
 
     def enter(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """Project the normalised map (B, H, W, C) to what is scanned and its gate, (B, H, W, K, D) each."""
