@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from . import cpu_library
 
-__all__ = ["FLOATS", "is_compiled_for_here", "is_followed", "runs_here", "unwatched"]
+__all__ = ["FLOATS", "is_compiled_for_here", "is_followed", "is_transformed", "runs_here", "unwatched"]
 
 # What the compiled library takes.
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,6 +26,11 @@ def is_followed() -> bool:
         or bool(_get_current_dispatch_mode_stack())
         or bool(torch.overrides._get_current_function_mode_stack())
     )
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func`, or forward mode, is under way."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def unwatched() -> bool:

@@ -8,7 +8,7 @@ from tests.kernels.test_cpu import by_threads, every_variant, needs_library
 from vssm.scans import DeformableStep
 from vssm.scans import deformable as module
 from vssm_kernels import cpu_maps
-from vssm_kernels.deform import deform_here
+from vssm_kernels.deform import deform_by_gathering, deform_here
 
 pytestmark = needs_library
 # Channels, groups, height and width; the last has rows of many vectors.
@@ -117,3 +117,30 @@ def test_what_else_looks_at_it(calls, monkeypatch):
     monkeypatch.setenv("VSSM_BACKEND", "torch")
     assert module.deform_here(x.permute(0, 2, 3, 1), torch.zeros(2, 3, 3, 2, 27)) is None
     assert not calls
+
+
+def test_every_derivative():
+    """Forward mode, transforms and second order, where torchvision's operator gives zeros or fails."""
+    generator = torch.Generator().manual_seed(0)
+    x, v = (torch.randn(1, 4, 3, 5, generator=generator) for _ in "xv")
+    numbers, w = (torch.randn(1, 3, 5, 2, 27, generator=generator) for _ in "nw")
+    run = module.deformable_step
+    double = run(x.double(), numbers.double())
+    gathered = deform_by_gathering(x.double().permute(0, 2, 3, 1), numbers.double()).permute(0, 3, 1, 2)
+    torch.testing.assert_close(gathered, double)
+    y, tangent = torch.func.jvp(run, (x.double(), numbers.double()), (v.double(), w.double()))
+    moved = run(x.double() + 1e-7 * v, numbers.double() + 1e-7 * w)
+    torch.testing.assert_close(y, double)
+    torch.testing.assert_close(tangent, (moved - double) / 1e-7, rtol=1e-4, atol=1e-4)
+
+    def loss(x, numbers):
+        return run(x, numbers).square().sum()
+
+    got = torch.func.grad(loss, (0, 1))(x, numbers)
+    leaves = x.clone().requires_grad_(), numbers.clone().requires_grad_()
+    grads = torch.autograd.grad(loss(*leaves), leaves, create_graph=True)
+    torch.testing.assert_close(got, tuple(g.detach() for g in grads), rtol=1e-4, atol=1e-4)
+    second = torch.autograd.grad((grads[0] * v).sum() + (grads[1] * w).sum(), leaves)
+    want = torch.func.jvp(torch.func.grad(loss, (0, 1)), (x.double(), numbers.double()), (v.double(), w.double()))[1]
+    for a, b in zip(second, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3)

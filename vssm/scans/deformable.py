@@ -11,7 +11,8 @@ import torch.nn as nn
 import torchvision  # type: ignore[import-untyped]  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
-from vssm_kernels.deform import deform_here
+from vssm_kernels.deform import deform_by_gathering, deform_here
+from vssm_kernels.watch import is_transformed
 
 from .cross import SS2D
 
@@ -36,6 +37,10 @@ def deformable_step(x: Tensor, numbers: Tensor) -> Tensor:
         found = deform_here(x.permute(0, 2, 3, 1), numbers)
         if found is not None:
             return found.permute(0, 3, 1, 2)
+        if is_transformed():  # torchvision's operator gives tangents of zero there
+            precise = torch.promote_types(x.dtype, torch.float32)
+            y = deform_by_gathering(x.permute(0, 2, 3, 1).to(precise), numbers.to(precise))
+            return y.permute(0, 3, 1, 2).to(x.dtype)
     dim, groups = x.shape[1], numbers.shape[3]
     # Officially points go down columns and steps are (right, down); in torchvision along rows and (down, right).
     steps = numbers[..., :18].unflatten(-1, (3, 3, 2)).flip(-1)  # (B, H, W, G, column, row, 2)
