@@ -77,3 +77,17 @@ def test_heads_that_do_not_fit():
         LocalAttentionSS2D(20, 2, 3)
     with pytest.raises(ValueError, match="must be even, got 3"):
         AttentionFusionSS2D(24, 3, 3)
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_several_sets_of_weights(kind):
+    """An ensemble by `torch.vmap`, as single mixers give it."""
+    torch.manual_seed(0)
+    mixers, x = [MIXERS[kind]().eval() for _ in range(2)], torch.randn(1, 4, 4, 16)
+    weights, buffers = torch.func.stack_module_state(mixers)
+
+    def run(weights, buffers):
+        return torch.func.functional_call(mixers[0], (weights, buffers), (x,))
+
+    y = torch.func.vmap(run)(weights, buffers)
+    torch.testing.assert_close(y, torch.stack([mixer(x) for mixer in mixers]), rtol=1e-4, atol=1e-5)

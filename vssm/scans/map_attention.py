@@ -10,11 +10,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vssm_kernels.depthwise import DepthwiseConv2d
 from vssm_kernels.passes import run_linear
+from vssm_kernels.watch import is_transformed
 
 from ._state_space import at_least_float32
 from .cross import CrossScan
@@ -86,8 +86,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None) -> Tensor:
     mask = table.to(q.dtype).unsqueeze(0) if table is not None else None
     if torch.jit.is_scripting():
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    elif forward_ad._current_level >= 0:
-        # The fused attention of PyTorch has no forward-mode derivative.
+    elif is_transformed():
+        # The fused attention of PyTorch has no forward-mode derivative, nor one of a mask under vmap.
         with sdpa_kernel(SDPBackend.MATH):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:
