@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from ._errors import UserError
-from ._pickle_survey import LOG_HISTORY, MODULE_CLASSES, Refusal, Survey, shown
+from ._pickle_survey import DEEPEST, LOG_HISTORY, MODULE_CLASSES, Refusal, Survey, shown
 
 __all__ = ["CheckpointError", "Inert", "MissingCheckpointError", "inert_names", "read_checkpoint"]
 
-_DEEPEST = 64
 # The first bytes of what torch.save wrote before PyTorch 1.6: a pickled magic number.
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # First bytes of other things that end up under a checkpoint's name.
@@ -94,7 +93,7 @@ def _module_weights(module: Inert, prefix: str = "", depth: int = 0) -> dict[str
         Refusal: It is no module, or is nested too deeply.
     """
     parts = [module.fields.get(name) for name in ("_parameters", "_buffers", "_modules")]
-    if not all(isinstance(part, Mapping) for part in parts) or depth > _DEEPEST:
+    if not all(isinstance(part, Mapping) for part in parts) or depth > DEEPEST:
         raise Refusal(f"holds a pickled {shown(module.of)} that is no module as PyTorch saves it")
     parameters, buffers, modules = parts
     passing = module.fields.get("_non_persistent_buffers_set")
@@ -161,8 +160,8 @@ def _walk(value: Any):
         else:
             continue
         path.add(id(item))
-        if len(path) > _DEEPEST:
-            raise Refusal(f"is nested deeper than {_DEEPEST} containers")
+        if len(path) > DEEPEST:
+            raise Refusal(f"is nested deeper than {DEEPEST} containers")
         stack.append((item, True))
         stack.extend((child, False) for child in inner)
 

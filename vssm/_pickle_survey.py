@@ -8,10 +8,13 @@ import pickletools
 import re
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["LOG_HISTORY", "MODULE_CLASSES", "Refusal", "Survey", "shown"]
+__all__ = ["DEEPEST", "LOG_HISTORY", "MODULE_CLASSES", "Refusal", "Survey", "shown"]
+
+# Containers in one another.
+DEEPEST = 64
 
 # mmengine's record of a logged number, which names its own methods by getattr.
 LOG_HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
@@ -80,6 +83,20 @@ class _Storage:
         self.count = count
 
 
+class _Tuple(tuple):
+    """A tuple that knows how deep it is, and how many values it has with those of its tuples.
+
+    Python hashes a tuple by recursion in C, and a tuple that occurs twice in it twice.
+    """
+
+    def __init__(self, items: Sequence[Any]):
+        inner = [item for item in items if isinstance(item, _Tuple)]
+        self.depth = 1 + max((item.depth for item in inner), default=0)
+        self.count = 1 + len(items) + sum(item.count for item in inner)
+        if self.depth > DEEPEST:
+            raise Refusal(f"is nested deeper than {DEEPEST} containers")
+
+
 class _Plain:
     """A list, dict or set, whose content is of no interest."""
 
@@ -106,6 +123,7 @@ class Survey:
         self.inert: dict[str, str] = {}
         self._records = records
         self._unknown = unknown
+        self._work = 4 * len(data) + (1 << 20)
         self._limit = max(sum(records.values()), 1 << 20)
         result = self._follow(data)
         self.top = result.of if isinstance(result, _Made) and result.of in self.inert else None
@@ -128,27 +146,30 @@ class Survey:
                 marks.append(len(stack))
             elif name == "TUPLE":
                 start = marks.pop()
-                stack[start:] = [tuple(stack[start:])]
+                stack[start:] = [_Tuple(stack[start:])]
             elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
                 count = int(name[-1])
                 if len(stack) < count:
                     raise IndexError
-                stack[-count:] = [tuple(stack[-count:])]
+                stack[-count:] = [_Tuple(stack[-count:])]
             elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
                 stack.append(_Plain())
             elif name == "EMPTY_TUPLE":
-                stack.append(())
+                stack.append(_Tuple(()))
             elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
             elif name in ("APPEND", "SETITEM"):
                 count = 1 if name == "APPEND" else 2
                 if len(stack) <= count:
                     raise IndexError
+                items = stack[-count:]
                 del stack[-count:]
-                self._filled(stack[-1], "list" if name == "APPEND" else "dict")
+                self._filled(stack[-1], "list" if name == "APPEND" else "dict", items)
             elif name in ("APPENDS", "SETITEMS"):
-                del stack[marks.pop() :]
-                self._filled(stack[-1], "list" if name == "APPENDS" else "dict")
+                start = marks.pop()
+                items = stack[start:]
+                del stack[start:]
+                self._filled(stack[-1], "list" if name == "APPENDS" else "dict", items)
             elif name == "GLOBAL":
                 stack.append(_Named(self._name(value)))
             elif name == "BINPERSID":
@@ -184,13 +205,23 @@ class Survey:
             self.inert.setdefault(full, "object")
         return full
 
-    def _filled(self, target: Any, kind: str) -> None:
+    def _filled(self, target: Any, kind: str, items: Sequence[Any]) -> None:
+        if kind == "dict":
+            # Their keys are hashed.
+            self._spend(sum(key.count for key in items[::2] if isinstance(key, _Tuple)))
         if isinstance(target, _Made) and target.of in self.inert and self.inert[target.of] != "dict":
             self.inert[target.of] = kind
 
+    def _spend(self, work: int) -> None:
+        """Count what reading hashes or copies: named again and again, a small object is much work."""
+        self._work -= work
+        if self._work < 0:
+            raise Refusal("is refused: its values unfold to many times the file")
+
     def _storage(self, key: Any) -> _Storage:
-        tag, kind, record, _, count = key
-        if tag != "storage" or not isinstance(kind, _Named) or not isinstance(count, int) or isinstance(count, bool):
+        tag, kind, record, place, count = key
+        texts = isinstance(record, str) and isinstance(place, str)
+        if tag != "storage" or not isinstance(kind, _Named) or not texts or type(count) is not int:
             raise ValueError("a storage that is none")
         size = _BYTES.get(kind.name.rpartition(".")[2].removesuffix("Storage"), 1)
         if count < 0 or count * size > self._records[record]:
