@@ -1,9 +1,11 @@
 """Small files that would take much memory, much time or the process: each is refused in one sentence, and soon."""
 
+import time
+
 import pytest
 
 from tests.processes import start
-from tests.test_checkpoint import archive, text
+from tests.test_checkpoint import archive, number, text
 from vssm.checkpoint import CheckpointError, read_checkpoint
 
 DEEP = b")" + b"\x85" * 300_000
@@ -56,3 +58,38 @@ def test_tuples_that_unfold_are_refused(tmp_path):
 def test_tuples_that_do_not_unfold_far_are_read(tmp_path):
     archive(tmp_path / "x.pth", b"\x80\x02}" + twice(b")", 10) + b"K\x01s.")
     assert list(read_checkpoint(tmp_path / "x.pth").values()) == [1]
+
+
+# ---- large numbers
+
+
+LARGE = b"\x8a\xff" + b"\x7f" * 255
+SHAPES = {
+    "many large": (LARGE, 20_000),
+    "one large": (LARGE, 1),
+    "65 sizes": (b"K\x01", 65),
+    "negative": (b"J\xff\xff\xff\xff", 1),
+    "a float": (b"G" + b"\0" * 8, 1),
+}
+
+
+def tensor(size, stride, kind="FloatStorage", values=4):
+    """What makes a tensor of the first storage; size and stride make tuples."""
+    storage = b"(" + text("storage") + named("torch", kind) + text("0") + text("cpu") + number(values) + b"tQ"
+    return named("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + b"K\0" + size + stride + TAIL
+
+
+TAIL = b"\x89" + named("collections", "OrderedDict") + b")RtR"
+
+
+@pytest.mark.parametrize("maker", ["of a storage", "of none"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_are_looked_at_before_they_are_multiplied(shape, maker, tmp_path):
+    value, count = SHAPES[shape]
+    size = b"(" + value + b"q\x01" + b"h\x01" * (count - 1) + b"t"
+    stride = b"(" + b"K\0" * count + b"t"
+    none = named("torch._utils", "_rebuild_meta_tensor_no_storage") + b"(" + named("torch", "float32")
+    data = tensor(size, stride) if maker == "of a storage" else none + size + stride + b"\x89tR"
+    begun = time.perf_counter()
+    refused(tmp_path, b"}" + text("w") + data + b"s", r"at most 64 sizes .* from 0 to 2\*\*63 - 1")
+    assert time.perf_counter() - begun < 5

@@ -21,6 +21,8 @@ LOG_HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
 _STATISTICS = ("min", "max", "current", "mean")
 # Where files hold whole modules in place of state dicts. One of their classes keeps a method of another by getattr.
 MODULE_CLASSES = ("ultralytics.", "torch.nn.", "timm.")
+# PyTorch's own limit.
+_MOST_SIZES = 64
 _BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexDouble": 16,
     "ComplexFloat": 8, "QInt32": 4,
@@ -35,7 +37,6 @@ _TENSORS = (
 _HARMLESS = (
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
-    "torch._utils._rebuild_meta_tensor_no_storage",
     "torch._utils._rebuild_sparse_tensor",
     "torch._utils._rebuild_device_tensor_from_numpy",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor",
@@ -225,7 +226,7 @@ class Survey:
             raise ValueError("a storage that is none")
         size = _BYTES.get(kind.name.rpartition(".")[2].removesuffix("Storage"), 1)
         if count < 0 or count * size > self._records[record]:
-            raise Refusal(f"is damaged: it says that a tensor has {count} values, and holds fewer")
+            raise Refusal(f"is damaged: it says that a tensor has {shown(str(count))} values, and holds fewer")
         return _Storage(count)
 
     def _made(self, function: Any, arguments: Any, new: bool) -> _Made:
@@ -241,6 +242,8 @@ class Survey:
         numpy = re.fullmatch(r"numpy\._?core\.multiarray\.(_reconstruct|scalar)", name)
         if name in _TENSORS and not new:
             self._check_tensor(*arguments[:3], arguments[3])
+        elif name == "torch._utils._rebuild_meta_tensor_no_storage" and not new:
+            _check_shape(0, *arguments[1:3])
         elif name == "torch._tensor._rebuild_from_type_v2" and not new:
             maker, kind, inner = arguments[:3]
             if kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
@@ -283,13 +286,21 @@ class Survey:
     def _check_tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> None:
         if not isinstance(storage, _Storage):
             raise Refusal("holds a tensor without values of its own")
-        numbers = [offset, *size, *stride]
-        if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
-            raise ValueError("a tensor without a shape")
+        _check_shape(offset, size, stride)
         values = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if values else offset - 1
         if last >= storage.count or values > self._limit:
-            raise Refusal(f"is damaged: it says that a tensor has {values} values, and holds fewer")
+            raise Refusal(f"is damaged: it says that a tensor has {shown(str(values))} values, and holds fewer")
+
+
+def _check_shape(offset: Any, size: Any, stride: Any) -> None:
+    # Before any arithmetic, which takes long with many large numbers.
+    shapes = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= _MOST_SIZES
+    if not shapes or not all(type(n) is int and 0 <= n < 1 << 63 for n in (offset, *size, *stride)):
+        raise Refusal(
+            f"is damaged: a tensor's shape has to be at most {_MOST_SIZES} sizes and as many strides, each a whole "
+            "number from 0 to 2**63 - 1"
+        )
 
 
 def _is_class(name: str) -> bool:
