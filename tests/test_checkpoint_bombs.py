@@ -93,3 +93,41 @@ def test_shapes_are_looked_at_before_they_are_multiplied(shape, maker, tmp_path)
     begun = time.perf_counter()
     refused(tmp_path, b"}" + text("w") + data + b"s", r"at most 64 sizes .* from 0 to 2\*\*63 - 1")
     assert time.perf_counter() - begun < 5
+
+
+# ---- shared
+
+
+def module(parameters=b"", modules=b""):
+    """A pickled module of the YOLO line; what it has are names and values in turn."""
+    parts = {"_parameters": parameters, "_buffers": b"", "_modules": modules}
+    fields = b"".join(text(name) + b"}(" + items + b"u" for name, items in parts.items())
+    return named("ultralytics.nn.tasks", "DetectionModel") + b")\x81}(" + fields + b"ub"
+
+
+def shared_modules(depth, inner):
+    """Modules that hold the next one twice."""
+    for i in range(depth):
+        at = i.to_bytes(4, "little")
+        inner = module(modules=text("a") + inner + b"r" + at + text("b") + b"j" + at)
+    return inner
+
+
+def test_modules_that_unfold_are_refused(tmp_path):
+    begun = time.perf_counter()
+    data = shared_modules(60, module())
+    refused(tmp_path, b"}" + text("model") + data + b"s", "DetectionModel whose names have more than 8388608 letters")
+    assert time.perf_counter() - begun < 20
+
+
+def test_shared_modules_have_all_their_names(tmp_path):
+    inner = module(text("w") + tensor(b"K\x04\x85", b"K\x01\x85"))
+    archive(tmp_path / "x.pt", b"\x80\x02}" + text("model") + shared_modules(2, inner) + b"s.")
+    weights = read_checkpoint(tmp_path / "x.pt")["state_dict"]
+    assert sorted(weights) == ["a.a.w", "a.b.w", "b.a.w", "b.b.w"]
+    assert all(value is weights["a.a.w"] for value in weights.values())
+
+
+def test_names_of_modules_are_texts(tmp_path):
+    data = module(twice(b")", 10) + b"N")
+    refused(tmp_path, b"}" + text("model") + data + b"s", "DetectionModel with a name that is not text")

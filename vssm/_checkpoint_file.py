@@ -17,6 +17,8 @@ from ._pickle_survey import DEEPEST, LOG_HISTORY, MODULE_CLASSES, Refusal, Surve
 
 __all__ = ["CheckpointError", "Inert", "MissingCheckpointError", "inert_names", "read_checkpoint"]
 
+# Letters of all names of a pickled module's weights and modules; those of a large model have a million.
+_MOST_TEXT = 1 << 23
 # The first bytes of what torch.save wrote before PyTorch 1.6: a pickled magic number.
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # First bytes of other things that end up under a checkpoint's name.
@@ -81,32 +83,54 @@ def _stand_in(name: str, kind: str) -> type:
     return type("Inert", (_InertList if kind == "list" else Inert,), {"of": name})
 
 
-def _module_weights(module: Inert, prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """Give the state dict of a pickled module from its stand-in: parameters and lasting buffers, in float32.
+class _ModuleWeights:
+    """The state dict of a pickled module, from its stand-in: parameters and lasting buffers, in float32.
 
     Args:
         module: Of one of `MODULE_CLASSES`.
-        prefix: Of its names.
-        depth: Of the modules around it.
+
+    Attributes:
+        found: The state dict.
 
     Raises:
-        Refusal: It is no module, or is nested too deeply.
+        Refusal: It is no module, is nested too deeply, or shares modules such that its names never end.
     """
-    parts = [module.fields.get(name) for name in ("_parameters", "_buffers", "_modules")]
-    if not all(isinstance(part, Mapping) for part in parts) or depth > DEEPEST:
-        raise Refusal(f"holds a pickled {shown(module.of)} that is no module as PyTorch saves it")
-    parameters, buffers, modules = parts
-    passing = module.fields.get("_non_persistent_buffers_set")
-    passing = passing if isinstance(passing, set | frozenset) else ()
-    lasting = {name: value for name, value in buffers.items() if name not in passing}
-    found = {f"{prefix}{name}": value for name, value in {**parameters, **lasting}.items() if value is not None}
-    for name, value in found.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            found[name] = value.detach().float()
-    for name, inner in modules.items():
-        if isinstance(inner, Inert):
-            found |= _module_weights(inner, f"{prefix}{name}.", depth + 1)
-    return found
+
+    def __init__(self, module: Inert):
+        self.found: dict[str, Any] = {}
+        # One tensor may have many names.
+        self._floats: dict[int, torch.Tensor] = {}
+        self._text = _MOST_TEXT
+        self._add(module, "", 0)
+
+    def _add(self, module: Inert, prefix: str, depth: int) -> None:
+        parts = [module.fields.get(name) for name in ("_parameters", "_buffers", "_modules")]
+        if not all(isinstance(part, Mapping) for part in parts) or depth > DEEPEST:
+            raise Refusal(f"holds a pickled {shown(module.of)} that is no module as PyTorch saves it")
+        parameters, buffers, modules = parts
+        for part in parts:
+            if not all(isinstance(name, str) for name in part):
+                raise Refusal(f"holds a pickled {shown(module.of)} with a name that is not text")
+            # A module within two modules, within two modules each, has exponentially many names.
+            self._text -= sum(len(prefix) + len(name) for name in part) + 1
+            if self._text < 0:
+                raise Refusal(f"holds a pickled {shown(module.of)} whose names have more than {_MOST_TEXT} letters")
+        passing = module.fields.get("_non_persistent_buffers_set")
+        passing = passing if isinstance(passing, set | frozenset) else ()
+        lasting = {name: value for name, value in buffers.items() if name not in passing}
+        for name, value in {**parameters, **lasting}.items():
+            if value is not None:
+                self.found[prefix + name] = self._float(value)
+        for name, inner in modules.items():
+            if isinstance(inner, Inert):
+                self._add(inner, f"{prefix}{name}.", depth + 1)
+
+    def _float(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        if id(value) not in self._floats:
+            self._floats[id(value)] = value.detach().float()
+        return self._floats[id(value)]
 
 
 def _without_modules(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +143,7 @@ def _without_modules(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if module is None or "state_dict" in checkpoint:
         return checkpoint
     kept = {key: value for key, value in checkpoint.items() if key not in modules}
-    return {**kept, "state_dict": _module_weights(module)}
+    return {**kept, "state_dict": _ModuleWeights(module).found}
 
 
 def inert_names(value: Any) -> list[str]:
