@@ -27,6 +27,8 @@ _BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexDouble": 16,
     "ComplexFloat": 8, "QInt32": 4,
 }  # fmt: skip
+# Bytes of the largest kind of numbers.
+_LARGEST = 16
 _TENSORS = (
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
@@ -38,15 +40,16 @@ _HARMLESS = (
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
     "torch._utils._rebuild_sparse_tensor",
+    "torch.serialization._get_layout",
+    "torch.device",
+    "builtins.complex",
+)
+# What makes a container of the values of another.
+_CONTAINERS = ("torch.Size", "collections.OrderedDict", "collections.Counter", "builtins.set")
+# What makes a tensor by a copy.
+_COPIES = (
     "torch._utils._rebuild_device_tensor_from_numpy",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor",
-    "torch.serialization._get_layout",
-    "torch.Size",
-    "torch.device",
-    "collections.OrderedDict",
-    "collections.Counter",
-    "builtins.set",
-    "builtins.complex",
 )
 # Standard modules whose classes hold values and nothing else; objects of other standard modules are refused.
 _VALUES = (
@@ -73,15 +76,22 @@ class _Named:
 
 
 class _Made:
-    """The result that a call, or the creation of an object, would give."""
+    """The result that a call, or the creation of an object, would give.
 
-    def __init__(self, of: str):
+    Attributes:
+        of: The name of what was called.
+        count: How many values it has: items, letters, bytes, or a tensor's values.
+    """
+
+    def __init__(self, of: str, count: int):
         self.of = of
+        self.count = count
 
 
 class _Storage:
-    def __init__(self, count: int):
+    def __init__(self, count: int, size: int):
         self.count = count
+        self.size = size
 
 
 class _Tuple(tuple):
@@ -99,7 +109,9 @@ class _Tuple(tuple):
 
 
 class _Plain:
-    """A list, dict or set, whose content is of no interest."""
+    """A list, dict or set, of whose content only the amount is of interest."""
+
+    count = 0
 
 
 class Survey:
@@ -124,8 +136,10 @@ class Survey:
         self.inert: dict[str, str] = {}
         self._records = records
         self._unknown = unknown
-        self._work = 4 * len(data) + (1 << 20)
+        self._work = self._most_work = 4 * len(data) + (1 << 20)
         self._limit = max(sum(records.values()), 1 << 20)
+        # Layers that share weights name one storage once for each layer.
+        self._bytes = self._most_bytes = max(32 * sum(records.values()), 1 << 25)
         result = self._follow(data)
         self.top = result.of if isinstance(result, _Made) and result.of in self.inert else None
         if self.top and self.inert[self.top] == "dict":
@@ -207,6 +221,8 @@ class Survey:
         return full
 
     def _filled(self, target: Any, kind: str, items: Sequence[Any]) -> None:
+        if isinstance(target, _Plain | _Made):
+            target.count += len(items) + sum(item.count for item in items if isinstance(item, _Tuple))
         if kind == "dict":
             # Their keys are hashed.
             self._spend(sum(key.count for key in items[::2] if isinstance(key, _Tuple)))
@@ -217,7 +233,9 @@ class Survey:
         """Count what reading hashes or copies: named again and again, a small object is much work."""
         self._work -= work
         if self._work < 0:
-            raise Refusal("is refused: its values unfold to many times the file")
+            raise Refusal(
+                f"is refused: its values unfold to more than the {self._most_work} that a file of its size may have"
+            )
 
     def _storage(self, key: Any) -> _Storage:
         tag, kind, record, place, count = key
@@ -227,40 +245,64 @@ class Survey:
         size = _BYTES.get(kind.name.rpartition(".")[2].removesuffix("Storage"), 1)
         if count < 0 or count * size > self._records[record]:
             raise Refusal(f"is damaged: it says that a tensor has {shown(str(count))} values, and holds fewer")
-        return _Storage(count)
+        return _Storage(count, size)
 
     def _made(self, function: Any, arguments: Any, new: bool) -> _Made:
         if not isinstance(function, _Named) or not isinstance(arguments, tuple):
             raise Refusal("holds code: it calls what it has made itself")
-        self._check(function.name, arguments, new)
-        return _Made(function.name)
+        return _Made(function.name, self._check(function.name, arguments, new))
 
-    def _check(self, name: str, arguments: tuple, new: bool) -> None:
-        """Refuse what must not be called, or not with these arguments."""
+    def _check(self, name: str, arguments: tuple, new: bool) -> int:
+        """Refuse what must not be called, or not with these arguments, and count the values of its result."""
+        count = 0
         if new and name in self.inert and not name.startswith(("numpy.", "builtins.", LOG_HISTORY)):
-            return
+            return count
         numpy = re.fullmatch(r"numpy\._?core\.multiarray\.(_reconstruct|scalar)", name)
         if name in _TENSORS and not new:
-            self._check_tensor(*arguments[:3], arguments[3])
+            # The third kind has numbers of a type that it names itself.
+            bits = re.search(r"\d+", arguments[6].name) if name.endswith("_v3") else None
+            width = max(int(bits[0]) // 8, 1) if bits else 1
+            count = self._check_tensor(*arguments[:4], width if name.endswith("_v3") else None)
+        elif name in _COPIES and not new:
+            data = arguments[0]
+            if not isinstance(data, _Made) or not (data.of in _TENSORS or data.of.endswith("._reconstruct")):
+                raise Refusal("makes a tensor of what is none")
+            count = data.count
+            self._take(count * _LARGEST)
+        elif name in _CONTAINERS and (not new or name == "collections.OrderedDict"):
+            # Others may give more values than the file has.
+            if not all(isinstance(argument, _Plain | _Tuple) for argument in arguments):
+                raise Refusal(_code(name))
+            count = _amount(arguments)
+            self._spend(count)
         elif name == "torch._utils._rebuild_meta_tensor_no_storage" and not new:
             _check_shape(0, *arguments[1:3])
         elif name == "torch._tensor._rebuild_from_type_v2" and not new:
             maker, kind, inner = arguments[:3]
             if kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
                 raise Refusal(f"holds a tensor of a class of its own, {shown(kind.name)}; save plain tensors")
-            self._check(maker.name, inner, False)
+            count = self._check(maker.name, inner, False)
         elif numpy:
             if numpy[1] == "_reconstruct" and (arguments[0].name, arguments[1]) != ("numpy.ndarray", (0,)):
                 raise Refusal("holds an array that is none of NumPy's")
+            # Without a value it is as large as its type says.
+            if numpy[1] == "scalar" and not (len(arguments) == 2 and isinstance(arguments[1], _Made | str)):
+                raise Refusal("holds a number of NumPy without a value")
+            self._spend(_amount(arguments[1:]))
         elif name == "numpy.dtype":
             if not isinstance(arguments[0], str) or not re.fullmatch(r"[<>|=]?[biufcSU?]\d{0,4}", arguments[0]):
                 raise Refusal("holds an array of objects")
         elif name == "_codecs.encode":
-            if arguments[1:] not in (("latin1",), ("latin-1",)):
-                raise Refusal(_code(name))
+            _check_text(name, arguments)
+            count = _amount(arguments[:1])
+            self._spend(count)
         elif name == "builtins.bytearray":
-            if not new and arguments and isinstance(arguments[0], int):
-                raise Refusal(_code(name))
+            # Of a number it would have that length.
+            source = arguments[0] if arguments else ""
+            if not (isinstance(source, _Made) and source.of == "_codecs.encode" and len(arguments) == 1):
+                _check_text(name, arguments or ("", "latin-1"))
+            count = _amount(arguments[:1])
+            self._spend(count)
         elif name == "builtins.getattr":
             owner, attribute = arguments
             of = getattr(owner, "name", "")
@@ -269,10 +311,11 @@ class Survey:
             function = of in self.inert and of.startswith(MODULE_CLASSES[0]) and attribute == "apply"
             if new or not (history or function):
                 raise Refusal(_code(name))
-        elif name == "collections.OrderedDict" or (name in _HARMLESS and not new) or (name == LOG_HISTORY and new):
+        elif (name in _HARMLESS and not new) or (name == LOG_HISTORY and new):
             pass
         elif name not in self.inert or not _is_class(name):
             raise Refusal(_code(name))
+        return count
 
     def _check_state(self, state: Any, of: Any) -> None:
         if not isinstance(of, _Made):
@@ -282,15 +325,42 @@ class Survey:
         # Fields and shapes of a NumPy type are no part of numbers and texts.
         if of.of == "numpy.dtype" and not (isinstance(state, tuple) and all(x is None for x in state[2:5])):
             raise Refusal("holds an array of records")
+        amount = _amount(state if isinstance(state, tuple) else (state,))
+        self._spend(amount)
+        of.count += amount
 
-    def _check_tensor(self, storage: Any, offset: Any, size: Any, stride: Any) -> None:
+    def _check_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, width: int | None) -> int:
         if not isinstance(storage, _Storage):
             raise Refusal("holds a tensor without values of its own")
         _check_shape(offset, size, stride)
         values = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if values else offset - 1
-        if last >= storage.count or values > self._limit:
+        width = width or storage.size
+        if last >= storage.count * storage.size // width or values > self._limit:
             raise Refusal(f"is damaged: it says that a tensor has {shown(str(values))} values, and holds fewer")
+        self._take(values * width)
+        return values
+
+    def _take(self, amount: int) -> None:
+        """Count the bytes of a tensor, which are in memory once it is copied."""
+        self._bytes -= amount
+        if self._bytes < 0:
+            raise Refusal(
+                f"is refused: its tensors together claim more than the {self._most_bytes} bytes that they may in a "
+                "file of its size"
+            )
+
+
+def _amount(values: Sequence[Any]) -> int:
+    """How many values there are in values, one level down but for tuples."""
+    counted = (_Made, _Plain, _Tuple)
+    return sum(len(x) if isinstance(x, str) else x.count if isinstance(x, counted) else 1 for x in values)
+
+
+def _check_text(name: str, arguments: tuple) -> None:
+    """Refuse to make bytes of anything but a text, as pickles do."""
+    if not isinstance(arguments[0], str) or arguments[1:] not in (("latin1",), ("latin-1",)):
+        raise Refusal(_code(name))
 
 
 def _check_shape(offset: Any, size: Any, stride: Any) -> None:

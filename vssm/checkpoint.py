@@ -11,7 +11,8 @@ their "model" or "ema": its stand-in keeps the fields, and the weights are taken
 
 **What is refused.** Each of these is a `CheckpointError` of one sentence: functions that would have to be called
 (`os.system`, `getattr`); any other pickled module in place of its state dict; compressed archives; tensors and arrays
-larger than the file; containers that hold themselves or are nested deeper than 64; tensors of classes of their own;
+larger than the file, and tensors, texts and containers that are many times larger together, since they name the same
+values again and again; containers that hold themselves or are nested deeper than 64; tensors of classes of their own;
 damaged files; formats of before PyTorch 1.6, web pages and other things that are no checkpoints, which are named.
 
 **How names are mapped.** `unwrap_state_dict` finds the weights under the keys that training programs use, and takes
