@@ -20,7 +20,7 @@ from vssm.engine.config import ConfigError, load_config  # noqa: E402
 from vssm.pose import CocoKeypoints, DigitKeypoints, HeatmapCodec, PoseEstimator  # noqa: E402
 from vssm.pose.codec import box_to_region, crop_image, crop_matrix, flip_back, map_points, region_to_points  # noqa: E402
 from vssm.pose.digits import stroke_points  # noqa: E402
-from vssm.pose.metrics import average_precision  # noqa: E402
+from vssm.pose.metrics import KeypointAP, average_precision  # noqa: E402
 
 SIZE = (64, 48)
 
@@ -91,6 +91,54 @@ def test_metric_is_cocos():
     wrong = [dict(one, keypoints=(np.array(one["keypoints"]) + 30).tolist()) for one in right]
     assert average_precision(truth, wrong, sigmas)["AP"] < 5
     assert average_precision(truth, [], sigmas)["AP"] == 0
+
+
+def keypoint_file(folder, change=lambda data: None, categories=2):
+    """Four objects with three keypoints, two to an image and at one place, of categories in turn."""
+    names = ["a", "b", "c"]
+    keypoints = [60.0, 70.0, 2, 80.0, 85.0, 2, 100.0, 100.0, 2]
+    data = dict(
+        images=[dict(id=n, file_name=f"{n}.png", width=200, height=200) for n in (1, 2)],
+        categories=[dict(id=n + 1, name=f"kind {n + 1}", keypoints=list(names)) for n in range(categories)],
+        annotations=[
+            dict(id=n + 1, image_id=n // 2 + 1, category_id=n % categories + 1, bbox=[50, 50, 100, 100], area=8000.0)
+            | dict(iscrowd=0, num_keypoints=3, keypoints=list(keypoints))
+            for n in range(4)
+        ],
+    )
+    change(data)
+    for image in (1, 2):
+        Image.new("RGB", (200, 200), "gray").save(folder / f"{image}.png")
+    (folder / "keypoints.json").write_text(json.dumps(data))
+    return str(folder / "keypoints.json")
+
+
+def exact_ap(file, folder, **options):
+    """The AP of answers that are the labels, and how many there are."""
+    options = dict(ann_file=file, images=str(folder), size=SIZE, flip_pairs=()) | options
+    data, metric = CocoKeypoints(**options), KeypointAP(dict(options, type=CocoKeypoints))
+    for sample in data:
+        points = map_points(np.array([[60, 70], [80, 85], [100, 100]]), crop_matrix(sample["region"].numpy(), SIZE))
+        metric.process(None, [dict(sample, points=torch.tensor(points), scores=torch.ones(3))])
+    return metric.evaluate(len(data))["pose/AP"], len(data)
+
+
+def test_each_category_is_measured_as_itself(tmp_path):
+    assert exact_ap(keypoint_file(tmp_path), tmp_path) == (pytest.approx(100), 4)
+    boxes = tmp_path / "boxes.json"
+    found = [dict(image_id=i, category_id=c, bbox=[50, 50, 100, 100], score=1) for i in (1, 2) for c in (1, 2, 9)]
+    boxes.write_text(json.dumps(found))
+    assert exact_ap(keypoint_file(tmp_path), tmp_path, boxes=str(boxes)) == (pytest.approx(100), 4)
+
+    def without_names(data):
+        data["categories"][1].pop("keypoints")
+        data["annotations"][1].pop("keypoints")
+
+    # Only the objects of the one category are samples and truth.
+    assert exact_ap(keypoint_file(tmp_path, without_names), tmp_path) == (pytest.approx(100), 2)
+    file = keypoint_file(tmp_path, lambda data: data["categories"][1].update(keypoints=["a", "b", "d"]))
+    with pytest.raises(DataError, match="different keypoints, 'kind 1' has a, b, c and 'kind 2' has a, b, d"):
+        CocoKeypoints(file, str(tmp_path))
 
 
 def coco_files(folder):

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import normalize, to_tensor
 
 from .._errors import DataError
-from .._inputs import read_json
 from ..engine.config import check_options
 from ..engine.images import open_image
+from .annotations import read_annotations, read_list
 from .codec import HeatmapCodec, box_to_region, crop_image, crop_matrix, map_points, mirrored_order
 from .digits import DIGIT_KEYPOINTS, digit_annotations
 
@@ -52,6 +52,7 @@ class Instance:
         visible: Which of them are labelled, (K,).
         score: Of the box; 1 for those of annotations.
         area: Of the box or of the mask.
+        category: Number of its category.
     """
 
     image: int
@@ -60,6 +61,7 @@ class Instance:
     visible: np.ndarray
     score: float = 1.0
     area: float = 0.0
+    category: int = 1
 
 
 def to_input(crop: Image.Image) -> Tensor:
@@ -179,6 +181,7 @@ class _Crops(Dataset):
             weights=weights,
             region=torch.from_numpy(region),
             image_id=one.image,
+            category_id=one.category,
             box_score=one.score,
             area=float(one.area),
         )
@@ -189,7 +192,7 @@ class CocoKeypoints(_Crops):
     """Persons of COCO's keypoint files, one to a sample.
 
     Args:
-        ann_file: ``person_keypoints_*.json``; its category names the keypoints.
+        ann_file: ``person_keypoints_*.json``; its categories name the keypoints, the same for all.
         images: Folder of the images.
         boxes: A file of detections in COCO's form of results, whose persons are taken instead of those annotated; they
             have no labels, so only to test.
@@ -220,16 +223,15 @@ class CocoKeypoints(_Crops):
     ):
         super().__init__(size, stride, sigma, augment)
         self.folder = Path(images)
-        self.annotations = _read(ann_file)
+        self.annotations, names = read_annotations(ann_file)
         try:
-            category = self.annotations["categories"][0]
-            names = tuple(category["keypoints"])
             self.files = {image["id"]: image["file_name"] for image in self.annotations["images"]}
             if boxes is None:
                 self.instances = [found for one in self.annotations["annotations"] if (found := _labelled(one, names))]
             else:
+                listed = {category["id"] for category in self.annotations["categories"]}
                 self.instances = [
-                    _detected(one, len(names)) for one in _read(boxes) if one["category_id"] == category["id"]
+                    _detected(one, len(names)) for one in read_list(boxes) if one["category_id"] in listed
                 ]
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise DataError(f"'{ann_file}' is no file of COCO's keypoints: {error!r}.") from error
@@ -268,13 +270,6 @@ def _facts(names: Sequence[str], flip_pairs: Sequence | None, sigmas: Sequence[f
     return facts
 
 
-def _read(path: str) -> Any:
-    try:
-        return read_json(Path(path))
-    except FileNotFoundError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror}.") from error
-
-
 def _labelled(one: Mapping[str, Any], names: Sequence[str]) -> Instance | None:
     """An annotation with labelled keypoints and a box; None for crowds and for those without."""
     if one.get("iscrowd") or not one.get("num_keypoints", 1) or min(one["bbox"][2:]) <= 0:
@@ -283,13 +278,13 @@ def _labelled(one: Mapping[str, Any], names: Sequence[str]) -> Instance | None:
     if not values[:, 2].any():
         return None
     area = one.get("area") or math.prod(one["bbox"][2:])
-    return Instance(one["image_id"], tuple(one["bbox"]), values[:, :2], values[:, 2] > 0, 1.0, area)
+    return Instance(one["image_id"], tuple(one["bbox"]), values[:, :2], values[:, 2] > 0, 1.0, area, one["category_id"])
 
 
 def _detected(one: Mapping[str, Any], count: int) -> Instance:
     box = tuple(one["bbox"])
     nothing = np.zeros((count, 2)), np.zeros(count, dtype=bool)
-    return Instance(one["image_id"], box, *nothing, float(one["score"]), math.prod(box[2:]))
+    return Instance(one["image_id"], box, *nothing, float(one["score"]), math.prod(box[2:]), one["category_id"])
 
 
 @DATASETS.register_module()

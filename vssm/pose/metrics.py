@@ -59,7 +59,7 @@ class KeypointAP(BaseMetric):
     """COCO's AP of keypoints, in per cent: ``pose/AP``, ``pose/AP50`` and so on.
 
     A pose's score is that of its box times the mean height of its heatmaps above 0.2. Poses that are nearly the same
-    as a better one of the image are left out.
+    as a better one of the image are left out. Each category is measured by itself, and the mean is given.
 
     Args:
         dataset: Config of the data set whose annotations are the truth.
@@ -93,18 +93,18 @@ class KeypointAP(BaseMetric):
             high = scores[scores > 0.2]
             score = float(one["box_score"]) * (float(high.mean()) if len(high) else 0.0)
             area = float(one["area"])
-            self.results.append((int(one["image_id"]), points, scores, score, area))
+            self.results.append((int(one["image_id"]), int(one["category_id"]), points, scores, score, area))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the metrics of all poses."""
         sigmas = np.asarray(self._dataset.metainfo["sigmas"])
-        by_image = defaultdict(list)
-        for image, *pose in results:
-            by_image[image].append(pose)
+        # Categories are measured apart, so a pose does not take the place of one of another category.
+        groups = defaultdict(list)
+        for image, category, *pose in results:
+            groups[image, category].append(pose)
         truth = self._dataset.ground_truth()
-        category = truth["categories"][0]["id"]
         found = []
-        for image, poses in by_image.items():
+        for (image, category), poses in groups.items():
             for points, scores, score, _ in self._best(poses, sigmas):
                 keypoints = np.concatenate([points, scores[:, None]], axis=1).ravel().tolist()
                 found.append(dict(image_id=image, category_id=category, keypoints=keypoints, score=score))
