@@ -141,6 +141,49 @@ def test_each_category_is_measured_as_itself(tmp_path):
         CocoKeypoints(file, str(tmp_path))
 
 
+@pytest.mark.parametrize("key", ["num_keypoints", "area", "iscrowd", "id"])
+def test_optional_keys_are_filled_in(key, tmp_path):
+    def change(data):
+        for one in data["annotations"]:
+            one.pop(key)
+
+    assert exact_ap(keypoint_file(tmp_path, change), tmp_path) == (pytest.approx(100), 4)
+    # pycocotools takes an object of the number 0 for none.
+    file = keypoint_file(tmp_path, lambda data: data["annotations"][0].update(id=0, iscrowd=0))
+    assert exact_ap(file, tmp_path)[0] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("images", dict(id="1"), r"images\[0\] with the id '1'; ids are whole numbers"),
+        ("images", dict(id=2), "gives the id 2 to two images"),
+        ("annotations", dict(image_id="1"), r"annotations\[0\] with the image_id '1'; the ids are 1, 2"),
+        ("annotations", dict(category_id=9), r"annotations\[0\] with the category_id 9; the ids are 1, 2"),
+        ("annotations", dict(bbox=[float("nan"), 1, 2, 3]), r"annotations\[0\] without a bbox of four numbers"),
+        ("annotations", dict(keypoints=[1, 2, 2]), r"annotations\[0\] without keypoints .* for each of 3"),
+    ],
+)
+def test_broken_entries_are_one_sentence(part, change, words, tmp_path):
+    file = keypoint_file(tmp_path, lambda data: data[part][0].update(change))
+    with pytest.raises(DataError, match=words) as error:
+        CocoKeypoints(file, str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_detections_are_of_the_files_images(tmp_path):
+    boxes = tmp_path / "boxes.json"
+    whole = dict(image_id=1, category_id=1, bbox=[50, 50, 100, 100], score=1)
+    for change, words in (
+        (dict(image_id=9), "an image 9"),
+        (dict(bbox=[1]), "without a bbox"),
+        (None, "no detections"),
+    ):
+        boxes.write_text(json.dumps([whole, change and whole | change]))
+        with pytest.raises(DataError, match=words):
+            CocoKeypoints(keypoint_file(tmp_path), str(tmp_path), str(boxes))
+
+
 def coco_files(folder):
     """Two persons in an image, one of them a crowd."""
     Image.new("RGB", (100, 80), "gray").save(folder / "0.png")

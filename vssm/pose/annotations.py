@@ -1,29 +1,25 @@
-"""Keypoint files in COCO's form, read and checked."""
+"""Keypoint files in COCO's form: what is optional is filled in, what is wrong is one sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .._errors import DataError
-from .._inputs import read_json
+from .._inputs import read_json, warn_once
 
-__all__ = ["read_annotations", "read_list"]
+__all__ = ["is_box", "read_annotations", "read_detections"]
 
 
-def read_list(path: str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: It is missing or no JSON.
-    """
-    try:
-        return read_json(Path(path))
-    except FileNotFoundError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror}.") from error
+def is_box(value: Any) -> bool:
+    """Whether a value is a list of four finite numbers."""
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_number, value))
 
 
 def read_annotations(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Read a keypoint file.
+
+    ``area``, ``iscrowd`` and ``num_keypoints`` may be left out: areas come from the boxes, nothing is a crowd.
 
     Returns:
         What it holds, of the categories with keypoints alone, and the names of the keypoints, which these share.
@@ -31,16 +27,93 @@ def read_annotations(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     Raises:
         DataError: It is missing, has not the form of COCO's, or its categories have different keypoints.
     """
-    data = read_list(path)
+    data = _read(path)
     try:
+        ids = {part: _ids(path, data[part], part) for part in ("images", "categories")}
         categories = [category for category in data["categories"] if category.get("keypoints")]
         names = _shared_keypoints(path, categories)
         # Objects without keypoints (a car in a file of persons) are neither samples nor truth.
-        bare = {category["id"] for category in data["categories"] if not category.get("keypoints")}
-        annotations = [one for one in data["annotations"] if one["category_id"] not in bare]
+        used = {category["id"] for category in categories}
+        annotations, missing = [], Counter[str]()
+        for number, one in enumerate(data["annotations"]):
+            _require_listed(path, one, f"annotations[{number}]", ids["images"], ids["categories"])
+            if one["category_id"] in used:
+                missing.update(_fill_in(path, one, f"annotations[{number}]", len(names)))
+                # pycocotools takes an object of the number 0 for none, and nothing else asks for numbers.
+                annotations.append(dict(one, id=len(annotations) + 1))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"'{path}' is no file of COCO's keypoints: {error!r}.") from error
+    if missing:
+        keys = ", ".join(f"{key} ({count})" for key, count in missing.items())
+        warn_once(f"'{path}' leaves out {keys}; filled in from boxes and keypoints.")
     return dict(data, categories=categories, annotations=annotations), names
+
+
+def read_detections(path: str, images: Collection[int], categories: Collection[int]) -> list[dict[str, Any]]:
+    """Read a file of detections in COCO's form of results.
+
+    Args:
+        path: The file.
+        images: Numbers of the images there are.
+        categories: Which to take.
+
+    Raises:
+        DataError: It is missing, or has not the form of COCO's results for these images.
+    """
+    found = _read(path)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise DataError(f"'{path}' holds no detections in COCO's form, which is a list of objects.")
+    taken = [(number, one) for number, one in enumerate(found) if one.get("category_id") in categories]
+    for number, one in taken:
+        if one.get("image_id") not in images:
+            raise DataError(f"'{path}' holds [{number}] of an image {one.get('image_id')!r} that is not listed.")
+        if not is_box(one.get("bbox")) or not _is_number(one.get("score")):
+            raise DataError(f"'{path}' holds [{number}] without a bbox of four numbers or without a score.")
+    return [one for _, one in taken]
+
+
+def _read(path: str) -> Any:
+    try:
+        return read_json(Path(path))
+    except FileNotFoundError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def _ids(path: str, entries: Sequence[Mapping[str, Any]], part: str) -> set[int]:
+    ids = [entry["id"] for entry in entries]
+    for number, value in enumerate(ids):
+        if not _is_number(value) or value != int(value):
+            raise DataError(f"'{path}' holds {part}[{number}] with the id {value!r}; ids are whole numbers.")
+    twice = next((value for value, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"'{path}' gives the id {twice!r} to two {part}.")
+    return set(ids)
+
+
+def _require_listed(path: str, one: Mapping[str, Any], where: str, images: set[int], categories: set[int]) -> None:
+    for key, known in (("image_id", images), ("category_id", categories)):
+        if one[key] not in known:
+            ids = _listed([str(value) for value in sorted(known)])
+            raise DataError(f"'{path}' holds {where} with the {key} {one[key]!r}; the ids are {ids}.")
+
+
+def _fill_in(path: str, one: dict[str, Any], where: str, count: int) -> list[str]:
+    """Fill in what an object leaves out, and return its keys."""
+    missing = [key for key in ("area", "iscrowd", "num_keypoints") if one.get(key) is None]
+    if not is_box(one.get("bbox")):
+        raise DataError(f"'{path}' holds {where} without a bbox of four numbers, NaN and infinity not being such.")
+    if one.get("keypoints") is None and (one.get("iscrowd") or one.get("num_keypoints") == 0):
+        one["keypoints"] = [0] * (3 * count)
+    values = one.get("keypoints")
+    if not isinstance(values, list) or len(values) != 3 * count or not all(map(_is_number, values)):
+        raise DataError(f"'{path}' holds {where} without keypoints of (x, y, visible) for each of {count} names.")
+    if one.get("area") is None:
+        one["area"] = float(one["bbox"][2] * one["bbox"][3])
+    if one.get("iscrowd") is None:
+        one["iscrowd"] = 0
+    if one.get("num_keypoints") is None:
+        one["num_keypoints"] = sum(seen > 0 for seen in values[2::3])
+    return missing
 
 
 def _shared_keypoints(path: str, categories: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -59,3 +132,8 @@ def _shared_keypoints(path: str, categories: Sequence[Mapping[str, Any]]) -> tup
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _is_number(value: Any) -> bool:
+    # Neither NaN nor infinity, and no whole numbers that floats cannot hold.
+    return type(value) in (int, float) and abs(value) < 2**62

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import normalize, to_tensor
 from .._errors import DataError
 from ..engine.config import check_options
 from ..engine.images import open_image
-from .annotations import read_annotations, read_list
+from .annotations import read_annotations, read_detections
 from .codec import HeatmapCodec, box_to_region, crop_image, crop_matrix, map_points, mirrored_order
 from .digits import DIGIT_KEYPOINTS, digit_annotations
 
@@ -206,7 +206,8 @@ class CocoKeypoints(_Crops):
             COCO's persons, 0.05 for other keypoints.
 
     Raises:
-        DataError: A file is missing or has not the form of COCO's; `flip_pairs` or `sigmas` do not fit its keypoints.
+        DataError: A file is missing or has not the form of COCO's; its categories have different keypoints;
+            `flip_pairs` or `sigmas` do not fit the keypoints.
     """
 
     def __init__(
@@ -230,9 +231,7 @@ class CocoKeypoints(_Crops):
                 self.instances = [found for one in self.annotations["annotations"] if (found := _labelled(one, names))]
             else:
                 listed = {category["id"] for category in self.annotations["categories"]}
-                self.instances = [
-                    _detected(one, len(names)) for one in read_list(boxes) if one["category_id"] in listed
-                ]
+                self.instances = [_detected(one, len(names)) for one in read_detections(boxes, self.files, listed)]
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise DataError(f"'{ann_file}' is no file of COCO's keypoints: {error!r}.") from error
         self.metainfo = _facts(names, flip_pairs, sigmas)
