@@ -197,6 +197,13 @@ def set_to(part, key, value):
         (set_to("annotations", "bbox", [1, 2, "3", 4]), r"annotations\[1\] without a box of four numbers"),
         (set_to("annotations", "category_id", [1]), r"annotations\[1\], which has a category_id that is \[1\]"),
         (set_to("annotations", "id", 2), "gives the id 2 to two annotations"),
+        (set_to("annotations", "category_id", "3"), r"annotations\[1\] of the category '3', the categories are 7, 3"),
+        (set_to("annotations", "image_id", "1"), r"annotations\[1\] of the image '1', the images are 1, 2"),
+        (set_to("annotations", "image_id", 9), r"annotations\[1\] of the image 9, the images are 1, 2"),
+        (
+            set_to("annotations", "segmentation", {"size": [32, 64], "counts": [0, 2048]}),
+            r"annotations\[1\] with a mask of the size \[32, 64\] in an image of \[64, 64\]",
+        ),
         (set_to("images", "width", "64"), r"images\[1\], which has a width that is '64'"),
         (set_to("images", "id", 1), "gives the id 1 to two images"),
         (set_to("categories", "name", "square"), "two categories with the name 'square'"),

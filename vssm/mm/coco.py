@@ -5,7 +5,7 @@ names them is checked.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,12 @@ class Annotations(COCO):
             if twice is not None:
                 raise DataError(f"'{self.path}' gives the id {twice!r} to two {part}.")
         sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+        kinds = dict.fromkeys(category["id"] for category in data["categories"])
         for number, annotation in enumerate(data["annotations"]):
-            missing.update(self._fill_in(annotation, sizes.get(annotation["image_id"]), f"annotations[{number}]"))
+            where = f"annotations[{number}]"
+            self._require_listed(annotation["image_id"], sizes, where, "image", "images")
+            self._require_listed(annotation["category_id"], kinds, where, "category", "categories")
+            missing.update(self._fill_in(annotation, sizes[annotation["image_id"]], where))
         if missing:
             keys = ", ".join(f"{key} ({count})" if count > 1 else key for key, count in missing.items())
             warn_once(f"'{self.path}' leaves out {keys}; filled in from boxes and segmentations.")
@@ -86,10 +90,23 @@ class Annotations(COCO):
                 what = f"has a {key} that is {_shown(value)}" if key in entry else f"has no {key}"
                 raise DataError(f"'{self.path}' holds {where}, which {what}.")
 
-    def _fill_in(self, annotation: dict[str, Any], size: tuple[float, float] | None, where: str) -> list[str]:
+    def _require_listed(self, value: Any, known: Collection, where: str, what: str, whats: str) -> None:
+        if value not in known:
+            ids = [repr(one) for one in known]
+            shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+            raise DataError(f"'{self.path}' holds {where} of the {what} {_shown(value)}, the {whats} are {shown}.")
+
+    def _fill_in(self, annotation: dict[str, Any], size: tuple[float, float], where: str) -> list[str]:
         """Fill in what an annotation leaves out, and return its keys."""
         missing = [key for key in ("bbox", "area", "iscrowd") if annotation.get(key) is None]
-        mask = _encode(annotation.get("segmentation"), size) if "area" in missing or "bbox" in missing else None
+        segmentation = annotation.get("segmentation")
+        given = segmentation.get("size") if segmentation and isinstance(segmentation, dict) else [*size]
+        if given != [*size]:
+            raise DataError(
+                f"'{self.path}' holds {where} with a mask of the size {_shown(given)} in an image of {[*size]}: these "
+                "are height and width."
+            )
+        mask = _encode(segmentation, size) if "area" in missing or "bbox" in missing else None
         if "bbox" in missing and mask is not None:
             annotation["bbox"] = rle.toBbox(mask).tolist()
         box = annotation.get("bbox")
@@ -251,9 +268,9 @@ def check_heads(model: nn.Module, dataset: Any) -> None:
         dataset.require_masks("the model has a mask head")
 
 
-def _encode(segmentation: Any, size: tuple[float, float] | None) -> Any:
+def _encode(segmentation: Any, size: tuple[float, float]) -> Any:
     """The compressed run lengths of a segmentation, None where it is none."""
-    if not segmentation or size is None:
+    if not segmentation:
         return None
     try:
         height, width = map(int, size)
