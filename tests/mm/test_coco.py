@@ -161,6 +161,45 @@ def test_optional_keys_are_filled_in(keys, write, monkeypatch, caplog):
     assert all(key in said[0] for key in keys)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            [dict(bbox=[5, 5, 0, 0]), dict(bbox=[500, 500, 9, 9])],
+            "2 of 4 objects left out: 1 with a box of no area (id 2), 1 with a box outside of its image (id 3); "
+            "metrics count them.",
+        ),
+        ([dict(area=0)] * 2, "2 of 4 objects left out: 2 with an area of 0 (id 2); metrics count them."),
+        (
+            [dict(bbox=[5, 5, 0.5, 9])],
+            "1 of 4 objects left out: 1 with a box narrower than a pixel (id 2); metrics",
+        ),
+    ],
+)
+def test_unused_objects_are_said(changes, words, write, monkeypatch, caplog):
+    def change(data):
+        for annotation, new in zip(data["annotations"], changes, strict=False):
+            annotation.update(new)
+
+    monkeypatch.setattr(_inputs, "_said", set())
+    caplog.set_level(logging.WARNING, logger="vssm")
+    for _ in range(2):
+        assert len(boxes(dataset(write(change)))) == 4 - len(changes)
+    assert len(caplog.records) == 1 and words in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize("shape", [[[]], [[1, 2, 3, 4]], [[1, 2, 3, 4], []]])
+def test_masks_without_a_shape_are_said(shape, write, monkeypatch, caplog):
+    monkeypatch.setattr(_inputs, "_said", set())
+    caplog.set_level(logging.WARNING, logger="vssm")
+    data = dataset(write(lambda data: data["annotations"][1].update(segmentation=shape)), masks=True)
+    found = data.pipeline(dict(data.data_list[0], ori_shape=(64, 64)))
+    assert found["gt_ignore_flags"].tolist() == [False, True]
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "1 of 4 objects left out where masks are loaded: their segmentation has no polygon of three points (id 3)."
+    ]
+
+
 def test_areas_are_the_masks_or_else_the_boxes(write):
     def areas(*keys):
         metric = METRICS.build(dict(type="mmdet.CocoMetric", ann_file=write(without(*keys))))
@@ -195,6 +234,15 @@ def set_to(part, key, value):
     [
         (without("bbox", "segmentation"), r"annotations\[0\] without a box of four numbers"),
         (set_to("annotations", "bbox", [1, 2, "3", 4]), r"annotations\[1\] without a box of four numbers"),
+        (
+            set_to("annotations", "bbox", [float("nan"), 2, 3, 4]),
+            r"annotations\[1\] .* four numbers: it is \[nan, 2, 3, 4\]",
+        ),
+        (
+            set_to("annotations", "bbox", [1, 2, float("inf"), 4]),
+            r"annotations\[1\] .* four numbers: it is \[1, 2, inf, 4\]",
+        ),
+        (set_to("annotations", "area", float("nan")), r"annotations\[1\] with an area that is nan"),
         (set_to("annotations", "category_id", [1]), r"annotations\[1\], which has a category_id that is \[1\]"),
         (set_to("annotations", "id", 2), "gives the id 2 to two annotations"),
         (set_to("annotations", "category_id", "3"), r"annotations\[1\] of the category '3', the categories are 7, 3"),

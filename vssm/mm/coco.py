@@ -39,7 +39,8 @@ class Annotations(COCO):
     """An annotation file, checked and filled in.
 
     ``area``, ``bbox``, ``iscrowd`` and ``info`` may be left out: boxes come from the segmentation, areas from the
-    segmentation or else from the box, nothing is a crowd. One line of the log says what was filled in.
+    segmentation or else from the box, nothing is a crowd. One line of the log says what was filled in, and others which
+    objects mmdet's data sets leave out.
 
     Args:
         annotation_file: The file; None: no annotations.
@@ -78,6 +79,7 @@ class Annotations(COCO):
         if missing:
             keys = ", ".join(f"{key} ({count})" if count > 1 else key for key, count in missing.items())
             warn_once(f"'{self.path}' leaves out {keys}; filled in from boxes and segmentations.")
+        self._say_unused(sizes)
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
@@ -110,13 +112,37 @@ class Annotations(COCO):
         if "bbox" in missing and mask is not None:
             annotation["bbox"] = rle.toBbox(mask).tolist()
         box = annotation.get("bbox")
-        if not (isinstance(box, list | tuple) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
-            raise DataError(f"'{self.path}' holds {where} without a box of four numbers.")
+        if not (isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))):
+            it = "" if box is None else f": it is {_shown(box)}"
+            raise DataError(f"'{self.path}' holds {where} without a box of four numbers{it}.")
         if "area" in missing:
             annotation["area"] = (float(rle.area(mask)) if mask is not None else 0) or box[2] * box[3]
         if "iscrowd" in missing:
             annotation["iscrowd"] = 0
+        if not _is_number(annotation["area"]):
+            raise DataError(f"'{self.path}' holds {where} with an area that is {_shown(annotation['area'])}.")
         return missing
+
+    def _say_unused(self, sizes: Mapping[Any, tuple[float, float]]) -> None:
+        """Log which objects the data sets leave out, as mmdet's do without a word."""
+        objects = [one for one in self.dataset["annotations"] if not one.get("ignore")]
+        reasons: dict[str, list] = {}
+        shapeless = []
+        for one in objects:
+            reason = _why_unused(one, sizes[one["image_id"]])
+            if reason:
+                reasons.setdefault(reason, []).append(one["id"])
+            elif _is_shapeless(one.get("segmentation")):
+                shapeless.append(one["id"])
+        if reasons:
+            count = sum(map(len, reasons.values()))
+            parts = ", ".join(f"{len(ids)} with {reason} (id {ids[0]})" for reason, ids in reasons.items())
+            warn_once(f"'{self.path}': {count} of {len(objects)} objects left out: {parts}; metrics count them.")
+        if shapeless:
+            warn_once(
+                f"'{self.path}': {len(shapeless)} of {len(objects)} objects left out where masks are loaded: their "
+                f"segmentation has no polygon of three points (id {shapeless[0]})."
+            )
 
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence[int] = ()
@@ -266,6 +292,30 @@ def check_heads(model: nn.Module, dataset: Any) -> None:
         )
     if detector and model.with_mask and isinstance(dataset, CheckedCocoDataset) and not dataset.test_mode:
         dataset.require_masks("the model has a mask head")
+
+
+def _why_unused(annotation: Mapping[str, Any], size: tuple[float, float]) -> str:
+    """Why mmdet's data sets leave an object out; nothing if they do not."""
+    left, top, width, height = annotation["bbox"]
+    if width <= 0 or height <= 0:
+        return "a box of no area"
+    if min(left + width, size[1]) <= max(left, 0) or min(top + height, size[0]) <= max(top, 0):
+        return "a box outside of its image"
+    if width < 1 or height < 1:
+        return "a box narrower than a pixel"
+    return "an area of 0" if annotation["area"] <= 0 else ""
+
+
+def _is_shapeless(segmentation: Any) -> bool:
+    """Whether a segmentation is given, but none of its polygons has three points."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return False
+    return not any(isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 for one in segmentation)
+
+
+def _is_number(value: Any) -> bool:
+    # Neither NaN nor infinity, and no whole numbers that floats cannot hold.
+    return type(value) in (int, float) and abs(value) < 2**62
 
 
 def _encode(segmentation: Any, size: tuple[float, float]) -> Any:
