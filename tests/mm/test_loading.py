@@ -55,6 +55,26 @@ def test_photographs_are_turned_alike(orientation, tmp_path):
         assert np.array_equal(image, open_image(tmp_path / f"x.{suffix}")), suffix
 
 
+@pytest.mark.parametrize("options", [{}, dict(color_type="unchanged"), dict(backend_args=dict(backend="local"))])
+def test_images_have_the_size_of_their_annotations(options, tmp_path):
+    photo = Image.new("RGB", (12, 9))
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "plain.jpg")
+    photo.save(tmp_path / "turned.jpg", exif=exif)
+    transform = TRANSFORMS.build(dict(type="LoadImageFromFile", **options))
+
+    def read(name, width, height):
+        return transform(dict(img_path=str(tmp_path / name), width=width, height=height))["img_shape"]
+
+    assert read("plain.jpg", 12, 9) == (9, 12) and read("plain.jpg", 12.0, 9) == (9, 12)
+    with pytest.raises(DataError, match=r"plain.jpg' is 12 x 9, but the annotations say 6 x 4"):
+        read("plain.jpg", 6, 4)
+    if "color_type" not in options:  # pixels as they are stored are not turned
+        with pytest.raises(DataError, match=r"turned.jpg' \(turned as .*\) is 9 x 12, but the annotations say 12 x 9"):
+            read("turned.jpg", 12, 9)
+
+
 def test_every_scope_has_the_one_loader():
     for scope in ("mmdet", "mmseg", "mmengine"):
         with TRANSFORMS.switch_scope_and_registry(scope) as registry:
