@@ -12,15 +12,19 @@ pytest.importorskip("mmengine")
 pytest.importorskip("pycocotools")
 pytest.importorskip("skimage")
 
+from mmengine.registry import MODELS  # noqa: E402
+
 from tests import parity  # noqa: E402
+from vssm import _inputs  # noqa: E402
 from vssm._errors import DataError  # noqa: E402
 from vssm.checkpoint import CheckpointError  # noqa: E402
 from vssm.engine import run  # noqa: E402
 from vssm.engine.config import ConfigError, load_config  # noqa: E402
-from vssm.pose import CocoKeypoints, DigitKeypoints, HeatmapCodec, PoseEstimator  # noqa: E402
+from vssm.pose import CocoKeypoints, DigitKeypoints, HeatmapCodec, PoseEstimator, PosePredictor  # noqa: E402
 from vssm.pose.codec import box_to_region, crop_image, crop_matrix, flip_back, map_points, region_to_points  # noqa: E402
 from vssm.pose.digits import stroke_points  # noqa: E402
 from vssm.pose.metrics import KeypointAP, average_precision  # noqa: E402
+from vssm.pose.predict import read_boxes  # noqa: E402
 
 SIZE = (64, 48)
 
@@ -313,6 +317,48 @@ def test_run(tmp_path, capsys):
     run.check(config, few, samples=2)
     with pytest.raises(ConfigError, match="3 keypoints, but the model 4"):
         run.train(config, str(tmp_path / "other"), options=[*few, "model.keypoints=4"])
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        ([[10, 10, 0, 0]], r"\[10, 10, 0, 0\] for 'a.png'; a box is \[left, top, width, height\]"),
+        ([[10, 10, -50, 50]], r"\[10, 10, -50, 50\] for 'a.png'"),
+        ([[10, 10, 50]], r"\[10, 10, 50\] for 'a.png'"),
+        ([[10, 10, "50", 50]], r"'50', 50\] for 'a.png'"),
+        ([[float("nan"), 10, 50, 50]], r"\[nan, 10, 50, 50\] for 'a.png'"),
+        ([10, 10, 50, 50], "holds 10 for 'a.png'"),
+        (None, "a list of boxes for 'a.png', not None"),
+    ],
+)
+def test_boxes_that_are_none(boxes, words, tmp_path):
+    (tmp_path / "boxes.json").write_text(json.dumps({"b.png": [[0, 0, 9, 9]], "a.png": boxes}))
+    with pytest.raises(DataError, match=words):
+        read_boxes(dict(boxes=str(tmp_path / "boxes.json")))
+
+
+def test_only_images_without_a_list_are_one_box(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_inputs, "_said", set())
+    files = [str(tmp_path / f"{name}.png") for name in "abc"]
+    for file in files:
+        Image.new("RGB", (50, 40)).save(file)
+    cfg = load_config("configs/pose/heatmap_hrvmamba-pico_digits.py")
+    cfg.merge_from_dict({"model.model.depths": (1, 1), "model.model.dims": (8, 8, 16)})
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta={}), tmp_path / "a.pth")
+
+    def boxes_of(boxes):
+        predictor = PosePredictor(cfg, tmp_path / "a.pth", "cpu", boxes)
+        return [[pose.box for pose in answer.poses] for answer in predictor(files)]
+
+    some = [(1, 2, 30, 20), (5, 5, 9, 9)]
+    assert boxes_of({"a.png": [], files[1]: some}) == [[], some, [(0, 0, 50, 40)]]
+    assert not caplog.records
+    assert boxes_of({"other.png": some}) == [[(0, 0, 50, 40)]] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "The boxes are of 'other.png', of none of the 3 images: each image is one box."
+    ]
+    with pytest.raises(DataError, match=r"boxes holds \[1, 2\] for 'a.png'"):
+        boxes_of({"a.png": [[1, 2]]})
 
 
 @pytest.mark.parametrize("size", ["256x192", "384x288"])
