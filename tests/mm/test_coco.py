@@ -222,6 +222,16 @@ def test_each_class_is_measured_as_itself(write):
         assert (metrics["coco/square_precision"], metrics["coco/bar_precision"]) == (1, 0)
 
 
+@pytest.mark.parametrize("numbers", [range(4), "abcd"])
+def test_objects_may_have_any_ids(numbers, write):
+    def change(data):
+        for annotation, number in zip(data["annotations"], numbers, strict=True):
+            annotation["id"] = number
+
+    path = write(change)
+    assert measure(path, dataset(path), metric="bbox")["coco/bbox_mAP"] == 1
+
+
 def set_to(part, key, value):
     def change(data):
         data[part][1][key] = value

@@ -80,6 +80,10 @@ class Annotations(COCO):
             keys = ", ".join(f"{key} ({count})" if count > 1 else key for key, count in missing.items())
             warn_once(f"'{self.path}' leaves out {keys}; filled in from boxes and segmentations.")
         self._say_unused(sizes)
+        if not all(type(annotation["id"]) is int and annotation["id"] > 0 for annotation in data["annotations"]):
+            # pycocotools takes an object that is found for missed if its number is 0, and does not know text.
+            for number, annotation in enumerate(data["annotations"], 1):
+                annotation["id"] = number
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
 
