@@ -5,6 +5,8 @@ import io
 import logging
 import os
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 
@@ -15,7 +17,7 @@ from vssm import _inputs
 from vssm._errors import DataError
 from vssm.engine import ConfigError
 from vssm.medical.data import ISIC, NiftiFolder, Synapse, read_nifti_pair
-from vssm.medical.files import read_arrays, read_nifti, read_nifti_labels, stem
+from vssm.medical.files import read_arrays, read_nifti, read_nifti_labels, stem, write_h5
 from vssm.medical.files import write_nifti as write_volume
 from vssm.medical.labels import check_label_map
 from vssm.medical.listing import by_name, list_files, pair_files
@@ -340,3 +342,36 @@ def test_names_are_compared_in_linear_time(tmp_path):
     start = time.perf_counter()
     by_name([Path(f"case{number:06d}.nii") for number in range(50_000)])
     assert time.perf_counter() - start < 10
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from vssm._errors import UserError
+from vssm.medical.files import write_h5
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    write_h5(sys.argv[1], image=np.random.default_rng(0).random(50_000))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_hdf5_files_on_a_full_disk(tmp_path):
+    """In a program of its own: HDF5 ended the whole of it."""
+    path = tmp_path / "a.npy.h5"
+    image, label = np.random.default_rng(0).random((3, 8, 8)).astype(np.float32), np.ones((3, 8, 8), np.uint8)
+    write_h5(path, image=image, label=label)
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"The file '{path}' cannot be written: File too large.\n",
+        "",
+    )
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    assert all(np.array_equal(read, wrote) for read, wrote in zip(read_arrays(path), (image, label), strict=True))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._errors import DataError
-from .._files import write_beside
+from .._files import write_atomically, write_beside
 from .._inputs import MOST_PIXELS, require_file
 from .._optional import require
 from .._progress import track
@@ -262,13 +262,13 @@ def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
 
 def write_h5(path: str | os.PathLike, **arrays: np.ndarray) -> None:
     """Write an HDF5 file atomically."""
-
-    def write(part: Path) -> None:
-        with require("h5py", "medical").File(part, "w") as file:
-            for name, array in arrays.items():
-                file.create_dataset(name, data=array, compression="gzip")
-
-    write_beside(path, write)
+    # In memory first: where the disk is full, HDF5 ends the whole program as it closes the file.
+    with require("h5py", "medical").File("memory", "w", driver="core", backing_store=False) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip")
+        file.flush()
+        image = file.id.get_file_image()
+    write_atomically(path, image)
 
 
 def all_or_none(job: Callable[[T], Any], items: Iterable[T], workers: int = 2, title: str | None = None) -> list[Any]:
