@@ -4,10 +4,12 @@ import gzip
 import io
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from vssm import _inputs
 from vssm._errors import DataError
 from vssm.engine import ConfigError
+from vssm.medical import files
 from vssm.medical.data import ISIC, NiftiFolder, Synapse, read_nifti_pair
 from vssm.medical.files import read_arrays, read_nifti, read_nifti_labels, stem, write_h5
 from vssm.medical.files import write_nifti as write_volume
@@ -342,6 +345,81 @@ def test_names_are_compared_in_linear_time(tmp_path):
     start = time.perf_counter()
     by_name([Path(f"case{number:06d}.nii") for number in range(50_000)])
     assert time.perf_counter() - start < 10
+
+
+def refusal(read, path):
+    """What a reader says of a file, and how many bytes of memory it took to say it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError) as error:
+            read(path)
+        return str(error.value), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_elements_of_hdf5_files_are_refused_unread(tmp_path):
+    path = tmp_path / "a.h5"
+    arrays = h5py.h5t.array_create(h5py.h5t.NATIVE_DOUBLE, (1000, 1000))
+    texts = h5py.h5t.py_create(np.dtype("S100000000"))
+    records = h5py.h5t.py_create(np.dtype([("a", "f8", (1000, 1000)), ("b", "u1")]))
+    number = h5py.h5t.NATIVE_UINT8
+    large = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    large.set_chunk((40_000, 40_000))
+    for kind, shape, plist, words in (
+        (arrays, (50,), None, r"'image', not numbers"),
+        (texts, (20,), None, r"holds \|S100000000 in 'image', not numbers"),
+        (records, (20,), None, r"'image', not numbers"),
+        (number, (8, 8), large, r"\(40000, 40000\), which is more than an image may have"),
+    ):
+        with h5py.File(path, "w") as file:
+            space = h5py.h5s.create_simple(shape, (h5py.h5s.UNLIMITED,) * len(shape) if plist else None)
+            h5py.h5d.create(file.id, b"image", kind, space, plist)
+            file["label"] = np.zeros((8, 8), np.uint8)
+        said, memory = refusal(read_arrays, path)
+        assert re.search(words, said) and str(path) in said and memory < 2**20
+    with h5py.File(path, "w") as file:
+        file["image"], file["label"] = h5py.Empty("f4"), np.zeros((8, 8), np.uint8)
+    assert "holds nothing in 'image'" in refusal(read_arrays, path)[0]
+    with h5py.File(path, "w") as file:
+        file["image"], file["label"] = np.ones((8, 8), np.float16), np.eye(8, dtype=bool)
+    assert np.array_equal(read_arrays(path)[1], np.eye(8))
+
+
+def test_large_elements_of_archives_are_refused_unread(tmp_path):
+    path = tmp_path / "a.npz"
+    header = {"descr": "|V1000000", "fortran_order": False, "shape": (10,)}
+    for descr, words in (("|V1000000", "|V1000000"), ("<U250000", "<U250000"), (("<f8", (400, 400)), "('<f8', (400,")):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("image.npy", "w") as member:
+            np.lib.format.write_array_header_1_0(member, header | {"descr": descr})
+            member.write(bytes(10**7))
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr("label.npy", b"")
+        said, memory = refusal(read_arrays, path)
+        assert words in said and said.endswith("in 'image.npy', not numbers.") and memory < 2**20
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("image.npy", b"\x93NUMPY\x02\x00" + struct.pack("<I", 10**7) + bytes(10**7))
+        file.writestr("label.npy", b"")
+    said, memory = refusal(read_arrays, path)
+    assert said.endswith("holds 'image.npy' with a header that is too long.") and memory < 2**20
+
+
+def test_headers_of_volumes_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_HEADER", 2**20)
+    path = tmp_path / "v.nii.gz"
+    for size in (2**10, 2**23):
+        image = nibabel.Nifti1Image(VOLUME, np.diag([-0.5, -1.0, 3.0, 1.0]))
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, bytes(size - 8)))
+        nibabel.save(image, path)
+        if size == 2**10:
+            assert np.array_equal(read_nifti(path)[0], VOLUME)
+    # Long extensions; without saying where they end; no extensions, but voxels as far away.
+    for change in ((), ((108, "f", 0),), ((108, "f", 2**23), (348, "4B", 0, 0, 0, 0))):
+        patch(path, *change)
+        said, memory = refusal(read_nifti, path)
+        assert said == f"'{path}' has a header that is damaged, or longer than 1,048,576 bytes." and memory < 2**21
+    (tmp_path / "v.nii").write_bytes(gzip.decompress(path.read_bytes()))
+    assert "has a header that is damaged" in refusal(read_nifti_labels, tmp_path / "v.nii")[0]
 
 
 FULL_DISK = """

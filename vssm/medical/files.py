@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,8 @@ T = TypeVar("T")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # 1024 voxels a side: 4 GB as float32.
 MOST_VOXELS = 2**30
+# Bytes before a volume's voxels, which nibabel keeps in memory: programs put a DICOM header there at most.
+MOST_HEADER = 2**26
 
 
 def stem(path: str | os.PathLike) -> str:
@@ -62,8 +65,6 @@ def read_arrays(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         # zipfile, zlib, NumPy and HDF5 raise a dozen unrelated types for damaged files.
         raise DataError(f"'{path}' cannot be read: {_first_line(error)}") from error
     image, label = arrays
-    if image.dtype.kind not in "fiub" or label.dtype.kind not in "fiub":
-        raise DataError(f"'{path}' holds {image.dtype} and {label.dtype}, not numbers.")
     return check_pair(image.astype(np.float32, copy=False), label, path)
 
 
@@ -80,7 +81,11 @@ def _read_member(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in headers:
             raise DataError(f"'{path}' holds '{name}' in version {version} of NumPy's format, which no image needs.")
-        _check_size(headers[version](member)[0], path)
+        # NumPy reads all of a header before it looks how long it is; a number's has some hundred bytes.
+        if version == (2, 0) and int.from_bytes(member.peek(4)[:4], "little") > 2**16:
+            raise DataError(f"'{path}' holds '{name}' with a header that is too long.")
+        shape, _, dtype = headers[version](member)
+        _check_array(name, shape, dtype, path)
     with file.open(name) as member:
         # Pickled objects inside would run their code.
         array = np.lib.format.read_array(member, allow_pickle=False)
@@ -100,14 +105,48 @@ def _read_dataset(file: Any, key: str, path: Path) -> np.ndarray:
         raise DataError(f"'{path}' holds '{key}' as a group, not as an array.")
     if dataset.external or dataset.is_virtual:
         raise DataError(f"'{path}' keeps the data of '{key}' in other files: store them in the file itself.")
-    _check_size(dataset.shape or (), path)
+    if dataset.shape is None:
+        raise DataError(f"'{path}' holds nothing in '{key}'.")
+    # HDF5 unfolds whole chunks, which may be larger than the data set.
+    for shape in (dataset.shape, dataset.chunks or ()):
+        _check_array(key, shape, dataset.dtype, path)
     return np.asarray(dataset[()])
 
 
-def _check_size(shape: Sequence[int], path: Path) -> None:
-    """Refuse shapes that a small compressed file may unfold to."""
-    if math.prod(shape) > (MOST_PIXELS if len(shape) == 2 else MOST_VOXELS):
+def _check_array(name: str, shape: Sequence[int], dtype: np.dtype, path: Path) -> None:
+    """Refuse what is no array of numbers or too large a one, before it is read."""
+    # Texts, records, and arrays as elements, which are not part of the shape, are of any size.
+    if dtype.kind not in "fiub":
+        raise DataError(f"'{path}' holds {shorten(str(dtype), 80)} in '{name}', not numbers.")
+    _check_size(shape, dtype, path)
+
+
+def _check_size(shape: Sequence[int], dtype: np.dtype, path: Path) -> None:
+    """Refuse shapes that a small compressed file may unfold to; longer numbers than doubles count by their length."""
+    most = MOST_PIXELS if len(shape) == 2 else MOST_VOXELS
+    if math.prod(shape) * max(dtype.itemsize, 8) > 8 * most:
         raise DataError(f"'{path}' says that its shape is {tuple(shape)}, which is more than an image may have.")
+
+
+class _ShortHeader:
+    """A stream whose ``read``, by which nibabel gets the header and its extensions, ends at ``MOST_HEADER`` bytes.
+
+    It gets the voxels by ``readinto``.
+    """
+
+    def __init__(self, stream: Any, path: Path):
+        self._stream, self._path, self._left = stream, path, MOST_HEADER
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many bytes."""
+        self._left -= size
+        # A negative size stands for all of the stream.
+        if size < 0 or self._left < 0:
+            raise DataError(f"'{self._path}' has a header that is damaged, or longer than {MOST_HEADER:,} bytes.")
+        return self._stream.read(size)
 
 
 def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, Any]:
@@ -167,12 +206,15 @@ def _load_nifti(path: str | os.PathLike, dtype: Any) -> tuple[np.ndarray, Any]:
             stream.seek(0)
             second_version = 540 in (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
             kind = nibabel.Nifti2Image if second_version else nibabel.Nifti1Image
-            image = kind.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+            source = nibabel.FileHolder(fileobj=_ShortHeader(stream, path))
+            image = kind.from_file_map({"image": source}, mmap=False)
             stored = image.get_data_dtype()
             if stored.kind not in "fiu":
                 what = "complex numbers" if stored.kind == "c" else "colours"
                 raise DataError(f"'{path}' holds {what}, not one real number for each voxel.")
-            _check_size(image.shape, path)
+            _check_size(image.shape, stored, path)
+            if image.dataobj.offset > MOST_HEADER:
+                raise DataError(f"'{path}' has a header that is damaged, or longer than {MOST_HEADER:,} bytes.")
             volume = np.asanyarray(image.dataobj) if dtype is None else np.asarray(image.dataobj, dtype=dtype)
             # A stream's checksum stands at its end.
             rest = sum(len(stream.read(2**20)) for _ in range(16))
