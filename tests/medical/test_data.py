@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -353,3 +354,13 @@ def test_a_missing_folder_says_where_it_was_looked_for(kind, tmp_path, monkeypat
         kind()
     with pytest.raises(DataError, match="here' does not exist .*dataset.root"):
         kind("here")
+
+
+def test_classes_are_names(synapse, tmp_path):
+    root = str(write_nifti_folder(tmp_path / "a", splits=("train",)))
+    for data in (partial(NiftiFolder, root), partial(Synapse, str(synapse))):
+        with pytest.raises(ConfigError, match=r"dataset.classes is the text 'liver', whose letters .* \('liver',\)"):
+            data(classes="liver")
+        for wrong in (3, [], ["background", 1]):
+            with pytest.raises(ConfigError, match=rf"dataset.classes is a list of names.*not {re.escape(repr(wrong))}"):
+                data(classes=wrong)

@@ -3,10 +3,17 @@
 import pytest
 import torch
 from mmengine.registry import MODELS
+from torch.utils.data import DataLoader
 
+from vssm.engine import ConfigError
+from vssm.engine.checks import check_run
 from vssm.engine.classifier import ModelError
 from vssm.engine.optim import TimmOptimWrapperConstructor
+from vssm.medical.data import NiftiFolder
+from vssm.medical.patches import VolumePatches
 from vssm.medical.segmentor import NETWORKS, UNetSegmentor, create_network
+
+from .conftest import write_nifti_folder
 
 SMALL = dict(decoder="msvm", encoder="vmamba_pico", num_classes=3)
 
@@ -109,3 +116,22 @@ def test_modes():
         UNetSegmentor(SMALL)(**data, mode="loss")
     with pytest.raises(ValueError, match="mode must be 'tensor', 'loss' or 'predict', not 'train'"):
         model(data["image"], mode="train")
+
+
+def test_networks_and_data_of_other_classes(tmp_path):
+    root = str(write_nifti_folder(tmp_path / "a", splits=("test",)))
+    three, two = (NiftiFolder(root, "test", ("background", "liver", "tumour")[:count]) for count in (3, 2))
+    patches = VolumePatches(three, (8, 8, 8), cache=False)
+    for data in (three, patches):
+        for outputs in (1, 2, 5):
+            with pytest.raises(ConfigError) as error:
+                check_run(build(num_classes=outputs), DataLoader(data), "train_dataloader")
+            assert str(error.value) == (
+                f"The data has 3 classes (background, liver, tumour), but the model {outputs}: say --cfg-options "
+                "model.network.num_classes=3."
+            )
+        check_run(build(), DataLoader(data), "train_dataloader")
+    for outputs in (1, 2):
+        check_run(build(num_classes=outputs), DataLoader(two), "test_dataloader")
+    with pytest.raises(ConfigError, match="2 classes .*, but the model 3"):
+        check_run(build(), DataLoader(two), "test_dataloader")

@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS
 from .._errors import DataError
 from ..engine.config import ConfigError
 from ..engine.images import open_image
-from .dataset import Item, MedicalDataset, Read, check_choice, list_collate
+from .dataset import Item, MedicalDataset, Read, check_choice, check_classes, list_collate
 from .files import all_or_none, read_arrays, stem
 from .labels import (
     ACDC_CLASSES,
@@ -138,6 +138,7 @@ class Synapse(MedicalDataset):
         check_choice("split", split, ("train", "val", "test"))
         check_choice("protocol", protocol, PROTOCOLS)
         check_label_order(label_order)
+        classes = None if classes is None else check_classes(classes)
         if label_map and classes is None:
             raise ConfigError("dataset.label_map is for other data: name its classes with dataset.classes.")
         folder = find_root(root, "VSSM_SYNAPSE", "data/synapse")

@@ -13,7 +13,7 @@ from .._errors import DataError
 from ..engine.config import ConfigError
 from .transforms import SliceTransform, build_transform
 
-__all__ = ["Item", "MedicalDataset", "Read", "check_choice", "list_collate", "random_generator"]
+__all__ = ["Item", "MedicalDataset", "Read", "check_choice", "check_classes", "list_collate", "random_generator"]
 
 Read = tuple[np.ndarray, np.ndarray, tuple[float, float, float] | None]
 
@@ -41,6 +41,22 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
         raise ConfigError(f"dataset.{name} is one of {tuple(known)}, not '{value}'.")
 
 
+def check_classes(classes: Any) -> tuple[str, ...]:
+    """Return the names of classes.
+
+    Raises:
+        ConfigError: They are one text, or no list of texts.
+    """
+    if isinstance(classes, str):
+        raise ConfigError(
+            f"dataset.classes is the text '{classes}', whose letters would be the classes; one class is written "
+            f"('{classes}',), with the comma."
+        )
+    if not isinstance(classes, Sequence) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ConfigError(f"dataset.classes is a list of names, the background's first, not {classes!r}.")
+    return tuple(classes)
+
+
 def random_generator() -> np.random.Generator:
     """Return a generator whose seed is drawn from torch, which EpochSeedHook and torch's data workers seed."""
     return np.random.default_rng(int(torch.randint(2**62, ())))
@@ -62,6 +78,10 @@ class MedicalDataset(Dataset):
         items: Slices, or volumes.
         classes: Names of the classes, the background first.
         transform: What turns a slice and its label into tensors; None: the items are volumes and stay as they are.
+
+    Raises:
+        ConfigError: See :func:`check_classes`.
+        DataError: There are no items.
     """
 
     transform_kind: type = SliceTransform
@@ -70,7 +90,7 @@ class MedicalDataset(Dataset):
         self.items = list(items)
         if not self.items:
             raise DataError(f"The data set {type(self).__name__} has no samples.")
-        self.metainfo = {"classes": tuple(classes)}
+        self.metainfo = {"classes": check_classes(classes)}
         self.transform = transform
 
     @classmethod

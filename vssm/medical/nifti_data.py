@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 from .._errors import DataError
 from .._inputs import list_files
 from ..engine.config import ConfigError
-from .dataset import Item, MedicalDataset, Read, check_choice
+from .dataset import Item, MedicalDataset, Read, check_choice, check_classes
 from .files import NIFTI_SUFFIXES, all_or_none, check_pair, read_nifti, read_nifti_labels
 from .labels import check_label_map, remap
 from .listing import by_name, find_root, pair_channels
@@ -137,6 +137,8 @@ class NiftiFolder(MedicalDataset):
         volumes: bool = False,
     ):
         check_choice("axis", axis, (0, 1, 2))
+        # Before volumes are read by them.
+        classes = check_classes(classes)
         folder = find_root(root, env, default_root) / split
         if labels is None:
             files = by_name(list_files(folder / images, NIFTI_SUFFIXES))

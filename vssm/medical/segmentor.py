@@ -19,6 +19,8 @@ from mmengine.registry import MODELS  # noqa: E402
 from .. import medical  # noqa: E402
 from .._errors import UserError, did_you_mean  # noqa: E402
 from ..checkpoint import CheckpointError  # noqa: E402
+from ..engine.checks import register_check  # noqa: E402
+from ..engine.config import ConfigError  # noqa: E402
 from ..models.create import ModelError  # noqa: E402
 from .unet import UNet  # noqa: E402
 
@@ -143,3 +145,17 @@ class UNetSegmentor(BaseModel):
                 return [{"prediction": one} for one in classes]
             return [{"prediction": one, "label": truth} for one, truth in zip(classes, label, strict=True)]
         raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', not '{mode}'.")
+
+
+@register_check
+def _check_classes(model: torch.nn.Module, dataset: Any) -> None:
+    """Refuse a network with another number of classes than its data; one output tells two classes apart."""
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    if not isinstance(model, UNetSegmentor) or not classes:
+        return
+    outputs = model.model.num_classes
+    if outputs != len(classes) and (outputs, len(classes)) != (1, 2):
+        raise ConfigError(
+            f"The data has {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
+            f"but the model {outputs}: say --cfg-options model.network.num_classes={len(classes)}."
+        )
