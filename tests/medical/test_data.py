@@ -12,6 +12,8 @@ from PIL import Image
 from vssm.engine import ConfigError, DataError
 from vssm.medical.data import ACDC, ISIC, NiftiFolder, Synapse
 from vssm.medical.labels import LABEL_ORDERS, LabelOrderError, detect_label_order, load_split
+from vssm.medical.patches import VolumePatches
+from vssm.medical.transforms import SkinTransform
 
 from .conftest import ORGANS, abdomen, write_isic, write_nifti, write_nifti_folder, write_synapse
 
@@ -364,3 +366,39 @@ def test_classes_are_names(synapse, tmp_path):
         for wrong in (3, [], ["background", 1]):
             with pytest.raises(ConfigError, match=rf"dataset.classes is a list of names.*not {re.escape(repr(wrong))}"):
                 data(classes=wrong)
+
+
+@pytest.mark.parametrize(
+    "window", [(275, -125), (5, 5), "extreme", (1, 2, 3), 5, (None, 5), ("0", "1"), (0, float("nan")), []]
+)
+def test_windows_that_are_none(window):
+    words = re.escape(f"dataset.window is (low, high) with low < high, 'extremes' or None, not {window!r}.")
+    with pytest.raises(ConfigError, match=words):
+        NiftiFolder("nowhere", "test", window=window)
+    with pytest.raises(ConfigError, match=words):
+        NiftiFolder.nifti_options({"window": window})
+    for right in ((-125, 275), [0.5, 1.0], "extremes", None):
+        assert NiftiFolder.nifti_options({"window": right})["window"] == right
+
+
+def test_sizes_and_scalings_that_are_none(tmp_path):
+    root = str(write_nifti_folder(tmp_path / "a", splits=("train",)))
+    classes = ("background", "one", "two")
+    for size in (0, -3, (32, 40), 2.5, "32", True):
+        words = re.escape(f"a whole number from 1, their side, not {size!r}.")
+        with pytest.raises(ConfigError, match=words):
+            NiftiFolder(root, classes=classes, transform=dict(size=size))
+        with pytest.raises(ConfigError, match=words):
+            SkinTransform(size)
+    volumes = NiftiFolder(root, classes=classes, volumes=True)
+    for options, words in (
+        (dict(std=0), "std .* above 0{}, not 0"),
+        (dict(std=-1.0), "std .* above 0{}, not -1.0"),
+        (dict(std="a"), "std .* above 0{}, not 'a'"),
+        (dict(mean=float("nan")), "mean .* a number{}, not nan"),
+    ):
+        with pytest.raises(ConfigError, match=words.format("")):
+            NiftiFolder(root, classes=classes, transform=options)
+        with pytest.raises(ConfigError, match=words.format(" or None")):
+            VolumePatches(volumes, (8, 8, 8), cache=False, **options)
+    VolumePatches(volumes, (8, 8, 8), cache=False, mean=None, std=None)

@@ -1,11 +1,14 @@
 """NIfTI volumes as stacks of slices, and back, in any orientation of the file."""
 
 from collections.abc import Sequence
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from .._optional import require
+from ..engine.config import ConfigError
 
 
 def to_slices(volume: np.ndarray, image: Any, axis: int = 2) -> np.ndarray:
@@ -44,6 +47,19 @@ def slice_spacing(image: Any, axis: int = 2) -> tuple[float, float, float]:
         zooms[int(where)] = float(size)
     first = zooms.pop(axis)
     return first, zooms[1], zooms[0]
+
+
+def check_window(window: Any) -> Any:
+    """Return the window of a config, see :func:`window_intensities`.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    pair = isinstance(window, tuple | list) and len(window) == 2 and all(isinstance(end, Real) for end in window)
+    # A reversed window would make every voxel the same.
+    if window not in (None, "extremes") and not (pair and all(map(isfinite, window)) and window[0] < window[1]):
+        raise ConfigError(f"dataset.window is (low, high) with low < high, 'extremes' or None, not {window!r}.")
+    return window
 
 
 def window_intensities(volume: np.ndarray, window: Sequence[float] | str | None) -> np.ndarray:

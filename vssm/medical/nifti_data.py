@@ -15,7 +15,7 @@ from .dataset import Item, MedicalDataset, Read, check_choice, check_classes
 from .files import NIFTI_SUFFIXES, all_or_none, check_pair, read_nifti, read_nifti_labels
 from .labels import check_label_map, remap
 from .listing import by_name, find_root, pair_channels
-from .nifti import slice_spacing, to_slices, window_intensities
+from .nifti import check_window, slice_spacing, to_slices, window_intensities
 
 __all__ = ["NiftiFolder", "read_nifti_channels", "read_nifti_pair", "read_unlabelled"]
 
@@ -137,6 +137,7 @@ class NiftiFolder(MedicalDataset):
         volumes: bool = False,
     ):
         check_choice("axis", axis, (0, 1, 2))
+        check_window(window)
         # Before volumes are read by them.
         classes = check_classes(classes)
         folder = find_root(root, env, default_root) / split
@@ -180,4 +181,4 @@ class NiftiFolder(MedicalDataset):
     @classmethod
     def nifti_options(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """See MedicalDataset."""
-        return {"axis": cfg.get("axis", 2), "window": cfg.get("window")}
+        return {"axis": cfg.get("axis", 2), "window": check_window(cfg.get("window"))}

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from ..engine.config import ConfigError
 from .dataset import MedicalDataset, random_generator
 from .files import all_or_none
+from .transforms import check_scaling
 
 __all__ = ["VolumePatches", "normalize", "patch_size"]
 
@@ -89,6 +90,7 @@ class VolumePatches(Dataset):
         cache: bool = True,
     ):
         self.patch = patch_size(patch)
+        check_scaling(mean, std, own=True)
         if type(per_volume) is not int or per_volume < 1:
             raise ConfigError(f"VolumePatches' per_volume is a whole number from 1, not {per_volume!r}.")
         if not 0 <= foreground <= 1:

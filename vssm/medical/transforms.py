@@ -5,6 +5,8 @@ what else has drawn random numbers. Slices are (H, W); images are float32, label
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,35 @@ def resize(array: np.ndarray, size: Sequence[int], order: int) -> np.ndarray:
     if array.shape == tuple(size):
         return array
     return ndimage.zoom(array, (size[0] / array.shape[0], size[1] / array.shape[1]), order=order)
+
+
+def check_side(size: Any) -> int:
+    """Return the side of square slices or images.
+
+    Raises:
+        ConfigError: It is no whole number from 1.
+    """
+    if type(size) is not int or size < 1:
+        raise ConfigError(f"The size of slices and images is a whole number from 1, their side, not {size!r}.")
+    return size
+
+
+def check_scaling(mean: Any, std: Any, own: bool = False) -> None:
+    """Refuse a normalisation that cannot be computed.
+
+    Args:
+        mean: Subtracted.
+        std: Divided by.
+        own: Whether None stands for a volume's own.
+
+    Raises:
+        ConfigError: The mean is no number, or the deviation no number above 0.
+    """
+    none = " or None" if own else ""
+    if not (own and mean is None) and not (isinstance(mean, Real) and isfinite(mean)):
+        raise ConfigError(f"The mean of the normalisation is a number{none}, not {mean!r}.")
+    if not (own and std is None) and not (isinstance(std, Real) and isfinite(std) and std > 0):
+        raise ConfigError(f"The std of the normalisation is a number above 0{none}, not {std!r}.")
 
 
 class TransUNetAugment:
@@ -136,13 +167,14 @@ class SliceTransform:
         std: Divided by, after that.
 
     Raises:
-        ConfigError: ``augment`` is unknown.
+        ConfigError: ``augment`` is unknown, or see :func:`check_side` and :func:`check_scaling`.
     """
 
     def __init__(self, size: int = 224, augment: str | None = None, mean: float = 0.0, std: float = 1.0):
         if augment is not None and augment not in AUGMENTATIONS:
             raise ConfigError(f"dataset.transform.augment is one of {sorted(AUGMENTATIONS)} or None, not '{augment}'.")
-        self.size = (size, size)
+        check_scaling(mean, std)
+        self.size = (check_side(size), size)
         self.augment = AUGMENTATIONS[augment]() if augment else None
         self.mean, self.std = mean, std
 
@@ -170,10 +202,13 @@ class SkinTransform:
     Args:
         size: Side of the square images.
         augment: Mirror and rotate.
+
+    Raises:
+        ConfigError: See :func:`check_side`.
     """
 
     def __init__(self, size: int = 256, augment: bool = False):
-        self.size = [size, size]
+        self.size = [check_side(size), size]
         self.augment = augment
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

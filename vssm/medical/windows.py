@@ -16,6 +16,7 @@ from .._progress import Progress, quietly
 from ..engine.config import ConfigError
 from .inference import VolumeLoop
 from .patches import normalize, patch_size
+from .transforms import check_scaling
 
 __all__ = ["WindowTestLoop", "WindowValLoop", "predict_windows"]
 
@@ -113,6 +114,7 @@ class _Windows(VolumeLoop):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        check_scaling(mean, std, own=True)
         self.options = dict(
             patch=patch_size(patch), overlap=_check_overlap(overlap), batch_size=windows, mean=mean, std=std
         )
