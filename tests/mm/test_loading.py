@@ -1,6 +1,7 @@
-"""Training reads images as prediction does."""
+"""Training reads images as prediction does, and label maps that are what they should be."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ pytest.importorskip("mmseg")
 
 from mmcv.transforms import LoadImageFromFile  # noqa: E402
 from mmengine.registry import TRANSFORMS  # noqa: E402
+from mmseg.datasets.transforms import LoadAnnotations  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import vssm.mm  # noqa: E402, F401
 from vssm._errors import DataError  # noqa: E402
+from vssm.engine import run  # noqa: E402
 from vssm.engine.images import open_image  # noqa: E402
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (8, 1))
@@ -93,3 +96,54 @@ def test_what_is_no_image_is_one_sentence(tmp_path):
     for name, words in (("x.jpg", "cannot be read"), ("pipe.jpg", "named pipe"), ("none.jpg", "does not exist")):
         with pytest.raises(DataError, match=words):
             load(tmp_path / name)
+
+
+LABELS = np.repeat(np.array([[0, 1, 2, 255]], dtype=np.uint8), 3, axis=0)
+
+
+def load_labels(path, classes=3, zero=False, **more):
+    loader = vssm.mm.LoadLabelMap(**more)
+    loader.classes = classes
+    return loader({"seg_map_path": str(path), "ori_shape": (3, 4), "reduce_zero_label": zero, "seg_fields": []})
+
+
+@pytest.mark.parametrize(("classes", "zero"), [(3, False), (2, True), (None, True)])
+def test_label_maps_are_read_as_ever(classes, zero, tmp_path):
+    path = tmp_path / "x.png"
+    for pixels in (LABELS, LABELS.astype(np.uint16)):
+        Image.fromarray(pixels).save(path)
+        results = {"seg_map_path": str(path), "reduce_zero_label": zero, "seg_fields": [], "label_map": {0: 1, 1: 0}}
+        expected = LoadAnnotations()(dict(results, seg_fields=[]))["gt_seg_map"]
+        found = vssm.mm.LoadLabelMap()(results)["gt_seg_map"]
+        assert np.array_equal(found, expected) and found.dtype == np.uint8
+        assert set(np.unique(load_labels(path, classes, zero)["gt_seg_map"])) == {*range(3 - zero), 255}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda labels: labels.astype(np.uint16) + (labels == 2) * np.uint16(256), "holds 258; numbers of classes"),
+        (lambda labels: np.where(labels == 2, 7, labels).astype(np.uint8), "holds 7, .* no class: there are 3"),
+        (lambda labels: labels[:2], "is of 2 x 4 pixels, its image of 3 x 4"),
+        (lambda labels: np.stack([labels] * 2, -1), "is no map of whole numbers in one channel"),
+        (lambda labels: np.stack([labels] * 3, -1), "is no map of whole numbers in one channel"),
+    ],
+)
+def test_what_is_no_label_map_of_the_image_is_one_sentence(change, said, tmp_path):
+    Image.fromarray(change(LABELS)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=f"^The label map '.*x.png' {said}"):
+        load_labels(tmp_path / "x.png")
+
+
+def test_numbers_of_no_class_stop_training_and_tests(dense_config, dense_data, tmp_path):
+    root = tmp_path / "own"
+    shutil.copytree(dense_data, root)
+    Image.fromarray(np.full((64, 80), 7, dtype=np.uint8)).save(root / "labels" / "3.png")
+    config = str(dense_config("segmentation", length=4, root=root))
+    with pytest.raises(DataError, match="3.png' holds 7, which is the number of no class: there are 2"):
+        run.train(config, str(tmp_path / "run"))
+    Image.fromarray(np.full((64, 80), 1, dtype=np.uint8)).save(root / "labels" / "3.png")
+    run.train(str(dense_config("segmentation", root=root)), str(tmp_path / "run"))
+    Image.fromarray(np.full((64, 80), 7, dtype=np.uint8)).save(root / "labels" / "3.png")
+    with pytest.raises(DataError, match="3.png' holds 7"):
+        run.test(str(dense_config("segmentation", root=root)), str(tmp_path / "run/iter_1.pth"), str(tmp_path / "run"))

@@ -51,7 +51,7 @@ from .coco import CheckedCocoDataset, CheckedCocoMetric  # noqa: E402
 from .decay import FamilyDecayConstructor  # noqa: E402
 from .flops import paper_flops  # noqa: E402
 from .label_maps import check_label_maps  # noqa: E402
-from .loading import LoadImage  # noqa: E402
+from .loading import LoadImage, LoadLabelMap  # noqa: E402
 from .neck import FinerFPN, SimpleFeaturePyramid  # noqa: E402
 from .predict import DensePredictor  # noqa: E402
 from .scope_head import MMSCopEHead  # noqa: E402
@@ -70,6 +70,7 @@ __all__ = [
     "FinerFPN",
     "GainJitter",
     "LoadImage",
+    "LoadLabelMap",
     "MMSCopEHead",
     "MambaYOLODetector",
     "MambaYOLOHead",

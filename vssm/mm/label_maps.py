@@ -6,7 +6,7 @@ maps of the latter, whose names end in `_labelTrainIds.png`, beside the publishe
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .._inputs import decode_image, require_file
 from .._optional import require
 from .._progress import track
 from ..engine.checks import register_check
+from .loading import LoadLabelMap
 
 __all__ = ["LAYOUTS", "MapLayout", "check_label_maps", "prepare_cityscapes", "prepare_coco_10k", "prepare_coco_164k"]
 
@@ -88,10 +89,15 @@ _LAYOUT_OF = {
     ("COCOStuffDataset", True): "coco-stuff10k",
 }
 
+# Where steps of a pipeline that hold others have these.
+_HOLDERS = ("transforms", "subroutines")
+
 
 @register_check
 def check_label_maps(model: nn.Module, dataset: Any) -> None:
     """Refuse a data set of mmseg whose first or last label map is not there: mmseg notices when it is opened.
+
+    What reads the maps is told how many classes there are, so that it refuses numbers of none.
 
     Raises:
         DataError: It is not; the message says what makes it.
@@ -104,6 +110,20 @@ def check_label_maps(model: nn.Module, dataset: Any) -> None:
             layout = LAYOUTS.get(_LAYOUT_OF.get((type(dataset).__name__, bool(dataset.reduce_zero_label)), ""))
             made = f"; `{layout.command}` makes the label maps" if layout else ""
             raise DataError(f"The label map '{path}' does not exist{made}.")
+    classes = dataset.metainfo.get("classes")
+    for loader in _loaders(dataset.pipeline):
+        loader.classes = len(classes) if classes else None
+        loader.ignored = tuple({255, dataset.ignore_index})
+
+
+def _loaders(step: Any) -> Iterator[LoadLabelMap]:
+    """What reads label maps in a pipeline, inside of steps that hold others too."""
+    if isinstance(step, LoadLabelMap):
+        yield step
+        return
+    parts = step if isinstance(step, list | tuple) else [getattr(step, name, ()) for name in _HOLDERS]
+    for part in parts:
+        yield from _loaders(part)
 
 
 def _table(numbers: Sequence[int], first: int, unlabelled: int, known: Sequence[int]) -> np.ndarray:
