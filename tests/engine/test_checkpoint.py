@@ -1,5 +1,6 @@
 """Checkpoints of runs: their form, what training is resumed from, and starting from other classes."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -93,6 +94,30 @@ def test_broken_newest_checkpoints_are_passed_over(kind, tmp_path):
     }[kind]()
     found, skipped = find_resumable(tmp_path)
     assert found == tmp_path / "epoch_1.pth" and len(skipped) == 1 and "epoch_2.pth" in skipped[0]
+
+
+def test_files_of_an_earlier_and_longer_run_are_left_out(tmp_path):
+    # Three epochs, then two of a new run, whose second file is damaged.
+    for second, epoch in enumerate((1, 2, 3, 1, 2)):
+        path = save(tmp_path / f"epoch_{epoch}.pth")
+        os.utime(path, (second, second))
+    found, skipped = find_resumable(tmp_path)
+    assert found == tmp_path / "epoch_2.pth"
+    assert len(skipped) == 1 and "epoch_3.pth': it is of an earlier run, for 'epoch_2.pth'" in skipped[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    found, skipped = find_resumable(tmp_path)
+    assert found == tmp_path / "epoch_1.pth" and "epoch_2.pth' is truncated" in skipped[1]
+    assert find_resumable(tmp_path, before=tmp_path / "epoch_2.pth") == (tmp_path / "epoch_1.pth", [])
+    (tmp_path / "epoch_1.pth").write_bytes(b"")
+    assert find_resumable(tmp_path)[0] is None
+
+
+def test_a_copied_folder_keeps_its_order(tmp_path):
+    # As copied by name: the times of the files say nothing, those within do.
+    for second, epoch in enumerate((10, 2, 9)):
+        path = save(tmp_path / f"epoch_{epoch}.pth", meta={"epoch": epoch, "time": f"20260101_0000{epoch:02}"})
+        os.utime(path, (2e9 + second, 2e9 + second))
+    assert find_resumable(tmp_path) == (tmp_path / "epoch_10.pth", [])
 
 
 HUB = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}

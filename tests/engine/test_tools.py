@@ -149,6 +149,21 @@ def test_resume_passes_over_what_only_the_optimiser_can_tell(trained, tmp_path, 
     )
 
 
+def test_resume_takes_the_newer_of_two_runs(make_config, tmp_path, capsys):
+    def words(epochs, seed, *more):
+        options = ["--cfg-options", f"randomness.seed={seed}"]
+        return [make_config(epochs=epochs), "--work-dir", tmp_path / "wd", *more, *options]
+
+    assert call(train_tool, *words(2, 1)) == 0
+    assert "earlier run" not in capsys.readouterr().out
+    assert call(train_tool, *words(1, 2)) == 0
+    assert "wd holds checkpoints of an earlier run, epoch_2.pth for example: this run is a" in capsys.readouterr().out
+    assert call(train_tool, *words(2, 2, "--resume")) == 0
+    said = capsys.readouterr().out
+    assert "epoch_2.pth': it is of an earlier run" in said and "epoch_1.pth." in said and "resumed epoch: 1" in said
+    assert torch.load(tmp_path / "wd" / "epoch_2.pth", weights_only=True)["meta"]["seed"] == 2
+
+
 def test_resume_with_nothing_there_starts_anew(make_config, tmp_path, capsys):
     assert call(train_tool, make_config(), "--work-dir", tmp_path / "wd", "--resume") == 0
     assert "No readable checkpoint in" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ __all__ = [
     "load_weights",
     "read_checkpoint",
     "restore_histories",
+    "saved_steps",
     "to_plain",
     "write_atomically",
 ]
 
+_STEP = re.compile(r"(epoch|iter)_(\d{1,18})\.pth")
 _BUFFER_KEYS = {"log_history", "count_history", "max_length"}
 # Moments of optimisers, each of its parameter's shape.
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "exp_inf")
@@ -313,7 +316,8 @@ def find_resumable(
 ) -> tuple[Path | None, list[str]]:
     """Find the newest checkpoint of a run that can really be resumed from.
 
-    mmengine's ``last_checkpoint`` pointer is not asked: it names one file, readable or not.
+    mmengine's ``last_checkpoint`` pointer is not asked: it names one file, readable or not. Where an earlier, longer
+    run used the folder too, its files are left out: they have a higher number than a file that was written later.
 
     Args:
         work_dir: The run's folder.
@@ -323,18 +327,14 @@ def find_resumable(
         The newest sound ``epoch_N.pth`` or ``iter_N.pth`` (None: there is none), and one sentence for each newer file
         that had to be passed over.
     """
-    found = []
-    for path in Path(work_dir).glob("*.pth"):
-        match = re.fullmatch(r"(epoch|iter)_(\d{1,18})\.pth", path.name)
-        if match:
-            # Of a link the time is its own: it may lead nowhere.
-            found.append((int(match[2]), path.lstat().st_mtime, path))
-    found.sort(reverse=True)
-    names = [path.name for _, _, path in found]
-    if before is not None and Path(before).name in names:
-        found = found[names.index(Path(before).name) + 1 :]
-    skipped = []
-    for _, _, path in found:
+    found, skipped = saved_steps(work_dir), []
+    names = [path.name for path in found]
+    first = names.index(Path(before).name) + 1 if before is not None and Path(before).name in names else 0
+    for number, path in enumerate(found[first:], first):
+        later = _written_later(path, found[number + 1 :])
+        if later is not None:
+            skipped.append(f"Leaving out '{path}': it is of an earlier run, for '{later.name}' was written later.")
+            continue
         try:
             checkpoint = read_checkpoint(path)
             if "meta" not in checkpoint:
@@ -348,3 +348,33 @@ def find_resumable(
         else:
             return path, skipped
     return None, skipped
+
+
+def saved_steps(work_dir: str | os.PathLike) -> list[Path]:
+    """Return the files ``epoch_N.pth`` and ``iter_N.pth`` of a folder, the highest N first, readable or not."""
+    found = []
+    for path in Path(work_dir).glob("*.pth"):
+        match = _STEP.fullmatch(path.name)
+        if match:
+            found.append((int(match[2]), path.lstat().st_mtime, path))
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def _written_later(path: Path, lower: list[Path]) -> Path | None:
+    """The last written of the files with lower numbers, if that was later than this one: by a run that began anew."""
+    # Of a link the time is its own: it may lead nowhere.
+    times = {one: one.lstat().st_mtime_ns for one in lower if one.name.partition("_")[0] == path.name.partition("_")[0]}
+    last = max(times, key=times.__getitem__, default=None)
+    if last is None or times[last] <= path.lstat().st_mtime_ns:
+        return None
+    # Copying a folder may mix the times of its files, but not those that were noted within.
+    return last if _time_within(last) >= _time_within(path) else None
+
+
+def _time_within(path: Path) -> str:
+    """When a checkpoint was made, by itself, else by the file's time; such texts are in the order of the times."""
+    try:
+        made = read_checkpoint(path)["meta"]["time"]
+    except (CheckpointError, KeyError, TypeError):
+        made = None
+    return made if isinstance(made, str) else time.strftime("%Y%m%d_%H%M%S", time.localtime(path.lstat().st_mtime))

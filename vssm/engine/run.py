@@ -16,7 +16,7 @@ from .._cli import say
 from .._errors import UserError
 from .._files import require_writable
 from .._tasks import NamedModel, Run, Wanted, find_task, task_of, task_of_names
-from .checkpoint import find_resumable, to_plain, write_atomically
+from .checkpoint import find_resumable, saved_steps, to_plain, write_atomically
 from .config import ConfigError, explain_config_mistakes, load_config, use_amp, use_tta
 from .lock import work_dir_of_one_run
 from .look import look_at_data
@@ -132,6 +132,7 @@ def train(
                     require_checkpoint(cfg.load_from)
                     begin = f"with the weights of {cfg.load_from}"
                 notes.append(f"No readable checkpoint in {cfg.work_dir}: starting {begin}.")
+        others = [] if cfg.get("resume") else saved_steps(cfg.work_dir)
         if cfg.get("runner_type") == "FlexibleRunner":
             # mmengine's runner for sharded training; its evaluations are in the log.
             if cfg.get("load_from"):
@@ -144,6 +145,11 @@ def train(
         runner.resumes_newest = resume == "auto" and bool(cfg.resume)
         for note in notes:
             runner.logger.info(note)
+        if others:
+            runner.logger.warning(
+                f"{cfg.work_dir} holds checkpoints of an earlier run, {others[0].name} for example: this run is a new "
+                "one and replaces those of the same names; --resume then goes on from this run's."
+            )
         runner.train()
         metrics = runner.final_metrics()
         _report(metrics)
