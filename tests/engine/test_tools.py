@@ -164,6 +164,17 @@ def test_resume_takes_the_newer_of_two_runs(make_config, tmp_path, capsys):
     assert torch.load(tmp_path / "wd" / "epoch_2.pth", weights_only=True)["meta"]["seed"] == 2
 
 
+def test_a_tilde_in_an_output_path_is_the_home_folder(trained, image_folder, tmp_path, monkeypatch):
+    config, work_dir = trained
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    image = image_folder / "val" / "class_0" / "0.png"
+    assert call(predict_tool, config, work_dir / "epoch_2.pth", image, "--csv", "~/o.csv") == 0
+    assert call(test_tool, config, work_dir / "epoch_2.pth", "--work-dir=~/run", "--out", "~/m.json") == 0
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"o.csv", "run", "m.json"}
+    assert not (tmp_path / "~").exists()
+
+
 def test_resume_with_nothing_there_starts_anew(make_config, tmp_path, capsys):
     assert call(train_tool, make_config(), "--work-dir", tmp_path / "wd", "--resume") == 0
     assert "No readable checkpoint in" in capsys.readouterr().out

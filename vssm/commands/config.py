@@ -5,6 +5,7 @@ vssm config vmamba-pico_digits --cfg-options train_cfg.max_epochs=5
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from .._cli import UsageError, say
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say; return the exit code or None."""
+    args.out = args.out and os.path.expanduser(args.out)
     if args.out is not None and Path(args.out).suffix != ".py":
         raise UsageError(f"--out {args.out} must end in .py")
     if args.out is not None and Path(args.out).exists() and not args.overwrite:

@@ -6,6 +6,7 @@ vssm quantize vmamba_tiny_s1l8 --checkpoint work_dirs/flowers/epoch_30.pth --rec
 """
 
 import argparse
+import os
 
 from .._cli import UsageError, say
 from ._names import completes, model_names
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from ..models.create import create_model, create_trained_model
     from ..quantize import as_table, calibration_images, quantize_model, report, save_quantized, top1
 
+    args.out = os.path.expanduser(args.out)
     require_writable(args.out)
     if args.checkpoint:
         model = create_trained_model(args.model, args.checkpoint)

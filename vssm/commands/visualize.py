@@ -12,6 +12,7 @@ vssm visualize curves WORK_DIR WORK_DIR --out curves.png
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 
 from .._cli import UsageError, say
@@ -227,5 +228,6 @@ def run(args: argparse.Namespace) -> int | None:
 
     from .._files import require_writable
 
+    args.out = os.path.expanduser(args.out)
     require_writable(args.out, folder=args.out_is_folder)
     return args.draw(args)

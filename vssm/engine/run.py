@@ -54,7 +54,9 @@ def _run_config(config: str, work_dir: str | None, options: Sequence[str] | None
     if task is not None:
         # Its data are checked even where the config imports nothing of this package.
         task.load()
-    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config).stem)
+    folder = work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(config).stem
+    # A shell leaves the ~ of --work-dir=~/run and of a config's text as it is.
+    cfg.work_dir = os.path.expanduser(str(folder))
     cfg.launcher = launcher
     with only_known_types():
         check_sections(cfg)
@@ -203,6 +205,7 @@ def test(
         UserError: Something in the config, the data, the checkpoint or the options cannot be used.
     """
     cfg = _run_config(config, work_dir, options, launcher)
+    out = out and os.path.expanduser(out)
     if cfg.get("test_dataloader") is None:
         raise ConfigError(f"Config '{config}' has no test_dataloader, there is nothing to test on.")
     if checkpoint is None and not cfg.model.get("model", {}).get("pretrained"):
@@ -276,6 +279,7 @@ def predict(
     Raises:
         UserError: The model, config, checkpoint or a folder cannot be used.
     """
+    json_file, csv_file, out = (path and os.path.expanduser(path) for path in (json_file, csv_file, out))
     for file in filter(None, (json_file, csv_file)):
         require_writable(file)
     if out:

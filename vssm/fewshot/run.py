@@ -62,7 +62,7 @@ def fscil(
     if len(set(seeds)) < len(seeds) or min(seeds, default=-1) < 0:
         raise ConfigError(f"--seeds takes different numbers of 0 and more, not {' '.join(map(str, seeds)) or 'none'}.")
     require_checkpoint(checkpoint)
-    folder = Path(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(config).stem)
+    folder = Path(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(config).stem).expanduser()
     require_writable(folder, folder=True)
 
     model, stored = build_trained(cfg, checkpoint)
