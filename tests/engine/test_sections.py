@@ -77,6 +77,19 @@ def test_typing_mistakes(check, word, said):
     assert re.search(said, check(word)), check(word)
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    {
+        "model.model.num_classes=3.0": "model.model.num_classes must be a whole number of at least 0, not 3.0",
+        "val_evaluator.topk=5": "val_evaluator.topk must be a list of whole numbers of at least 1, not 5",
+        "randomness.seed=abc": "randomness.seed must be a whole number from 0 .* not 'abc'",
+        "train_dataloader.dataset.transform.input_size=[32]": r"input_size must be a whole number .* not \[32\]",
+    }.items(),
+)
+def test_values_that_other_libraries_would_refuse(check, word, said):
+    assert re.search(said, check(word))
+
+
 def test_the_kind_of_loop_is_said_once(check):
     assert "needs by_epoch" in check(train_cfg={"max_epochs": 1})
     both = {"type": "EpochBasedTrainLoop", "by_epoch": True, "max_epochs": 1}

@@ -329,6 +329,9 @@ def test_mistakes_are_one_sentence(trained, make_config, image_folder, tmp_path,
     assert "label_smothing" in sentence(capsys, train_tool, typo, *here)
     kind = make_config(more='val_evaluator = dict(type="Acuracy")')
     assert "Acuracy is not in the mmengine::metric registry" in sentence(capsys, train_tool, kind, *here)
+    bare = make_config(classifier="label_smoothing=2.0")
+    said = sentence(capsys, train_tool, bare, *here)
+    assert "LabelSmoothingCrossEntropy refuses its options with a bare AssertionError" in said
     lasting = make_config(workers=1, more="train_dataloader.update(persistent_workers=True)")
     assert "persistent_workers must be False" in sentence(capsys, train_tool, lasting, *here)
     assert "needs the environment variables RANK" in sentence(

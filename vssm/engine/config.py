@@ -223,4 +223,16 @@ def explain_config_mistakes() -> Iterator[None]:
         if not (by_builder or by_constructor):
             raise
         text = str(error.args[0]) if error.args else str(error)
+        if not text:
+            # A bare assert of another library says nothing; the object whose constructor it stands in is known.
+            text = f"{_constructed(error)} refuses its options with a bare {type(error).__name__}"
         raise ConfigError(f"The config cannot be built: {text.split('. Please check')[0].rstrip('.')}.") from error
+
+
+def _constructed(error: BaseException) -> str:
+    """The class of the object in whose constructor an error was raised."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    owner = step.tb_frame.f_locals.get("self") if step is not None else None
+    return type(owner).__name__ if owner is not None else "a constructor"

@@ -77,6 +77,7 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
         if known is not None:
             _check_names(where, section, known | others)
     _check_numbers(cfg)
+    _check_values(cfg)
 
 
 def _sections(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any, Registry | None, set[str]]]:
@@ -219,6 +220,38 @@ def _check_numbers(cfg: Mapping[str, Any]) -> None:
         fine = isinstance(value, int | float) and not isinstance(value, bool)
         if not fine or not math.isfinite(value) or value < 0:
             raise ConfigError(f"optim_wrapper.optimizer.{name} must be a number of at least 0, not {value!r}.")
+
+
+def _check_values(cfg: Mapping[str, Any]) -> None:
+    """Numbers that other libraries would refuse in words of their own, or after an epoch."""
+    seed = (cfg.get("randomness") or {}).get("seed")
+    if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**32):
+        raise ConfigError(f"randomness.seed must be a whole number from 0 to 2**32 - 1 or None, not {seed!r}.")
+    model = (cfg.get("model") or {}).get("model")
+    classes = model.get("num_classes") if isinstance(model, Mapping) else None
+    if classes is not None and not (_is_whole(classes) and classes >= 0):
+        raise ConfigError(f"model.model.num_classes must be a whole number of at least 0, not {classes!r}.")
+    for where, loader in _loaders(cfg):
+        for inner, dataset, _, _ in _datasets(f"{where}.dataset", loader.get("dataset")):
+            transform = dataset.get("transform")
+            size = transform.get("input_size") if isinstance(transform, Mapping) else None
+            sides = size if isinstance(size, list | tuple) else (size, size)
+            if size is not None and not (len(sides) in (2, 3) and all(_is_whole(one) and one > 0 for one in sides)):
+                raise ConfigError(
+                    f"{inner}.transform.input_size must be a whole number of pixels, (height, width) or (channels, "
+                    f"height, width), not {size!r}."
+                )
+    for key in ("val_evaluator", "test_evaluator"):
+        for where, metric in _numbered(key, cfg.get(key)):
+            ranks = metric.get("topk")
+            if metric.get("type") != "Accuracy" or ranks is None:
+                continue
+            if not isinstance(ranks, list | tuple) or not ranks or not all(_is_whole(k) and k > 0 for k in ranks):
+                raise ConfigError(f"{where}.topk must be a list of whole numbers of at least 1, not {ranks!r}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_least(where: str, section: Any, least: Mapping[str, int]) -> None:
