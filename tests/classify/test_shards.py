@@ -278,6 +278,19 @@ def test_an_index_that_makes_no_sense(own, tmp_path):
     assert "as filenames and shard_lengths: " in message(split="other", shard_lengths=None)
     assert "has no _info.json" in message(tmp_path)
     assert "is an address; shards are read from a folder" in message("https://example.org/imagenet")
+    for length in (float("inf"), 10**23, True):
+        said = message(split="other", shard_lengths=[length, 7, 3])
+        assert "as filenames and shard_lengths: " in said and "is no number of samples" in said
+    secret = tmp_path / "secret.tar"
+    secret.write_bytes((own / "val-00000.tar").read_bytes())
+    for name in ("../secret.tar", str(secret)):
+        said = message(split="other", filenames=[name], shard_lengths=[7], num_samples=7)
+        assert f"names the shard '{name}'; shards lie in the folder of that file." in said
+    info = json.loads((own / "_info.json").read_text())
+    (own / "_info.json").write_text(json.dumps(info | {"class_names": 5}))
+    assert "gives class_names as 5, which is no list of names." in message()
+    (own / "_info.json").write_text("[" * 100_000)
+    assert "its brackets are nested too deep." in message()
     (own / "_info.json").write_text("{")
     assert "_info.json' cannot be read: " in message()
 

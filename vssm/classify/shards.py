@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 
 from .._errors import DataError, did_you_mean
-from .._inputs import picture_suffixes, read_rgb, require_file, warn_once
+from .._inputs import picture_suffixes, read_json, read_rgb, require_file, warn_once
 from ..engine.config import ConfigError
 
 __all__ = ["INFO", "ShardSampler", "Shards", "write_shards"]
@@ -94,9 +94,9 @@ class Shards(Sized):
         part = splits[split]
         try:
             self.names = [str(name) for name in part["filenames"]]
-            self.lengths = [int(length) for length in part["shard_lengths"]]
-            total = int(part.get("num_samples", sum(self.lengths)))
-        except (KeyError, TypeError, ValueError) as error:
+            self.lengths = [_count(length) for length in part["shard_lengths"]]
+            total = _count(part.get("num_samples", sum(self.lengths)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"'{source}' does not give the split '{split}' as filenames and shard_lengths: {error!r}."
             ) from error
@@ -108,8 +108,14 @@ class Shards(Sized):
         if not total:
             raise DataError(f"The split '{split}' of '{source}' has no samples.")
         for name in self.names:
+            if os.path.isabs(name) or ".." in Path(name).parts:
+                # Whoever made the folder would choose which files of this machine are read.
+                raise DataError(f"'{source}' names the shard '{name}'; shards lie in the folder of that file.")
             require_file(self.root / name, "Shard")
-        self.classes = tuple(map(str, info.get("class_names") or ()))
+        classes = info.get("class_names") or ()
+        if not isinstance(classes, list | tuple):
+            raise DataError(f"'{source}' gives class_names as {classes!r}, which is no list of names.")
+        self.classes = tuple(map(str, classes))
         self._ends = list(itertools.accumulate(self.lengths))
         self._suffixes = (
             {suffix.removeprefix(".") for suffix in picture_suffixes()}
@@ -210,14 +216,21 @@ class Shards(Sized):
         return table
 
 
+def _count(value: Any) -> int:
+    # Sums and positions are numbers of 64 bits.
+    if not isinstance(value, int) or isinstance(value, bool) or not abs(value) < 2**40:
+        raise ValueError(f"{value!r} is no number of samples")
+    return value
+
+
 def _read_info(root: Path) -> tuple[Path, Mapping[str, Any]]:
     path = next((root / name for name in _INFOS if (root / name).exists()), None)
     if path is None:
         raise DataError(f"'{root}' has no {INFO}, which names the splits and their shards.")
     try:
-        info = json.loads(require_file(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{path}' cannot be read: {error}.") from error
+        info = read_json(path)
+    except FileNotFoundError as error:
+        raise DataError(f"'{path}' does not exist.") from error
     if not isinstance(info, Mapping):
         raise DataError(f"'{path}' holds no table of splits.")
     return path, info
