@@ -17,6 +17,7 @@ from vssm.checkpoint import CheckpointError
 from vssm.commands import main
 from vssm.hub import write_hub_folder
 from vssm.models import families
+from vssm.models.create import ModelError, create_model
 from vssm.published import COLLECTIONS, PUBLISHED
 
 OFFICIAL = Official("vmamba", "vmamba_tiny_s1l8")
@@ -182,3 +183,19 @@ def test_a_folder_is_read_by_our_rules(tmp_path, monkeypatch):
     (tmp_path / "out" / "b.pth").touch()
     with pytest.raises(CheckpointError, match=r"it has a\.pth, b\.pth"):
         timm.create_model("local-dir:out", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_args": {"pretrained_cfg_overlay": {"file": "x"}}}, "has pretrained_cfg_overlay among its model_args"),
+        ({"model_args": [1]}, "gives model_args as .1., which is no table"),
+        ({"pretrained_cfg": {"first_conv": 5}}, "gives first_conv as 5; it is a layer's name"),
+        (None, "holds no table of a model's settings"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_sentence(change, said, tmp_path):
+    settings = [1] if change is None else {"architecture": "vmamba_pico", "num_classes": 3, **change}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=f"config.json' {said}"):
+        create_model(f"local-dir:{tmp_path}", pretrained=True)

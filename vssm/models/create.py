@@ -1,15 +1,21 @@
 """Any timm model by name, with a sentence for each thing that can be wrong with the request."""
 
+import inspect
 import os
+from pathlib import Path
 from typing import Any
 
 import timm
 from torch import nn
 
 from .._errors import UserError, did_you_mean
+from .._inputs import read_json
 from ..checkpoint import CheckpointError, count_classes, read_checkpoint, unwrap_state_dict
 
 __all__ = ["ModelError", "create_model", "create_trained_model"]
+
+# Arguments of timm.create_model that say where weights come from and how a model is built, not what it is.
+_OF_CALLERS = set(inspect.signature(timm.create_model).parameters) - {"kwargs"}
 
 
 class ModelError(UserError):
@@ -32,6 +38,8 @@ def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
     """
     if ":" not in name and not timm.is_model(name):
         raise ModelError(f"timm knows no model '{name}'{did_you_mean(name.split('.')[0], timm.list_models())}.")
+    if name.startswith("local-dir:"):
+        _check_folder(Path(name.removeprefix("local-dir:")))
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
@@ -47,6 +55,28 @@ def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Modu
         if not pretrained and "Invalid pretrained tag" not in str(error):
             raise
         raise ModelError(f"The weights of '{name}' could not be loaded: {type(error).__name__}: {error}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder of the hub's form whose config.json timm would trip over, or be led elsewhere by."""
+    path = folder / "config.json"
+    try:
+        config = read_json(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"'{path}' does not exist.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"'{path}' holds no table of a model's settings.")
+    for key in ("model_args", "pretrained_cfg"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ModelError(f"'{path}' gives {key} as {config[key]!r}, which is no table.")
+    own = [key for key in config.get("model_args") or {} if key in _OF_CALLERS]
+    if own:
+        raise ModelError(f"'{path}' has {own[0]} among its model_args; that is for who creates the model.")
+    cfg = config.get("pretrained_cfg") or config
+    for key in ("first_conv", "classifier"):
+        names = cfg.get(key)
+        if not all(isinstance(one, str) for one in (names if isinstance(names, list) else [names or ""])):
+            raise ModelError(f"'{path}' gives {key} as {names!r}; it is a layer's name, or several.")
 
 
 def create_trained_model(name: str, checkpoint: str | os.PathLike, **options: Any) -> nn.Module:
