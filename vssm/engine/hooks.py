@@ -71,6 +71,15 @@ class AtomicCheckpointHook(CheckpointHook):
         kwargs.setdefault("backend_args", {"backend": "atomic"})
         super().__init__(**kwargs)
 
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        for name in getattr(self, "key_indicators", None) or () if metrics else ():
+            # Which figures there are is known with the first evaluation.
+            if name not in ("auto", *metrics):
+                raise ConfigError(
+                    f"default_hooks.checkpoint.save_best is '{name}', but the evaluation gives {', '.join(metrics)}."
+                )
+        super()._save_best_checkpoint(runner, metrics)
+
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
