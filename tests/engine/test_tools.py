@@ -337,6 +337,8 @@ def test_mistakes_are_one_sentence(trained, make_config, image_folder, tmp_path,
     )
     said = sentence(capsys, train_tool, best, *here)
     assert "save_best is 'foo', but the evaluation gives accuracy/top1, accuracy/top2." in said
+    best = make_config(more='default_hooks["checkpoint"] = dict(type="CheckpointHook", save_best="foo")')
+    assert "save_best is ['foo']: Cannot infer the rule" in sentence(capsys, train_tool, best, *here)
     lasting = make_config(workers=1, more="train_dataloader.update(persistent_workers=True)")
     assert "persistent_workers must be False" in sentence(capsys, train_tool, lasting, *here)
     assert "needs the environment variables RANK" in sentence(

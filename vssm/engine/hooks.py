@@ -71,6 +71,15 @@ class AtomicCheckpointHook(CheckpointHook):
         kwargs.setdefault("backend_args", {"backend": "atomic"})
         super().__init__(**kwargs)
 
+    def _init_rule(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._init_rule(*args, **kwargs)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"default_hooks.checkpoint.save_best is {self.save_best!r}: {str(error.args[0]).rstrip('.')}; say "
+                "'greater' or 'less' as default_hooks.checkpoint.rule."
+            ) from error
+
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         for name in getattr(self, "key_indicators", None) or () if metrics else ():
             # Which figures there are is known with the first evaluation.
