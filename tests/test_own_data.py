@@ -172,7 +172,7 @@ def test_the_check_names_what_is_wrong_with_label_maps(folder, capsys):
     for path in Path("data/road/labels").rglob("*.png"):
         Image.new("L", (64, 48), 7).save(path)
     assert _cli.run(main, words) == 2
-    assert "has the class number 7, but there are 3 classes" in capsys.readouterr().err
+    assert "holds 7, which is the number of no class: there are 3" in capsys.readouterr().err
     for path in Path("data/road/labels").rglob("*.png"):
         Image.new("L", (64, 48), 0).save(path)
     assert _cli.run(main, words) == 0

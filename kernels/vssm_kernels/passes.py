@@ -321,7 +321,7 @@ def excite_pass(se: Any, x: Any, dims: tuple[int, int]) -> Tensor | None:
     if type(x) is not Tensor or not x.is_cpu or not unwatched():
         return None
     fc1, fc2 = se.fc1, se.fc2
-    if not (_is_untouched(se) and is_plain(fc1, nn.Conv2d) and is_plain(fc2, nn.Conv2d)):
+    if not (is_plain(fc1, nn.Conv2d) and is_plain(fc2, nn.Conv2d) and all(map(_is_untouched, (se, se.act, se.gate)))):
         return None
     if se.add_maxpool or type(se.bn) is not nn.Identity:
         return None

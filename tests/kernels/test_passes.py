@@ -308,7 +308,7 @@ def test_excitation(dims, bias):
         torch.testing.assert_close(excite_pass(se, x, dims), want, rtol=2e-2, atol=2e-2)
     with torch.enable_grad():
         assert excite_pass(se, x, dims) is None
-    for layer in (se, se.fc1, se.fc2):
+    for layer in (se, se.fc1, se.act, se.fc2, se.gate):
         hook = layer.register_forward_hook(lambda layer, inputs, y: None)
         assert excite_pass(se, x, dims) is None
         hook.remove()
