@@ -113,8 +113,8 @@ class LoadLabelMap(LoadAnnotations):
         if size is not None and published.shape != tuple(size[:2]):
             (height, width), (rows, columns) = published.shape, size[:2]
             raise DataError(f"The label map '{path}' is of {height} x {width} pixels, its image of {rows} x {columns}.")
-        deep = (published < 0) | (published > 255)
-        if deep.any():
+        deep = published.dtype != np.uint8 and (published < 0) | (published > 255)
+        if np.any(deep):
             raise DataError(
                 f"The label map '{path}' holds {published[deep][0]}; numbers of classes are 0 to 254, 255 is ignored."
             )
@@ -133,7 +133,7 @@ class LoadLabelMap(LoadAnnotations):
                 table[old] = new
             labels = table[labels]
         if self.classes is not None:
-            wrong = (labels >= self.classes) & ~np.isin(labels, self.ignored)
+            wrong = self._unknown()[labels]
             if wrong.any():
                 raise DataError(
                     f"The label map '{path}' holds {published[wrong][0]}, which is the number of no class: there are "
@@ -141,6 +141,12 @@ class LoadLabelMap(LoadAnnotations):
                 )
         results["gt_seg_map"] = labels
         results["seg_fields"].append("gt_seg_map")
+
+    def _unknown(self) -> np.ndarray:
+        """Of each number whether it is one of no class, (256,)."""
+        unknown = np.arange(256) >= self.classes
+        unknown[[number for number in self.ignored if 0 <= number < 256]] = False
+        return unknown
 
     def _read(self, path: str) -> np.ndarray:
         """The pixels as they are stored."""
