@@ -81,6 +81,19 @@ def read_json(path: Path) -> Any:
         raise DataError(f"'{path}' cannot be read: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number that can be reckoned with.
+
+    Neither NaN nor infinity; nor whole numbers that floats cannot hold, sums of which overflow.
+    """
+    return type(value) in (int, float) and abs(value) < 2**62
+
+
+def is_box(value: Any) -> bool:
+    """Whether a value of a JSON file is a list of four numbers, see `is_number`."""
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value))
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Pillow's formats whose pixels it reads by itself; of a few it knows no more than the name."""

@@ -11,8 +11,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from ..engine.checks import register_check
-from ..engine.config import ConfigError, check_options
+from ..engine.checks import refuse_classes, register_check
+from ..engine.config import check_options
 from ..models.create import ModelError, create_model
 from .losses import DistillationLoss
 
@@ -243,9 +243,6 @@ def _check_classes(model: nn.Module, dataset: Any) -> None:
     """Refuse a classifier with another number of classes than its data."""
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     if isinstance(model, TimmClassifier) and classes and len(classes) != model.model.num_classes:
-        raise ConfigError(
-            f"The data has {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
-            f"but the model {model.model.num_classes}: say --cfg-options model.model.num_classes={len(classes)}."
-        )
+        refuse_classes(classes, model.model.num_classes, "model.model.num_classes")
     if isinstance(model, TimmClassifier) and hasattr(dataset, "expect_classes"):
         dataset.expect_classes(model.model.num_classes)

@@ -1,7 +1,7 @@
 """Check every run before its first step; each task adds its own checks."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
@@ -29,6 +29,23 @@ def register_check(check: Check) -> Check:
     if check not in _CHECKS:
         _CHECKS.append(check)
     return check
+
+
+def refuse_classes(classes: Sequence[str], outputs: int, option: str) -> NoReturn:
+    """Say that the data's classes are not as many as the model's.
+
+    Args:
+        classes: Names of the data's.
+        outputs: How many the model has.
+        option: The key of the config that sets the latter.
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(
+        f"The data has {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
+        f"but the model {outputs}: say --cfg-options {option}={len(classes)}."
+    )
 
 
 def check_run(model: nn.Module, loader: DataLoader, name: str) -> None:

@@ -19,8 +19,7 @@ from mmengine.registry import MODELS  # noqa: E402
 from .. import medical  # noqa: E402
 from .._errors import UserError, did_you_mean  # noqa: E402
 from ..checkpoint import CheckpointError  # noqa: E402
-from ..engine.checks import register_check  # noqa: E402
-from ..engine.config import ConfigError  # noqa: E402
+from ..engine.checks import refuse_classes, register_check  # noqa: E402
 from ..models.create import ModelError  # noqa: E402
 from .unet import UNet  # noqa: E402
 
@@ -155,7 +154,4 @@ def _check_classes(model: torch.nn.Module, dataset: Any) -> None:
         return
     outputs = model.model.num_classes
     if outputs != len(classes) and (outputs, len(classes)) != (1, 2):
-        raise ConfigError(
-            f"The data has {len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}), "
-            f"but the model {outputs}: say --cfg-options model.network.num_classes={len(classes)}."
-        )
+        refuse_classes(classes, outputs, "model.network.num_classes")

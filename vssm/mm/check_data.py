@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import DataError
-from .._inputs import decode_image, read_json
+from .._inputs import decode_image, is_box, is_number, read_json
 from .._progress import Progress, quietly
 from .label_maps import MapLayout
 
@@ -150,7 +150,7 @@ def _check_annotation(
     if not _is_size(width) or not _is_size(height):
         return  # said of the image
     box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+    if not is_box(box):
         note("without a box of four numbers")
     else:
         x, y, w, h = box
@@ -159,7 +159,7 @@ def _check_annotation(
         if w < 0 or h < 0 or not inside:
             note("whose box does not lie in the image")
     area = annotation.get("area")
-    if not _is_number(area) or not 0 <= area <= width * height:
+    if not is_number(area) or not 0 <= area <= width * height:
         note("whose area is none, or larger than the image")
     if annotation.get("iscrowd") not in (0, 1):
         note("whose iscrowd is neither 0 nor 1")
@@ -177,15 +177,10 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
-def _is_number(value: Any) -> bool:
-    # Larger ones are no positions in an image, and sums of them with floats overflow.
-    return type(value) in (int, float) and abs(value) < 2**62
-
-
 def _is_mask(mask: Any, height: int, width: int) -> bool:
     if isinstance(mask, list):
         return bool(mask) and all(
-            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_is_number, p)) for p in mask
+            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_number, p)) for p in mask
         )
     if not isinstance(mask, dict) or mask.get("size") != [height, width]:
         return False

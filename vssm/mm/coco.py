@@ -23,7 +23,7 @@ from pycocotools import mask as rle
 from torch import nn
 
 from .._errors import DataError, did_you_mean
-from .._inputs import read_json, warn_once
+from .._inputs import is_box, is_number, read_json, warn_once
 from ..engine.checks import register_check
 from ..engine.config import ConfigError
 
@@ -116,14 +116,14 @@ class Annotations(COCO):
         if "bbox" in missing and mask is not None:
             annotation["bbox"] = rle.toBbox(mask).tolist()
         box = annotation.get("bbox")
-        if not (isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))):
+        if not is_box(box):
             it = "" if box is None else f": it is {_shown(box)}"
             raise DataError(f"'{self.path}' holds {where} without a box of four numbers{it}.")
         if "area" in missing:
             annotation["area"] = (float(rle.area(mask)) if mask is not None else 0) or box[2] * box[3]
         if "iscrowd" in missing:
             annotation["iscrowd"] = 0
-        if not _is_number(annotation["area"]):
+        if not is_number(annotation["area"]):
             raise DataError(f"'{self.path}' holds {where} with an area that is {_shown(annotation['area'])}.")
         return missing
 
@@ -315,11 +315,6 @@ def _is_shapeless(segmentation: Any) -> bool:
     if not isinstance(segmentation, list) or not segmentation:
         return False
     return not any(isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 for one in segmentation)
-
-
-def _is_number(value: Any) -> bool:
-    # Neither NaN nor infinity, and no whole numbers that floats cannot hold.
-    return type(value) in (int, float) and abs(value) < 2**62
 
 
 def _encode(segmentation: Any, size: tuple[float, float]) -> Any:

@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import DataError
-from .._inputs import read_json, warn_once
+from .._inputs import is_box, is_number, read_json, warn_once
 
-__all__ = ["is_box", "read_annotations", "read_detections"]
-
-
-def is_box(value: Any) -> bool:
-    """Whether a value is a list of four finite numbers."""
-    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_number, value))
+__all__ = ["read_annotations", "read_detections"]
 
 
 def read_annotations(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -67,7 +62,7 @@ def read_detections(path: str, images: Collection[int], categories: Collection[i
     for number, one in taken:
         if one.get("image_id") not in images:
             raise DataError(f"'{path}' holds [{number}] of an image {one.get('image_id')!r} that is not listed.")
-        if not is_box(one.get("bbox")) or not _is_number(one.get("score")):
+        if not is_box(one.get("bbox")) or not is_number(one.get("score")):
             raise DataError(f"'{path}' holds [{number}] without a bbox of four numbers or without a score.")
     return [one for _, one in taken]
 
@@ -82,7 +77,7 @@ def _read(path: str) -> Any:
 def _ids(path: str, entries: Sequence[Mapping[str, Any]], part: str) -> set[int]:
     ids = [entry["id"] for entry in entries]
     for number, value in enumerate(ids):
-        if not _is_number(value) or value != int(value):
+        if not is_number(value) or value != int(value):
             raise DataError(f"'{path}' holds {part}[{number}] with the id {value!r}; ids are whole numbers.")
     twice = next((value for value, count in Counter(ids).items() if count > 1), None)
     if twice is not None:
@@ -105,7 +100,7 @@ def _fill_in(path: str, one: dict[str, Any], where: str, count: int) -> list[str
     if one.get("keypoints") is None and (one.get("iscrowd") or one.get("num_keypoints") == 0):
         one["keypoints"] = [0] * (3 * count)
     values = one.get("keypoints")
-    if not isinstance(values, list) or len(values) != 3 * count or not all(map(_is_number, values)):
+    if not isinstance(values, list) or len(values) != 3 * count or not all(map(is_number, values)):
         raise DataError(f"'{path}' holds {where} without keypoints of (x, y, visible) for each of {count} names.")
     if one.get("area") is None:
         one["area"] = float(one["bbox"][2] * one["bbox"][3])
@@ -132,8 +127,3 @@ def _shared_keypoints(path: str, categories: Sequence[Mapping[str, Any]]) -> tup
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _is_number(value: Any) -> bool:
-    # Neither NaN nor infinity, and no whole numbers that floats cannot hold.
-    return type(value) in (int, float) and abs(value) < 2**62
