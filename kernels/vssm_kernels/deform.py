@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import cpu_maps
+from .second_order import gradients_to_differentiate
 from .watch import is_followed, runs_here
 
 __all__ = ["deform_by_gathering", "deform_here"]
@@ -20,10 +21,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         if torch.is_grad_enabled():  # to be differentiated again
-            inputs, needed = ctx.saved_tensors, ctx.needs_input_grad
-            wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
-            found = iter(torch.autograd.grad(deform_by_gathering(*inputs), wanted, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in needed)
+            return gradients_to_differentiate(deform_by_gathering, ctx.saved_tensors, ctx.needs_input_grad, grad)
         return cpu_maps.deform_grad(grad.contiguous(), *ctx.saved_tensors)
 
 

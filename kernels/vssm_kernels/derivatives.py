@@ -24,6 +24,7 @@ from .ops import arguments, gated_scan
 from .ops.neighborhood_weights import are_kept
 from .ops.registration import absent, library, registered, replace_autograd
 from .scan_2d import scan_2d_fwd
+from .watch import is_transformed
 
 _level = torch._C._functorch.maybe_current_level
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -166,7 +167,7 @@ def _register_transforms(name: str, form: Callable) -> None:
 
     def choose(usual: Callable) -> Callable:
         def autograd(keyset, *args):
-            if (_level() is not None or forward_ad._current_level >= 0) and _wants_plain_form(args):
+            if is_transformed() and _wants_plain_form(args):
                 return plain(args)
             return usual(keyset, *args)
 

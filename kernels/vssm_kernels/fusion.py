@@ -4,6 +4,7 @@ PyTorch pads and convolves for each kernel: a third of the training step of Spat
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from . import cpu_maps
 from .depthwise import tap_offsets
+from .second_order import gradients_to_differentiate
 from .watch import is_followed, runs_here
 
 __all__ = ["fusion_by_taps", "fusion_here", "fusion_taps"]
@@ -50,8 +52,8 @@ class _Fusion(torch.autograd.Function):
     def backward(ctx, grad):
         x, taps = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            y = fusion_by_taps(x, taps, ctx.offsets)
-            return *torch.autograd.grad(y, (x, taps), grad, create_graph=True), None
+            form = partial(fusion_by_taps, offsets=ctx.offsets)
+            return *gradients_to_differentiate(form, (x, taps), ctx.needs_input_grad[:2], grad), None
         reach = _reach(ctx.offsets)
         grad = grad.contiguous()
         grad_x = grad_taps = None

@@ -12,7 +12,9 @@ __all__ = ["onednn_linear"]
 _LARGE = 2**23
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: str = "none", form: str = "none"):
+def onednn_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, act: str = "none", form: str = "none"
+) -> Tensor | None:
     """Compute act(x weight^T + bias) by oneDNN.
 
     PyTorch multiplies by MKL, which is slow on processors of AMD, and takes another pass for the activation.

@@ -1,10 +1,11 @@
 """Layers that follow one another on a channels-last map, run in one pass of the compiled CPU library, or of oneDNN.
 
 These are for inference without a graph: a layer is asked for its parameters, not called. Where the layers have to run
-themselves, `run_linear` runs them, and every other function here returns None: under autograd, on another device, while
-something records or watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a layer is not
-exactly the one of PyTorch. Callers then run the layers, which give the same but for rounding. In models that are
-compiled for inference `fusion_pass` and `mlp_pass` are ops: compilers make a pass over memory of each of their layers.
+themselves, the functions `run_...` run them, and every other function here returns None: under autograd, on another
+device, while something records or watches what is computed (a tracer, a compiler, a dispatch mode, a hook), and where a
+layer is not exactly the one of PyTorch. Callers then run the layers, which give the same but for rounding. In models
+that are compiled for inference `fusion_pass` and `mlp_pass` are ops: compilers make a pass over memory of each of
+their layers.
 """
 
 from typing import Any
@@ -26,12 +27,12 @@ from .watch import FLOATS, is_compiled_for_here, runs_here, unwatched
 __all__ = [
     "attention_pass",
     "conv_pass",
-    "excite_pass",
     "fusion_pass",
     "is_plain",
     "mlp_pass",
     "norm_pass",
     "run_act",
+    "run_excite",
     "run_linear",
     "scan_pass",
 ]
@@ -305,29 +306,39 @@ def run_linear(layer: nn.Module, x: Any, act: nn.Module | None = None) -> Tensor
     return y if act is None else act(y)
 
 
-def excite_pass(se: Any, x: Any, dims: tuple[int, int]) -> Tensor | None:
-    """Weigh the channels of a map by squeeze and excitation: x * gate(fc2(act(fc1(mean of x)))).
+def run_excite(se: nn.Module, kind: type[nn.Module], x: Any) -> Tensor:
+    """Run squeeze and excitation over a map: x * gate(fc2(act(fc1(mean of x)))).
 
-    On a map of one pixel a 1 x 1 convolution takes two to four times as long as a linear layer.
+    On a map of one pixel a 1 x 1 convolution takes two to four times as long as a linear layer, which is why at
+    inference linear layers stand in for the two.
 
     Args:
-        se: timm's `SqueezeExcite`.
-        x: (B, H, W, C) or (B, C, H, W).
-        dims: Those of H and W.
+        se: The layer, which takes (B, C, H, W). Whatever is not exactly of the kind is called.
+        kind: timm's `SqueezeExcite`.
+        x: (B, H, W, C).
 
     Returns:
-        As x, or None where the layers have to run.
+        As x.
     """
-    if type(x) is not Tensor or not x.is_cpu or not unwatched():
-        return None
-    fc1, fc2 = se.fc1, se.fc2
-    if not (is_plain(fc1, nn.Conv2d) and is_plain(fc2, nn.Conv2d) and all(map(_is_untouched, (se, se.act, se.gate)))):
-        return None
-    if se.add_maxpool or type(se.bn) is not nn.Identity:
-        return None
-    y = se.act(F.linear(x.mean(dims), fc1.weight.flatten(1), fc1.bias))
-    y = se.gate(F.linear(y, fc2.weight.flatten(1), fc2.bias))
-    return x * (y[:, None, None] if dims == (1, 2) else y[:, :, None, None])
+    if type(x) is Tensor and x.is_cpu and unwatched() and _is_excitation(se, kind):
+        layer: Any = se
+        y = layer.act(F.linear(x.mean((1, 2)), layer.fc1.weight.flatten(1), layer.fc1.bias))
+        y = layer.gate(F.linear(y, layer.fc2.weight.flatten(1), layer.fc2.bias))
+        return x * y[:, None, None]
+    return se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _is_excitation(se: Any, kind: type[nn.Module]) -> bool:
+    """Whether a layer is squeeze and excitation by two convolutions, and nothing has been hung on its parts."""
+    return (
+        is_plain(se, kind)
+        and is_plain(se.fc1, nn.Conv2d)
+        and is_plain(se.fc2, nn.Conv2d)
+        and _is_untouched(se.act)
+        and _is_untouched(se.gate)
+        and type(se.bn) is nn.Identity
+        and not se.add_maxpool
+    )
 
 
 def run_act(act: nn.Module, x: Any) -> Tensor:

@@ -16,21 +16,20 @@ __all__ = ["FLOATS", "is_compiled_for_here", "is_followed", "is_transformed", "r
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func`, or forward mode, is under way."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
 def is_followed() -> bool:
     """Whether something but autograd records, compiles, transforms or traces what is computed now."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or is_transformed()
         or bool(_get_current_dispatch_mode_stack())
         or bool(torch.overrides._get_current_function_mode_stack())
     )
-
-
-def is_transformed() -> bool:
-    """Whether a transform of `torch.func`, or forward mode, is under way."""
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def unwatched() -> bool:

@@ -57,6 +57,11 @@ def test_gradients_of_gradients():
         results.append(torch.autograd.grad(sum(g.sin().sum() for g in first), leaves))
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
+    # With frozen kernels there is no other gradient.
+    leaf = x.clone().requires_grad_()
+    first = torch.autograd.grad(fusion_here(leaf, weights, DILATIONS).square().sum(), leaf, create_graph=True)[0]
+    want = torch.autograd.grad(by_layers(leaf, weights).square().sum(), leaf)[0]
+    assert torch.allclose(first, want, rtol=1e-4, atol=1e-4) and torch.autograd.grad(first.sum(), leaf)[0].any()
 
 
 def test_no_bits_depend_on_the_threads():

@@ -13,10 +13,10 @@ from vssm_kernels import encode_routes, linear
 from vssm_kernels.passes import (
     attention_pass,
     conv_pass,
-    excite_pass,
     fusion_pass,
     norm_pass,
     run_act,
+    run_excite,
     run_linear,
     scan_pass,
 )
@@ -297,27 +297,49 @@ class Linear(nn.Module):
 
 @torch.no_grad()
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("dims", [(1, 2), (2, 3)])
-def test_excitation(dims, bias):
+@pytest.mark.parametrize("lies", ["by pixels", "by channels"])
+def test_excitation(lies, bias):
     """As the layers give it; they are called where something watches or has replaced them."""
-    se, x = SqueezeExcite(16, rd_channels=8, bias=bias), rounded(2, 16, 16, 16)
-    x = x[:, :5] if dims == (1, 2) else x[:, :, :5]
-    want = se(x) if dims == (2, 3) else se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    torch.testing.assert_close(excite_pass(se, x, dims), want)
+    se, x, calls = SqueezeExcite(16, rd_channels=8, bias=bias), rounded(2, 16, 16, 16), []
+    x = x[:, :5] if lies == "by pixels" else x[:, :, :5].permute(0, 2, 3, 1)
+    want = se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    class Counted(SqueezeExcite):
+        def __call__(self, x):
+            calls.append(x)
+            return super().__call__(x)
+
+    se.__class__ = Counted
+
+    def is_called(x=x, kind=Counted):
+        calls.clear()
+        y = run_excite(se, kind, x)
+        assert x.is_meta or torch.allclose(y, want, rtol=1e-5, atol=1e-6)
+        return bool(calls)
+
+    assert not is_called()
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(excite_pass(se, x, dims), want, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(run_excite(se, Counted, x), want, rtol=2e-2, atol=2e-2)
     with torch.enable_grad():
-        assert excite_pass(se, x, dims) is None
+        assert is_called()
     for layer in (se, se.fc1, se.act, se.fc2, se.gate):
         hook = layer.register_forward_hook(lambda layer, inputs, y: None)
-        assert excite_pass(se, x, dims) is None
+        assert is_called()
         hook.remove()
     with FlopCounterMode(display=False):
-        assert excite_pass(se, x, dims) is None
-    assert excite_pass(se, x.to("meta"), dims) is None
-    assert excite_pass(SqueezeExcite(16, add_maxpool=True), x, dims) is None
-    se.fc2 = nn.Sequential(se.fc2)
-    assert excite_pass(se, x, dims) is None
+        assert is_called()
+    assert is_called(kind=SqueezeExcite)
+    se.to("meta")
+    assert is_called(x.to("meta"))
+    se.to_empty(device="cpu")
+    se.add_maxpool = True
+    calls.clear()
+    run_excite(se, Counted, x)
+    assert calls
+    se.add_maxpool, se.fc2 = False, nn.Sequential(se.fc2)
+    calls.clear()
+    run_excite(se, Counted, x)
+    assert calls
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """A feed-forward layer that also looks at a pixel's neighbours. Channels-last (B, H, W, C)."""
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -36,10 +38,15 @@ class ConvFFN(nn.Module):
         for layer in (self.fc1, self.conv, self.fc2):
             layer.reset_parameters()
 
+    def compiled(self, x: Any, norm: nn.Module | None = None) -> Tensor | None:
+        """Run as an op of a model that is compiled for inference, see `mlp_pass`; with a norm x + forward(norm(x))."""
+        form: Any = dict(conv_adds=True, act_first=self.act_first, norm=norm)
+        return mlp_pass(x, self.fc1, self.act, self.fc2, self.conv, **form)
+
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, H, W, dim)."""
         if not torch.jit.is_scripting():
-            y = mlp_pass(x, self.fc1, self.act, self.fc2, self.conv, conv_adds=True, act_first=self.act_first)
+            y = self.compiled(x)
             if y is not None:
                 return y
         if torch.jit.is_scripting():

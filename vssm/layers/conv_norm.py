@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from vssm_kernels.depthwise import DepthwiseConv2d
-from vssm_kernels.passes import excite_pass, run_linear
+from vssm_kernels.passes import run_excite, run_linear
 
 from .patch import channels_last, check_images
 
@@ -178,16 +178,12 @@ class ConvNormDownsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.dwconv1(x) if self.fused else x + self.dwconv1(x)
         x = self.reduce(self.expand(x))
-        x = self.project(self.excite(x))
+        if torch.jit.is_scripting():
+            x = self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            x = run_excite(self.se, SqueezeExcite, x)
+        x = self.project(x)
         return self.dwconv2(x) if self.fused else x + self.dwconv2(x)
-
-    def excite(self, x: Tensor) -> Tensor:
-        """Weigh the channels of (B, H, W, hidden)."""
-        if not torch.jit.is_scripting():
-            y = excite_pass(self.se, x, (1, 2)) if type(self.se) is SqueezeExcite else None
-            if y is not None:
-                return y
-        return self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class LinearNormMlp(nn.Module):

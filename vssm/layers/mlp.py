@@ -46,14 +46,10 @@ def add_mlp(x: Any, norm: nn.Module, mlp: nn.Module, drop_path: nn.Module) -> Te
 
 def _add_compiled_mlp(x: Any, norm: nn.Module, mlp: Any) -> Tensor | None:
     if type(mlp) is ConvFFN:
-        form: Any = dict(conv=mlp.conv, conv_adds=True, act_first=mlp.act_first)
-    elif type(mlp) is DepthwiseMlp:
-        form = dict(conv=mlp.dwconv)
-    elif type(mlp) is Mlp and type(mlp.norm) is nn.Identity:
-        form = {}
-    else:
-        return None
-    return mlp_pass(x, mlp.fc1, mlp.act, mlp.fc2, norm=norm, **form)
+        return mlp.compiled(x, norm)
+    if type(mlp) is DepthwiseMlp or (type(mlp) is Mlp and type(mlp.norm) is nn.Identity):
+        return mlp_pass(x, mlp.fc1, mlp.act, mlp.fc2, getattr(mlp, "dwconv", None), norm=norm)
+    return None
 
 
 class DepthwiseMlp(Mlp):

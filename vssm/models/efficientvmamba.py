@@ -25,7 +25,7 @@ from timm.layers import ConvNormAct, DropPath, Mlp, SqueezeExcite
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
-from vssm_kernels.passes import excite_pass
+from vssm_kernels.passes import run_excite
 
 from ..checkpoint import build_filter
 from ..layers import ClassifierHead, PatchMerging, PatchStem
@@ -103,16 +103,12 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv_dw(self.conv_pw(x.permute(0, 3, 1, 2)))
-        y = self.conv_pwl(self.excite(y)).permute(0, 2, 3, 1)
+        if torch.jit.is_scripting():
+            y = self.se(y)
+        else:
+            y = run_excite(self.se, SqueezeExcite, y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = self.conv_pwl(y).permute(0, 2, 3, 1)
         return x + self.drop_path(y)
-
-    def excite(self, x: Tensor) -> Tensor:
-        """Weigh the channels of (B, C, H, W)."""
-        if not torch.jit.is_scripting():
-            y = excite_pass(self.se, x, (2, 3)) if type(self.se) is SqueezeExcite else None
-            if y is not None:
-                return y
-        return self.se(x)
 
 
 @renamed_arguments(embed_dim="dims")

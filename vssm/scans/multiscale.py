@@ -12,7 +12,7 @@ from timm.layers import SqueezeExcite
 from torch import Tensor
 
 from vssm_kernels.depthwise import DepthwiseConv2d
-from vssm_kernels.passes import conv_pass, excite_pass
+from vssm_kernels.passes import conv_pass, run_excite
 
 from ._state_space import init_linear, split_projection
 from .cross import SS2D
@@ -117,11 +117,9 @@ class MultiScaleSS2D(SS2D):
 
     def excite(self, x: Tensor) -> Tensor:
         """Weigh the channels of a map (B, H, W, D) by squeeze and excitation."""
-        if not torch.jit.is_scripting():
-            y = excite_pass(self.se, x, (1, 2)) if type(self.se) is SqueezeExcite else None
-            if y is not None:
-                return y
-        return self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if torch.jit.is_scripting():
+            return self.se(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return run_excite(self.se, SqueezeExcite, x)
 
     def core(self, x: Tensor, z: Tensor | None) -> Tensor:
         """Do what stands between the projections, see `SS2D.core`: (B, H, W, D) to (B, H, W, D)."""

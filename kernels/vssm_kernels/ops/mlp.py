@@ -4,6 +4,8 @@ A compiler computes each layer for the whole batch, and the widest map of the mo
 pieces what is in between stays in the caches.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -96,9 +98,7 @@ register(
 def _flops(*args, out_shape=None, **kwargs) -> int:
     """Two per multiply-add, as PyTorch's own formulas."""
     given = arguments(torch.ops.vssm.mlp.default, args, kwargs)
-    pixels = 1
-    for size in given["x"][:-1]:
-        pixels *= size
+    pixels = math.prod(given["x"][:-1])
     hidden, width = given["weight1"]
     taps = 0 if given["conv_weight"] is None else 9
     return 2 * pixels * hidden * (width + given["weight2"][0] + taps)

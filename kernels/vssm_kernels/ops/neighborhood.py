@@ -19,7 +19,7 @@ from .registration import (
     register_flops,
 )
 
-__all__ = ["check_queries", "neighborhood_attention", "scale_of"]
+__all__ = ["check_queries", "neighborhood_attention", "scale_of", "settings_of"]
 
 _NAME = "neighborhood_attention"
 
@@ -49,13 +49,17 @@ def scale_of(q: Tensor, scale: float | None) -> float:
     return q.shape[-1] ** -0.5 if scale is None else scale
 
 
+def settings_of(q: Tensor, kernel_size, dilation, bias: Tensor | None, scale: float | None) -> tuple:
+    """Give what backends take behind the tensors: the window and dilation as this map needs them, and the scale."""
+    return *fit_window(q.shape[1:3], kernel_size, dilation, bias), scale_of(q, scale)
+
+
 def _kernel(q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
     _check(q, k, v, kernel_size, dilation, bias)
     module = choose_attention_backend(backend, q, v)
     if v.numel() == 0:
         return torch.empty_like(v, memory_format=torch.contiguous_format)
-    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
-    return module.attention_fwd(q, k, v, bias, *window, scale_of(q, scale))
+    return module.attention_fwd(q, k, v, bias, *settings_of(q, kernel_size, dilation, bias, scale))
 
 
 def _fake(q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
@@ -81,8 +85,7 @@ def _backward_kernel(grad, q, k, v, kernel_size, dilation, bias, scale, backend)
     module = choose_attention_backend(backend, q, v)
     # The reference's gradient is made by tiles, too.
     backward = getattr(module, "attention_bwd", tiles.attention_bwd)
-    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
-    gradients = backward(grad, q, k, v, bias, *window, scale_of(q, scale))
+    gradients = backward(grad, q, k, v, bias, *settings_of(q, kernel_size, dilation, bias, scale))
     return [absent(q) if x is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
 
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from ..backends import choose_attention_backend
 from ..flops import neighborhood_attention_macs
 from ..neighborhood import compiled, tiles, weights
-from ..neighborhood.rule import fit_window
 from ..watch import is_followed
-from .neighborhood import check_queries, scale_of
+from .neighborhood import check_queries, scale_of, settings_of
 from .registration import (
     absent,
     check_devices,
@@ -192,8 +191,8 @@ def _sum(kept, q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
         return weights.sum_fwd(kept, v, kernel_size, dilation)
     wide_q, wide_k, wide_v = _queries(q, k, v)
     module = choose_attention_backend(backend, wide_q, wide_v)
-    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
-    return module.attention_fwd(wide_q, wide_k, wide_v, bias, *window, scale_of(q, scale)).to(v.dtype)
+    settings = settings_of(q, kernel_size, dilation, bias, scale)
+    return module.attention_fwd(wide_q, wide_k, wide_v, bias, *settings).to(v.dtype)
 
 
 def _sum_fake(kept, q, k, v, kernel_size, dilation, bias, scale, backend) -> Tensor:
@@ -221,8 +220,7 @@ def _sum_backward_kernel(grad, kept, q, k, v, kernel_size, dilation, bias, scale
     wide_q, wide_k, wide_v = _queries(q, k, v)
     module = choose_attention_backend(backend, wide_q, wide_v)
     backward = getattr(module, "attention_bwd", tiles.attention_bwd)
-    window = fit_window(q.shape[1:3], kernel_size, dilation, bias)
-    given = (wide_q, wide_k, wide_v, bias, *window, scale_of(q, scale))
+    given = (wide_q, wide_k, wide_v, bias, *settings_of(q, kernel_size, dilation, bias, scale))
     gradients = zip(backward(grad.to(wide_v.dtype), *given), (q, k, v, bias), strict=True)
     return [absent(kept), *(absent(q) if x is None else g.to(x.dtype) for g, x in gradients)]
 
